@@ -1,0 +1,282 @@
+//! Every reason a request gets no answer, and the one table from reason to wire.
+
+use crate::{DataType, NameError};
+use std::fmt;
+
+/// Canonical gRPC status codes, with their numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[expect(missing_docs, reason = "the names are gRPC's and say all there is")]
+pub enum Code {
+    Ok = 0,
+    Cancelled = 1,
+    Unknown = 2,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    Unauthenticated = 16,
+}
+
+/// May the same request be tried on another worker?
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// No: it would fail there too, or may have been done already.
+    Never,
+    /// Yes, once, before a response header and within the deadline.
+    OtherWorker,
+}
+
+/// A shape in a message: `[2,3]`, with `-1` for any size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dims(pub Vec<i64>);
+
+impl From<&[i64]> for Dims {
+    /// Keeps the first nine dimensions: more is already beyond the limit, and a message stays short.
+    fn from(dims: &[i64]) -> Self {
+        Self(dims.iter().copied().take(9).collect())
+    }
+}
+
+impl fmt::Display for Dims {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[")?;
+        for (i, d) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{d}")?;
+        }
+        f.write_str("]")
+    }
+}
+
+/// Why a request got no answer. The only error that leaves through a front door.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "each variant's message names its fields")]
+pub enum Failure {
+    // The caller's mistake.
+    #[error("{0}")]
+    Name(#[from] NameError),
+    #[error("malformed request: {what}")]
+    Malformed { what: String },
+    #[error("model `{model}` is not known")]
+    UnknownModel { model: String },
+    #[error("model `{model}` has no version {version}")]
+    UnknownVersion { model: String, version: String },
+    #[error("model `{model}` has no variant `{variant}` that is ready")]
+    UnknownVariant { model: String, variant: String },
+    #[error("{what}: {got} is over the limit of {limit}")]
+    Limit { what: String, got: u64, limit: u64 },
+    #[error("expected {expected} inputs, got {got}; the model takes {names}")]
+    InputCount { expected: usize, got: usize, names: String },
+    #[error("input `{input}` is not one of the model's inputs: {names}")]
+    UnknownInput { input: String, names: String },
+    #[error("input `{input}` appears twice")]
+    DuplicateInput { input: String },
+    #[error("input `{input}` is missing")]
+    MissingInput { input: String },
+    #[error("output `{output}` is not one of the model's outputs: {names}")]
+    UnknownOutput { output: String, names: String },
+    #[error("output `{output}` is asked for twice")]
+    DuplicateOutput { output: String },
+    #[error("input `{input}`: datatype {got:?} is not one of the protocol's")]
+    UnknownDatatype { input: String, got: String },
+    #[error("input `{input}`: expected datatype {expected}, got {got}")]
+    Datatype { input: String, expected: DataType, got: DataType },
+    #[error("input `{input}`: expected shape {expected}, got {got}")]
+    ShapeMismatch { input: String, expected: Dims, got: Dims },
+    #[error("input `{input}`: shape {got} {why}")]
+    BadShape { input: String, got: Dims, why: &'static str },
+    #[error("batch of {rows} rows is over the model's max_batch_size of {max_batch_size}")]
+    BatchTooLarge { rows: u64, max_batch_size: u32 },
+    #[error("input `{input}` has {got} rows, input `{first}` has {expected}: all inputs of a request carry the same batch")]
+    BatchMismatch { input: String, first: String, expected: i64, got: i64 },
+    #[error("input `{input}`: expected {expected} bytes for shape {shape} of {datatype}, got {got}")]
+    ByteLength { input: String, expected: u64, got: u64, shape: Dims, datatype: DataType },
+    #[error("input `{input}`: {what}")]
+    BytesTensor { input: String, what: String },
+    #[error("input `{input}` carries typed contents while the request has raw_input_contents: use one or the other for the whole request")]
+    RawAndTyped { input: String },
+    #[error("the request has {inputs} inputs but {raw} raw_input_contents: one entry per input is expected")]
+    RawCount { inputs: usize, raw: usize },
+    #[error("input `{input}`: {what}")]
+    TypedContents { input: String, what: String },
+    #[error("parameter `{name}`: {what}")]
+    Parameter { name: String, what: String },
+    #[error("message of {got} bytes is over the limit of {limit}")]
+    MessageTooLarge { got: u64, limit: u64 },
+    #[error("the engine refused the input: {what}")]
+    EngineInput { what: String },
+
+    // The cluster cannot take it.
+    #[error("model `{model}` version {version} is not ready: {reason}")]
+    NotReady { model: String, version: String, reason: String },
+    #[error("no replica of model `{model}` is reachable, retry after {retry_ms} ms")]
+    NoReplica { model: String, retry_ms: u32 },
+    #[error("the queue is full at {queued} requests, retry after {retry_ms} ms")]
+    QueueFull { queued: usize, retry_ms: u32 },
+    #[error("too many bytes in flight: {in_flight} of {limit}, retry after {retry_ms} ms")]
+    Overloaded { in_flight: u64, limit: u64, retry_ms: u32 },
+    #[error("this process is draining, retry after {retry_ms} ms")]
+    Draining { retry_ms: u32 },
+    #[error("the connection to the worker was lost before it answered")]
+    ConnectionLost,
+
+    // Time.
+    #[error("the deadline passed {late_us} us ago")]
+    DeadlineExceeded { late_us: u64 },
+    #[error("the caller cancelled the request")]
+    Cancelled,
+
+    // The control plane.
+    #[error("{what} is not supported: {why}")]
+    Unsupported { what: String, why: String },
+    #[error("{what}")]
+    Refused { what: String },
+    #[error("the model failed to load: {reason}")]
+    LoadFailed { reason: String },
+    #[error("the registry did not answer: {reason}")]
+    Registry { reason: String },
+
+    // Ours.
+    #[error("the engine failed: {reason}")]
+    Engine { reason: String },
+    #[error("a worker answered something that is not a reply: {what}")]
+    BadReply { what: String },
+    /// What a worker said, passed on as it is.
+    #[error("{message}")]
+    Remote { code: Code, message: String, retry_ms: Option<u32> },
+}
+
+impl Failure {
+    /// gRPC code, HTTP status, and whether another worker may be tried.
+    /// No `_` arm: a new failure must decide all three.
+    pub fn wire(&self) -> (Code, u16, Retry) {
+        use Retry::{Never, OtherWorker};
+        match self {
+            Self::Name(_)
+            | Self::Malformed { .. }
+            | Self::Limit { .. }
+            | Self::InputCount { .. }
+            | Self::UnknownInput { .. }
+            | Self::DuplicateInput { .. }
+            | Self::MissingInput { .. }
+            | Self::UnknownOutput { .. }
+            | Self::DuplicateOutput { .. }
+            | Self::UnknownDatatype { .. }
+            | Self::Datatype { .. }
+            | Self::ShapeMismatch { .. }
+            | Self::BadShape { .. }
+            | Self::BatchTooLarge { .. }
+            | Self::BatchMismatch { .. }
+            | Self::ByteLength { .. }
+            | Self::BytesTensor { .. }
+            | Self::RawAndTyped { .. }
+            | Self::RawCount { .. }
+            | Self::TypedContents { .. }
+            | Self::Parameter { .. }
+            | Self::EngineInput { .. } => (Code::InvalidArgument, 400, Never),
+            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::UnknownVariant { .. } => (Code::NotFound, 404, Never),
+            Self::MessageTooLarge { .. } => (Code::ResourceExhausted, 413, Never),
+            Self::NotReady { .. } | Self::QueueFull { .. } | Self::Overloaded { .. } | Self::Draining { .. } | Self::ConnectionLost => {
+                (Code::Unavailable, 503, OtherWorker)
+            }
+            Self::NoReplica { .. } | Self::Registry { .. } => (Code::Unavailable, 503, Never),
+            Self::DeadlineExceeded { .. } => (Code::DeadlineExceeded, 504, Never),
+            Self::Cancelled => (Code::Cancelled, 400, Never),
+            Self::Unsupported { .. } => (Code::Unimplemented, 501, Never),
+            Self::Refused { .. } => (Code::Unavailable, 503, Never),
+            Self::LoadFailed { .. } => (Code::FailedPrecondition, 400, Never),
+            Self::Engine { .. } | Self::BadReply { .. } => (Code::Internal, 500, Never),
+            Self::Remote { code, .. } => match code {
+                Code::Unavailable => (Code::Unavailable, 503, OtherWorker),
+                other => (*other, http_status(*other), Never),
+            },
+        }
+    }
+
+    /// After how many milliseconds it is worth asking again, where that is known.
+    pub fn retry_ms(&self) -> Option<u32> {
+        match self {
+            Self::NoReplica { retry_ms, .. }
+            | Self::QueueFull { retry_ms, .. }
+            | Self::Overloaded { retry_ms, .. }
+            | Self::Draining { retry_ms } => Some(*retry_ms),
+            Self::Remote { retry_ms, .. } => *retry_ms,
+            _ => None,
+        }
+    }
+}
+
+impl Code {
+    /// The code with this number; unknown numbers are UNKNOWN, as gRPC says.
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Ok,
+            1 => Self::Cancelled,
+            3 => Self::InvalidArgument,
+            4 => Self::DeadlineExceeded,
+            5 => Self::NotFound,
+            6 => Self::AlreadyExists,
+            7 => Self::PermissionDenied,
+            8 => Self::ResourceExhausted,
+            9 => Self::FailedPrecondition,
+            12 => Self::Unimplemented,
+            13 => Self::Internal,
+            14 => Self::Unavailable,
+            16 => Self::Unauthenticated,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// gRPC's number.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// The HTTP status Triton's REST surface gives a gRPC code (and ours where Triton has none).
+fn http_status(code: Code) -> u16 {
+    match code {
+        Code::Ok => 200,
+        Code::InvalidArgument | Code::AlreadyExists | Code::Cancelled | Code::Unknown | Code::FailedPrecondition => 400,
+        Code::Unauthenticated => 401,
+        Code::PermissionDenied => 403,
+        Code::NotFound => 404,
+        Code::ResourceExhausted => 429,
+        Code::Internal => 500,
+        Code::Unimplemented => 501,
+        Code::Unavailable => 503,
+        Code::DeadlineExceeded => 504,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_cluster_cannot_take_may_be_tried_elsewhere() {
+        let lost = Failure::ConnectionLost.wire();
+        assert_eq!(lost, (Code::Unavailable, 503, Retry::OtherWorker));
+        let late = Failure::DeadlineExceeded { late_us: 1 }.wire();
+        assert_eq!(late, (Code::DeadlineExceeded, 504, Retry::Never));
+        let remote = Failure::Remote { code: Code::Internal, message: String::new(), retry_ms: None }.wire();
+        assert_eq!(remote, (Code::Internal, 500, Retry::Never));
+    }
+
+    #[test]
+    fn code_numbers_are_grpcs() {
+        for n in [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 16] {
+            assert_eq!(Code::from_number(n).number(), n);
+        }
+        assert_eq!(Code::from_number(77), Code::Unknown);
+    }
+}

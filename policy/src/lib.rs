@@ -1,0 +1,31 @@
+//! The words of Sluice as types, and every decision it takes as a pure function or state machine.
+//!
+//! Nothing in this crate does I/O, spawns, sleeps, reads a clock or a random device: time ([`Moment`]) and
+//! randomness are arguments. The live processes and the simulator run the same code, so a decision can be
+//! replayed from its inputs.
+//!
+//! Not here: bytes on the wire (`proto`), where records are kept (`registry`), threads and sockets (the roles).
+
+pub mod batch;
+pub mod bytes_tensor;
+pub mod check;
+mod envelope;
+mod failure;
+mod names;
+pub mod plan;
+pub mod profile;
+pub mod reconcile;
+mod records;
+pub mod route;
+mod tensor;
+mod time;
+
+pub use envelope::{Envelope, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Served};
+pub use failure::{Code, Dims, Failure, Retry};
+pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
+pub use records::{
+    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, ImageSpec, Labels, LeaderRecord, ModelRecord,
+    PlacementRecord, PlanRecord, ProfileRecord, ReplicaRecord, ReplicaState, Slo, Unknown, UnplacedRecord, VersionRecord, VersionState, WorkerRecord, SCHEMA,
+};
+pub use tensor::{DataType, ExecutionProvider, Shape, Signature, TensorSpec};
+pub use time::Moment;

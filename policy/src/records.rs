@@ -1,0 +1,387 @@
+//! The records of the registry. Desired state (`models`, `placements`) and observed state (all others) are separate,
+//! and each record has one writer.
+
+use crate::{Digest, ExecutionProvider, ModelName, Signature, VariantId, VariantName, Version, WorkerId};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The schema number written. Readers accept it and the next one.
+pub const SCHEMA: u32 = 1;
+
+fn schema() -> u32 {
+    SCHEMA
+}
+
+/// Fields a newer writer added: kept when an older process rewrites the record.
+pub type Unknown = BTreeMap<String, serde_json::Value>;
+
+macro_rules! record {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        pub struct $name {
+            /// Schema number.
+            #[serde(default = "schema")]
+            pub schema: u32,
+            $($(#[$field_doc])* pub $field: $type,)*
+            /// What this version does not know.
+            #[serde(flatten)]
+            pub unknown: Unknown,
+        }
+    };
+}
+
+/// A device of a worker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    /// `cpu`, `cuda:0`, …
+    pub name: String,
+    /// What a profile holds for.
+    pub class: String,
+    /// Bytes that replicas may use.
+    pub memory_bytes: u64,
+}
+
+/// What a host has, as the worker found it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct Capabilities {
+    /// Processor model.
+    pub cpu_model: String,
+    /// Cores this process may use.
+    pub cores: u32,
+    /// Instruction sets that matter to an engine, such as `avx512_vnni`.
+    pub isa: Vec<String>,
+    /// Bytes of main memory.
+    pub memory_bytes: u64,
+    /// Operating system and kernel.
+    pub os: String,
+    /// Graphics processors: model, bytes of memory, driver version.
+    pub gpus: Vec<(String, u64, String)>,
+    /// Engine name to version.
+    pub engines: BTreeMap<String, String>,
+}
+
+record! {
+    /// `workers/{id}`: a process that owns devices.
+    WorkerRecord {
+        /// Stable over restarts.
+        id: WorkerId,
+        /// Grows with every start of the process; a replica of another incarnation is gone.
+        incarnation: u64,
+        /// `host:port` of the data port.
+        data: String,
+        /// `host:port` of the admin port.
+        admin: String,
+        /// Name of the machine, for spreading replicas.
+        host: String,
+        /// Data centre.
+        site: String,
+        /// Failure domain in it.
+        zone: String,
+        /// What replicas can be placed on.
+        devices: Vec<DeviceRecord>,
+        /// What the host has.
+        capabilities: Capabilities,
+        /// Greatest epoch it has acted on.
+        epoch: u64,
+        /// It takes no new work.
+        #[serde(default)]
+        draining: bool,
+    }
+}
+
+/// Where a replica stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "reason", rename_all = "lowercase")]
+pub enum ReplicaState {
+    /// Fetching, validating, loading or warming up; the text says which.
+    Loading(String),
+    /// Warm: the only routable state (I1).
+    Ready,
+    /// It did not load; the text says why.
+    Failed(String),
+    /// Finishing what it has.
+    Draining,
+}
+
+record! {
+    /// `replicas/{worker}/{variant}`: a variant on a device, as its worker reports it.
+    ReplicaRecord {
+        /// Its worker.
+        worker: WorkerId,
+        /// Incarnation of the worker that wrote this.
+        incarnation: u64,
+        /// What it runs.
+        variant: VariantId,
+        /// Device of the worker.
+        device: String,
+        /// Epoch of the placement it follows.
+        epoch: u64,
+        /// Where it stands.
+        #[serde(flatten)]
+        state: ReplicaState,
+        /// Measured bytes it holds; 0 until measured.
+        bytes_resident: u64,
+        /// Engine threads.
+        instances: u32,
+        /// What really runs it (I6).
+        provider: ExecutionProvider,
+        /// Why that is not what was asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fallback: Option<String>,
+        /// Artifact it was loaded from.
+        artifact: Digest,
+        /// Generation of the placement it was loaded for.
+        #[serde(default)]
+        generation: u64,
+        /// Microseconds per row, from calibration.
+        alpha_us: f64,
+        /// Fixed microseconds per batch, from calibration.
+        beta_us: f64,
+    }
+}
+
+/// What a model promises.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct Slo {
+    /// Latency target in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<u32>,
+    /// Percentile at which it must hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percentile: Option<f64>,
+    /// Accuracy relative to the reference that every answer must have, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_accuracy: Option<f64>,
+}
+
+record! {
+    /// `models/{model}`: what an operator wants served.
+    ModelRecord {
+        /// Its name.
+        name: ModelName,
+        /// Wanted at all; `unload` clears it.
+        wanted: bool,
+        /// Exactly these versions; none means the latest valid one.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        versions: Vec<Version>,
+        /// Replicas per version; none means two on two hosts, or one where there is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replicas: Option<u32>,
+        /// Execution provider its reference runs on.
+        #[serde(default)]
+        provider: ExecutionProvider,
+        /// `cpu`: serve on the processor when the provider does not take the graph, and say so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fallback: Option<ExecutionProvider>,
+        /// Engine threads per replica; none lets the worker's core plan decide.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instances: Option<u32>,
+        /// What it promises.
+        #[serde(default)]
+        slo: Slo,
+        /// Grows with every load call, so that a load of a loaded model loads it anew.
+        #[serde(default)]
+        generation: u64,
+    }
+}
+
+/// A file of an artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactFile {
+    /// Path inside the artifact, with `/`.
+    pub path: String,
+    /// Its own digest.
+    pub sha256: Digest,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// How an encoded picture becomes a model's input, read from `sluice.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageSpec {
+    /// The input it becomes.
+    pub input: String,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// `crop`: shortest side to size / 0.875, then the centre; `stretch`: straight to size.
+    pub resize: String,
+    /// `nchw` or `nhwc`.
+    pub layout: String,
+    /// `rgb` or `bgr`.
+    pub channels: String,
+    /// Subtracted from 0..255 values, per channel.
+    pub mean: [f32; 3],
+    /// Then multiplied, per channel.
+    pub scale: [f32; 3],
+}
+
+/// Names for the classes of an output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Labels {
+    /// The output they belong to.
+    pub output: String,
+    /// `softmax` when the output holds logits, `none` when it holds probabilities.
+    pub activation: String,
+    /// One per class, in order.
+    pub names: Vec<String>,
+}
+
+/// Whether a version can be served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", content = "reason", rename_all = "lowercase")]
+pub enum VersionState {
+    /// A child process loaded it and ran it once.
+    Valid,
+    /// It cannot be served; the text says why.
+    Invalid(String),
+}
+
+record! {
+    /// `versions/{model}/{version}`: what the first worker that validated it found.
+    VersionRecord {
+        /// The model.
+        model: ModelName,
+        /// The version.
+        version: Version,
+        /// Can it be served?
+        #[serde(flatten)]
+        state: VersionState,
+        /// Variant that is the reference.
+        reference: VariantName,
+        /// Its artifact.
+        artifact: Digest,
+        /// The artifact's files.
+        files: Vec<ArtifactFile>,
+        /// What it takes and gives.
+        signature: Signature,
+        /// Bytes one loaded and run instance held in the validating process.
+        bytes_resident: u64,
+        /// How pictures become its input.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        image: Option<ImageSpec>,
+        /// Names of its classes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        labels: Option<Labels>,
+    }
+}
+
+record! {
+    /// `artifacts/{sha256}/{worker}`: one place an artifact can be had.
+    HolderRecord {
+        /// The artifact.
+        artifact: Digest,
+        /// Who holds it.
+        worker: WorkerId,
+        /// `host:port` of the holder's admin port.
+        admin: String,
+    }
+}
+
+/// An artifact as a list of files; its digest is that of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ArtifactRecord {
+    /// Digest of [`ArtifactRecord::manifest`].
+    pub digest: Digest,
+    /// Its files, ordered by path.
+    pub files: Vec<ArtifactFile>,
+}
+
+impl ArtifactRecord {
+    /// The text whose sha256 names the artifact: a line `sha256 bytes path` per file, ordered by path.
+    pub fn manifest(files: &[ArtifactFile]) -> String {
+        files.iter().map(|f| format!("{} {} {}\n", f.sha256, f.bytes, f.path)).collect()
+    }
+}
+
+record! {
+    /// `profiles/{artifact}/{engine}-{hint}/{class}`: what a worker measured.
+    ProfileRecord {
+        /// The artifact.
+        artifact: Digest,
+        /// Device class.
+        class: String,
+        /// Engine and its version.
+        engine: String,
+        /// Intra-op threads of the instance measured.
+        threads: u32,
+        /// Microseconds per row.
+        alpha_us: f64,
+        /// Fixed microseconds per batch.
+        beta_us: f64,
+        /// Bytes a replica held after warm-up.
+        bytes_resident: u64,
+        /// Milliseconds from open to warm.
+        load_ms: u64,
+    }
+}
+
+record! {
+    /// `placements/{worker}/{variant}`: a replica the leader wants.
+    PlacementRecord {
+        /// On which worker.
+        worker: WorkerId,
+        /// Of what.
+        variant: VariantId,
+        /// On which of its devices.
+        device: String,
+        /// Epoch of the leader that wrote it.
+        epoch: u64,
+        /// From which artifact.
+        artifact: Digest,
+        /// With which execution provider.
+        provider: ExecutionProvider,
+        /// Fallback allowed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fallback: Option<ExecutionProvider>,
+        /// Engine threads; none lets the worker decide.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instances: Option<u32>,
+        /// The model record's generation it answers.
+        #[serde(default)]
+        generation: u64,
+    }
+}
+
+record! {
+    /// `leader`: the controller that plans.
+    LeaderRecord {
+        /// Which controller.
+        id: String,
+        /// Its epoch.
+        epoch: u64,
+    }
+}
+
+/// Why a wanted version has fewer replicas than wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnplacedRecord {
+    /// The version, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// In plain words.
+    pub reason: String,
+    /// It may pass by itself: a worker starts, memory is being freed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub waits: bool,
+}
+
+record! {
+    /// `plan/{model}`: what the leader last decided about a wanted model, so that any process can tell why it is not routable.
+    PlanRecord {
+        /// The model.
+        model: ModelName,
+        /// Epoch of the leader that planned.
+        epoch: u64,
+        /// Registry revision of the model record it planned for.
+        revision: i64,
+        /// What it could not place; empty when all is placed.
+        #[serde(default)]
+        unplaced: Vec<UnplacedRecord>,
+    }
+}

@@ -1,0 +1,92 @@
+//! The seam between gateway and worker: one call, its replies, and who can take it.
+
+use crate::chain::Chain;
+use futures_util::stream::{Stream, StreamExt as _};
+use policy::{Envelope, Failure, Reply, VariantId};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who asks: established from connection and headers before any body byte is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// Whose budget pays.
+    pub tenant: Arc<str>,
+}
+
+/// W3C trace context, passed on as it came or as our span continues it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceContext {
+    /// `traceparent`.
+    pub parent: String,
+    /// `tracestate`, empty when there is none.
+    pub state: String,
+}
+
+/// One request on its way to a replica. A clone shares tensor bytes and envelope.
+#[derive(Debug, Clone)]
+pub struct InferCall {
+    /// What it says besides tensor bytes; checked.
+    pub envelope: Arc<Envelope>,
+    /// Little-endian, row-major bytes of each input, in the envelope's order.
+    pub raw: Vec<Chain>,
+    /// Rows it brings to a batch.
+    pub rows: u32,
+    /// The replica's variant, as chosen.
+    pub variant: VariantId,
+    /// Time left until nobody wants the answer. A length, never a clock reading, so hosts need not agree on the time.
+    pub remaining: Option<Duration>,
+    /// Who asks.
+    pub caller: Caller,
+    /// Its trace.
+    pub trace: Option<TraceContext>,
+}
+
+/// How busy the answering replica is: rides on every reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LoadReport {
+    /// Microseconds until a request that arrived now would start.
+    pub backlog_us: u64,
+}
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub struct InferReply {
+    /// What it says besides tensor bytes, `sluice_*` parameters included.
+    pub reply: Reply,
+    /// Bytes of each output, in the reply's order.
+    pub raw: Vec<Chain>,
+    /// The replica's load.
+    pub load: LoadReport,
+}
+
+/// The replies of a call: exactly one for ordinary models. Dropping it cancels the call.
+pub struct Replies(Pin<Box<dyn Stream<Item = Result<InferReply, Failure>> + Send>>);
+
+impl Replies {
+    /// Wraps a stream of replies.
+    pub fn new(stream: impl Stream<Item = Result<InferReply, Failure>> + Send + 'static) -> Self {
+        Self(Box::pin(stream))
+    }
+
+    /// The single reply that `future` gives.
+    pub fn one(future: impl Future<Output = Result<InferReply, Failure>> + Send + 'static) -> Self {
+        Self::new(futures_util::stream::once(future))
+    }
+
+    /// The next reply, `None` after the last.
+    pub async fn next(&mut self) -> Option<Result<InferReply, Failure>> {
+        self.0.next().await
+    }
+}
+
+/// Something that answers calls: a worker in this process or one across the network.
+///
+/// Contract: every call gets at least one item; after an `Err` nothing follows; dropping the replies cancels what has
+/// not started. [`Failure::ConnectionLost`] is answered only when no response header was seen.
+pub trait Upstream: Send + Sync {
+    /// Starts `call`.
+    fn infer(&self, call: InferCall) -> Replies;
+    /// False while there is reason to believe that calls cannot reach it.
+    fn reachable(&self) -> bool;
+}

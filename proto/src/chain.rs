@@ -1,0 +1,159 @@
+//! Bytes as they came from the socket: a chain of slices that is read without being joined.
+
+use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
+
+/// A run of bytes in one or more slices. A tensor that came in one frame is one slice; nothing is copied to make it so.
+#[derive(Debug, Clone, Default)]
+pub struct Chain {
+    parts: SmallVec<[Bytes; 2]>,
+    /// Parts before this one are used up.
+    head: usize,
+    len: usize,
+}
+
+impl Chain {
+    /// Adds a slice at the end.
+    pub fn push(&mut self, part: Bytes) {
+        if !part.is_empty() {
+            self.len = self.len.saturating_add(part.len());
+            self.parts.push(part);
+        }
+    }
+
+    /// Bytes left.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// No bytes left.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The slices, in order.
+    pub fn slices(&self) -> impl Iterator<Item = &Bytes> + Clone {
+        self.parts.iter().skip(self.head)
+    }
+
+    /// Takes the first `len` bytes out as a chain of their own; `None` when there are fewer.
+    pub fn split_front(&mut self, len: usize) -> Option<Chain> {
+        if len > self.len {
+            return None;
+        }
+        let (mut out, mut left) = (Chain::default(), len);
+        while left > 0 {
+            let part = self.parts.get_mut(self.head)?;
+            let step = left.min(part.len());
+            out.push(part.split_to(step));
+            if part.is_empty() {
+                self.head = self.head.saturating_add(1);
+            }
+            left = left.saturating_sub(step);
+        }
+        self.len = self.len.saturating_sub(len);
+        if self.is_empty() {
+            self.parts.clear();
+            self.head = 0;
+        }
+        Some(out)
+    }
+
+    /// The whole as one slice: the slice itself when there is one, else a copy.
+    pub fn into_bytes(mut self) -> Bytes {
+        self.copy_to_bytes(self.len)
+    }
+
+    /// Copies everything into `target`, which must be exactly as long; false when it is not.
+    pub fn copy_into(&self, target: &mut [u8]) -> bool {
+        let mut rest = target;
+        for part in self.slices() {
+            if part.len() > rest.len() {
+                return false;
+            }
+            let (now, later) = rest.split_at_mut(part.len());
+            now.copy_from_slice(part);
+            rest = later;
+        }
+        rest.is_empty()
+    }
+}
+
+impl From<Bytes> for Chain {
+    fn from(bytes: Bytes) -> Self {
+        let mut chain = Self::default();
+        chain.push(bytes);
+        chain
+    }
+}
+
+impl From<Vec<u8>> for Chain {
+    fn from(bytes: Vec<u8>) -> Self {
+        Bytes::from(bytes).into()
+    }
+}
+
+impl Buf for Chain {
+    fn remaining(&self) -> usize {
+        self.len
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.parts.get(self.head).map_or(&[], |p| p)
+    }
+
+    fn advance(&mut self, count: usize) {
+        let taken = self.split_front(count);
+        debug_assert!(taken.is_some(), "advanced {count} bytes past the end");
+    }
+
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        let Some(taken) = self.split_front(len) else { return Bytes::new() };
+        let mut slices = taken.parts.into_iter();
+        match (slices.next(), slices.next()) {
+            (None, _) => Bytes::new(),
+            (Some(only), None) => only,
+            (Some(first), Some(second)) => {
+                let mut joined = bytes::BytesMut::with_capacity(len);
+                joined.extend_from_slice(&first);
+                joined.extend_from_slice(&second);
+                slices.for_each(|s| joined.extend_from_slice(&s));
+                joined.freeze()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_split_reads_as_the_whole(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..20), 0..8), cut in 0usize..200) {
+            let whole: Vec<u8> = parts.concat();
+            let mut chain = Chain::default();
+            parts.into_iter().for_each(|p| chain.push(p.into()));
+            prop_assert_eq!(chain.len(), whole.len());
+            match chain.split_front(cut) {
+                None => prop_assert!(cut > whole.len()),
+                Some(front) => {
+                    prop_assert_eq!(&front.into_bytes()[..], &whole[..cut]);
+                    let mut rest = vec![0; whole.len() - cut];
+                    prop_assert!(chain.copy_into(&mut rest));
+                    prop_assert_eq!(&rest[..], &whole[cut..]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_slice_stays_the_same_memory() {
+        let bytes = Bytes::from(vec![1u8, 2, 3, 4]);
+        let pointer = bytes.as_ptr();
+        let mut chain = Chain::from(bytes);
+        chain.advance(1);
+        assert_eq!(chain.into_bytes().as_ptr(), pointer.wrapping_add(1));
+    }
+}

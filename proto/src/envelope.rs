@@ -1,0 +1,284 @@
+//! Reads a ModelInferRequest or ModelInferResponse around its tensor bytes: everything but the raw contents is decoded,
+//! the raw contents stay slices of what the socket gave. Field numbers are the Open Inference Protocol's.
+
+use crate::chain::Chain;
+use crate::inference as pb;
+use crate::inference::infer_parameter::ParameterChoice;
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use policy::check::limits;
+use policy::{DataType, Envelope, Failure, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Shape};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
+
+mod typed;
+
+/// Reads a request. `raw` has one chain per input, in the envelope's order; typed contents are turned into raw bytes here,
+/// so that nothing behind the door knows of them.
+///
+/// # Errors
+/// [`Failure::Malformed`] for what is not the message, and the failures about raw against typed contents.
+pub fn read_request(mut message: Chain) -> Result<(Envelope, Vec<Chain>), Failure> {
+    let mut envelope = Envelope::default();
+    let mut raw: Vec<Chain> = Vec::new();
+    let mut contents: Vec<Option<pb::InferTensorContents>> = Vec::new();
+    while message.has_remaining() {
+        let (field, wire) = key(&mut message)?;
+        match field {
+            1 => envelope.model = text(&mut message, wire, "model_name")?,
+            2 => envelope.version = text(&mut message, wire, "model_version")?,
+            3 => envelope.id = text(&mut message, wire, "id")?,
+            4 => push_parameter(&mut envelope.parameters, &mut message, wire)?,
+            5 => {
+                bounded("inputs", envelope.inputs.len(), limits::TENSORS_MAX)?;
+                let input: pb::model_infer_request::InferInputTensor = submessage(&mut message, wire, "inputs")?;
+                envelope.inputs.push(InputTensor {
+                    name: input.name,
+                    datatype: input.datatype,
+                    shape: Shape::from_vec(input.shape),
+                    parameters: parameters(input.parameters),
+                    byte_length: 0,
+                });
+                contents.push(input.contents);
+            }
+            6 => {
+                bounded("outputs", envelope.outputs.len(), limits::TENSORS_MAX)?;
+                let output: pb::model_infer_request::InferRequestedOutputTensor = submessage(&mut message, wire, "outputs")?;
+                envelope.outputs.push(RequestedOutput { name: output.name, parameters: parameters(output.parameters) });
+            }
+            7 => {
+                bounded("raw_input_contents", raw.len(), limits::TENSORS_MAX)?;
+                raw.push(field_chain(&mut message, wire, "raw_input_contents")?);
+            }
+            _ => skip(&mut message, field, wire)?,
+        }
+    }
+    let raw = unify(&envelope, raw, contents)?;
+    for (input, chain) in envelope.inputs.iter_mut().zip(&raw) {
+        input.byte_length = chain.len() as u64;
+    }
+    Ok((envelope, raw))
+}
+
+/// Raw or typed for the whole request, never both.
+fn unify(envelope: &Envelope, raw: Vec<Chain>, contents: Vec<Option<pb::InferTensorContents>>) -> Result<Vec<Chain>, Failure> {
+    if raw.is_empty() {
+        let pairs = envelope.inputs.iter().zip(contents);
+        return pairs.map(|(input, contents)| typed::to_raw(input, contents.unwrap_or_default())).collect();
+    }
+    if let Some((input, _)) = envelope.inputs.iter().zip(&contents).find(|(_, c)| c.as_ref().is_some_and(typed::has_values)) {
+        return Err(Failure::RawAndTyped { input: input.name.chars().take(limits::NAME_BYTES_MAX).collect() });
+    }
+    if raw.len() != envelope.inputs.len() {
+        return Err(Failure::RawCount { inputs: envelope.inputs.len(), raw: raw.len() });
+    }
+    Ok(raw)
+}
+
+/// Reads a reply; `raw` has one chain per output.
+///
+/// # Errors
+/// [`Failure::BadReply`] for what is not the message.
+pub fn read_reply(mut message: Chain) -> Result<(Reply, Vec<Chain>), Failure> {
+    read_reply_fields(&mut message).map_err(|failure| Failure::BadReply { what: failure.to_string() })
+}
+
+fn read_reply_fields(message: &mut Chain) -> Result<(Reply, Vec<Chain>), Failure> {
+    let (mut reply, mut raw) = (Reply::default(), Vec::new());
+    while message.has_remaining() {
+        let (field, wire) = key(message)?;
+        match field {
+            1 => reply.model = text(message, wire, "model_name")?,
+            2 => reply.version = text(message, wire, "model_version")?,
+            3 => reply.id = text(message, wire, "id")?,
+            4 => push_parameter(&mut reply.parameters, message, wire)?,
+            5 => {
+                let output: pb::model_infer_response::InferOutputTensor = submessage(message, wire, "outputs")?;
+                reply.outputs.push(OutputTensor {
+                    name: output.name,
+                    datatype: output.datatype,
+                    shape: Shape::from_vec(output.shape),
+                    parameters: parameters(output.parameters),
+                });
+            }
+            6 => raw.push(field_chain(message, wire, "raw_output_contents")?),
+            _ => skip(message, field, wire)?,
+        }
+    }
+    if raw.len() == reply.outputs.len() {
+        Ok((reply, raw))
+    } else {
+        Err(Failure::RawCount { inputs: reply.outputs.len(), raw: raw.len() })
+    }
+}
+
+/// Writes a request as slices: a freshly written head, then each input's bytes behind its own small prefix. No tensor is copied.
+pub fn write_request(envelope: &Envelope, raw: &[Chain]) -> Chain {
+    let head = pb::ModelInferRequest {
+        model_name: envelope.model.clone(),
+        model_version: envelope.version.clone(),
+        id: envelope.id.clone(),
+        parameters: write_parameters(&envelope.parameters),
+        inputs: envelope
+            .inputs
+            .iter()
+            .map(|i| pb::model_infer_request::InferInputTensor {
+                name: i.name.clone(),
+                datatype: i.datatype.clone(),
+                shape: i.shape.to_vec(),
+                parameters: write_parameters(&i.parameters),
+                contents: None,
+            })
+            .collect(),
+        outputs: envelope
+            .outputs
+            .iter()
+            .map(|o| pb::model_infer_request::InferRequestedOutputTensor {
+                name: o.name.clone(),
+                parameters: write_parameters(&o.parameters),
+            })
+            .collect(),
+        raw_input_contents: Vec::new(),
+    };
+    with_raw(&head, 7, raw)
+}
+
+/// Writes a reply as slices, like [`write_request`]. Always raw contents, one entry per output, as clients index them.
+pub fn write_reply(reply: Reply, raw: &[Chain]) -> Chain {
+    let head = reply_message(reply);
+    with_raw(&head, 6, raw)
+}
+
+/// Writes a ModelStreamInferResponse: a reply, or an error text with the reply's names and id.
+pub fn write_stream_reply(reply: Reply, raw: &[Chain], error: String) -> Chain {
+    let inner = with_raw(&reply_message(reply), 6, raw);
+    let mut head = BytesMut::with_capacity(error.len().saturating_add(16));
+    if !error.is_empty() {
+        prost::encoding::string::encode(1, &error, &mut head);
+    }
+    encode_key(2, WireType::LengthDelimited, &mut head);
+    encode_varint(inner.len() as u64, &mut head);
+    let mut out = Chain::from(head.freeze());
+    inner.slices().for_each(|s| out.push(s.clone()));
+    out
+}
+
+fn reply_message(reply: Reply) -> pb::ModelInferResponse {
+    let output = |o: OutputTensor| pb::model_infer_response::InferOutputTensor {
+        name: o.name,
+        datatype: o.datatype,
+        shape: o.shape.into_vec(),
+        parameters: write_parameters(&o.parameters),
+        contents: None,
+    };
+    pb::ModelInferResponse {
+        model_name: reply.model,
+        model_version: reply.version,
+        id: reply.id,
+        parameters: write_parameters(&reply.parameters),
+        outputs: reply.outputs.into_iter().map(output).collect(),
+        raw_output_contents: Vec::new(),
+    }
+}
+
+/// Room for a field key and a length in front of a raw tensor.
+const RAW_PREFIX_BYTES: usize = 11;
+
+fn with_raw(head: &impl prost::Message, field: u32, raw: &[Chain]) -> Chain {
+    let room = head.encoded_len().saturating_add(raw.len().saturating_mul(RAW_PREFIX_BYTES));
+    let mut buffer = BytesMut::with_capacity(room);
+    head.encode_raw(&mut buffer);
+    let mut out = Chain::default();
+    for tensor in raw {
+        encode_key(field, WireType::LengthDelimited, &mut buffer);
+        encode_varint(tensor.len() as u64, &mut buffer);
+        if tensor.is_empty() {
+            continue; // its prefix goes out with the next one's
+        }
+        out.push(buffer.split().freeze());
+        tensor.slices().for_each(|s| out.push(s.clone()));
+    }
+    out.push(buffer.freeze());
+    out
+}
+
+fn malformed(what: impl Into<String>) -> Failure {
+    Failure::Malformed { what: what.into() }
+}
+
+fn bounded(what: &str, already: usize, limit: usize) -> Result<(), Failure> {
+    if already < limit { Ok(()) } else { Err(Failure::Limit { what: format!("number of {what}"), got: already as u64 + 1, limit: limit as u64 }) }
+}
+
+fn key(message: &mut Chain) -> Result<(u32, WireType), Failure> {
+    decode_key(message).map_err(|_| malformed("not a protobuf message of this type"))
+}
+
+fn skip(message: &mut Chain, field: u32, wire: WireType) -> Result<(), Failure> {
+    skip_field(wire, field, message, DecodeContext::default()).map_err(|_| malformed(format!("field {field} cannot be read")))
+}
+
+/// Takes out a length-delimited field.
+fn field_chain(message: &mut Chain, wire: WireType, name: &str) -> Result<Chain, Failure> {
+    if wire != WireType::LengthDelimited {
+        return Err(malformed(format!("field {name} has the wrong wire type")));
+    }
+    let len = decode_varint(message).map_err(|_| malformed(format!("field {name} has no length")))?;
+    let have = message.len();
+    usize::try_from(len)
+        .ok()
+        .and_then(|len| message.split_front(len))
+        .ok_or_else(|| malformed(format!("field {name} claims {len} bytes, {have} are left")))
+}
+
+fn text(message: &mut Chain, wire: WireType, name: &str) -> Result<String, Failure> {
+    let bytes = field_chain(message, wire, name)?.into_bytes();
+    String::from_utf8(bytes.into()).map_err(|_| malformed(format!("field {name} is not UTF-8")))
+}
+
+fn submessage<M: prost::Message + Default>(message: &mut Chain, wire: WireType, name: &str) -> Result<M, Failure> {
+    M::decode(field_chain(message, wire, name)?).map_err(|_| malformed(format!("field {name} cannot be read")))
+}
+
+/// A map entry: key in field 1, value in field 2.
+fn push_parameter(list: &mut Parameters, message: &mut Chain, wire: WireType) -> Result<(), Failure> {
+    bounded("parameters", list.len(), limits::PARAMETERS_MAX)?;
+    let mut entry = field_chain(message, wire, "parameters")?;
+    let (mut name, mut value) = (String::new(), pb::InferParameter::default());
+    while entry.has_remaining() {
+        match key(&mut entry)? {
+            (1, wire) => name = text(&mut entry, wire, "parameters")?,
+            (2, wire) => value = submessage(&mut entry, wire, "parameters")?,
+            (field, wire) => skip(&mut entry, field, wire)?,
+        }
+    }
+    list.retain(|(n, _)| *n != name); // of two entries with one key the last holds, as protobuf says
+    list.extend(value.parameter_choice.map(|choice| (name, param(choice))));
+    Ok(())
+}
+
+fn param(choice: ParameterChoice) -> Param {
+    match choice {
+        ParameterChoice::BoolParam(v) => Param::Bool(v),
+        ParameterChoice::Int64Param(v) => Param::Int64(v),
+        ParameterChoice::StringParam(v) => Param::String(v),
+        ParameterChoice::DoubleParam(v) => Param::Double(v),
+        ParameterChoice::Uint64Param(v) => Param::Uint64(v),
+    }
+}
+
+fn parameters(map: std::collections::HashMap<String, pb::InferParameter>) -> Parameters {
+    map.into_iter().filter_map(|(name, p)| p.parameter_choice.map(|choice| (name, param(choice)))).collect()
+}
+
+fn write_parameters(list: &Parameters) -> std::collections::HashMap<String, pb::InferParameter> {
+    let choice = |p: &Param| match p {
+        Param::Bool(v) => ParameterChoice::BoolParam(*v),
+        Param::Int64(v) => ParameterChoice::Int64Param(*v),
+        Param::Uint64(v) => ParameterChoice::Uint64Param(*v),
+        Param::Double(v) => ParameterChoice::DoubleParam(*v),
+        Param::String(v) => ParameterChoice::StringParam(v.clone()),
+    };
+    list.iter().map(|(name, p)| (name.clone(), pb::InferParameter { parameter_choice: Some(choice(p)) })).collect()
+}
+
+#[cfg(test)]
+mod tests;

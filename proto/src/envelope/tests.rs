@@ -1,0 +1,120 @@
+use super::*;
+use prost::Message as _;
+use proptest::prelude::*;
+
+fn request() -> pb::ModelInferRequest {
+    let input = |name: &str| pb::model_infer_request::InferInputTensor {
+        name: name.into(),
+        datatype: "FP32".into(),
+        shape: vec![1, 2],
+        ..Default::default()
+    };
+    pb::ModelInferRequest {
+        model_name: "m".into(),
+        model_version: "3".into(),
+        id: "x".into(),
+        parameters: [("p".to_owned(), pb::InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(-7)) })].into(),
+        inputs: vec![input("a"), input("b")],
+        outputs: vec![pb::model_infer_request::InferRequestedOutputTensor { name: "y".into(), ..Default::default() }],
+        raw_input_contents: vec![Bytes::from_static(b"12345678"), Bytes::from_static(b"abcdefgh")],
+    }
+}
+
+/// The message cut into frames of `size` bytes.
+fn frames(bytes: &[u8], size: usize) -> Chain {
+    let mut chain = Chain::default();
+    bytes.chunks(size.max(1)).for_each(|c| chain.push(Bytes::copy_from_slice(c)));
+    chain
+}
+
+fn envelope_of(message: &pb::ModelInferRequest) -> Result<(Envelope, Vec<Chain>), Failure> {
+    read_request(message.encode_to_vec().into())
+}
+
+#[test]
+fn tensors_stay_slices_of_the_message() {
+    let bytes = Bytes::from(request().encode_to_vec());
+    let (envelope, raw) = read_request(bytes.clone().into()).unwrap();
+    assert_eq!((envelope.model.as_str(), envelope.version.as_str(), envelope.id.as_str()), ("m", "3", "x"));
+    assert_eq!(envelope.parameter("p"), Some(&Param::Int64(-7)));
+    assert_eq!(envelope.inputs[1].byte_length, 8);
+    let tensor = raw[1].clone().into_bytes();
+    let offset = tensor.as_ptr() as usize - bytes.as_ptr() as usize;
+    assert_eq!(&bytes[offset..offset + 8], b"abcdefgh");
+}
+
+#[test]
+fn typed_and_raw_exclude_each_other() {
+    let mut both = request();
+    both.inputs[0].contents = Some(pb::InferTensorContents { fp32_contents: vec![1.0], ..Default::default() });
+    assert_eq!(envelope_of(&both).unwrap_err(), Failure::RawAndTyped { input: "a".into() });
+    let mut short = request();
+    short.raw_input_contents.pop();
+    assert_eq!(envelope_of(&short).unwrap_err(), Failure::RawCount { inputs: 2, raw: 1 });
+}
+
+#[test]
+fn typed_contents_become_the_raw_bytes() {
+    let mut typed = request();
+    typed.raw_input_contents.clear();
+    typed.inputs[0].contents = Some(pb::InferTensorContents { fp32_contents: vec![1.0, -2.0], ..Default::default() });
+    typed.inputs[1].datatype = "INT8".into();
+    typed.inputs[1].contents = Some(pb::InferTensorContents { int_contents: vec![-1, 127], ..Default::default() });
+    let (_, raw) = envelope_of(&typed).unwrap();
+    assert_eq!(&raw[0].clone().into_bytes()[..], [1f32.to_le_bytes(), (-2f32).to_le_bytes()].concat());
+    assert_eq!(&raw[1].clone().into_bytes()[..], [0xff, 0x7f]);
+    typed.inputs[1].contents = Some(pb::InferTensorContents { int_contents: vec![128], ..Default::default() });
+    assert!(envelope_of(&typed).unwrap_err().to_string().contains("128 does not fit"));
+    typed.inputs[1].contents = Some(pb::InferTensorContents { fp32_contents: vec![1.0], ..Default::default() });
+    assert!(envelope_of(&typed).unwrap_err().to_string().contains("belong in int_contents"));
+}
+
+#[test]
+fn a_reply_reads_back() {
+    let reply = Reply {
+        model: "m".into(),
+        version: "1".into(),
+        id: "i".into(),
+        parameters: vec![("sluice_variant".into(), Param::String("fp32@ort".into()))],
+        outputs: vec![
+            OutputTensor { name: "e".into(), datatype: "FP32".into(), shape: Shape::from_slice(&[0]), parameters: vec![] },
+            OutputTensor { name: "y".into(), datatype: "INT8".into(), shape: Shape::from_slice(&[3]), parameters: vec![] },
+        ],
+    };
+    let raw = [Chain::default(), Chain::from(vec![1u8, 2, 3])];
+    let (back, raw_back) = read_reply(write_reply(reply.clone(), &raw)).unwrap();
+    assert_eq!(back, reply);
+    assert_eq!(&raw_back[1].clone().into_bytes()[..], [1, 2, 3]);
+    let wrapped = pb::ModelStreamInferResponse::decode(write_stream_reply(reply, &raw, "no".into())).unwrap();
+    assert_eq!((wrapped.error_message.as_str(), wrapped.infer_response.unwrap().raw_output_contents.len()), ("no", 2));
+}
+
+proptest! {
+    #[test]
+    fn any_framing_reads_the_same(size in 1usize..40) {
+        let bytes = request().encode_to_vec();
+        let (envelope, raw) = read_request(frames(&bytes, size)).unwrap();
+        let (whole, whole_raw) = read_request(bytes.into()).unwrap();
+        prop_assert_eq!(&envelope, &whole);
+        for (a, b) in raw.iter().zip(&whole_raw) {
+            prop_assert_eq!(a.clone().into_bytes(), b.clone().into_bytes());
+        }
+        let (again, _) = read_request(write_request(&envelope, &raw)).unwrap();
+        prop_assert_eq!(again, envelope);
+    }
+
+    #[test]
+    fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), size in 1usize..40) {
+        let _ = read_request(frames(&bytes, size));
+        let _ = read_reply(frames(&bytes, size));
+    }
+
+    #[test]
+    fn no_cut_message_is_taken_for_a_whole_one_with_other_tensors(cut in 0usize..100) {
+        let bytes = request().encode_to_vec();
+        let cut = cut.min(bytes.len());
+        if let Ok((_, raw)) = read_request(Chain::from(bytes[..cut].to_vec())) {
+            prop_assert!(raw.iter().all(|c| c.len() == 8 || c.is_empty()));
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! gRPC framing over HTTP/2 bodies: each message has a flag byte and a 4-byte big-endian length in front.
+
+use crate::chain::Chain;
+use crate::status;
+use bytes::{Buf as _, Bytes};
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::{Body, Frame, SizeHint};
+use policy::Failure;
+use std::collections::VecDeque;
+use std::io::Read as _;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+
+const PREFIX_BYTES: usize = 5;
+
+/// How a peer compressed its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// Not at all.
+    Identity,
+    /// gzip.
+    Gzip,
+    /// zlib, which gRPC calls deflate.
+    Deflate,
+}
+
+impl Encoding {
+    /// Reads `grpc-encoding`.
+    ///
+    /// # Errors
+    /// [`Failure::Unsupported`] naming an encoding we do not have.
+    pub fn of(headers: &HeaderMap) -> Result<Self, Failure> {
+        match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
+            None | Some(b"identity") => Ok(Self::Identity),
+            Some(b"gzip") => Ok(Self::Gzip),
+            Some(b"deflate") => Ok(Self::Deflate),
+            Some(other) => Err(Failure::Unsupported {
+                what: format!("grpc-encoding {:?}", String::from_utf8_lossy(other).chars().take(32).collect::<String>()),
+                why: "this server reads identity, gzip and deflate".to_owned(),
+            }),
+        }
+    }
+}
+
+/// Why a body ended early.
+#[derive(Debug)]
+pub enum ReadError {
+    /// The peer sent something wrong; the answer says what.
+    Bad(Failure),
+    /// The stream was reset or the connection lost: nobody waits for an answer.
+    Gone,
+}
+
+/// Reads messages from a body.
+pub struct MessageReader<B> {
+    body: B,
+    buffered: Chain,
+    limit: usize,
+    encoding: Encoding,
+    trailers: Option<HeaderMap>,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
+    /// A reader that refuses messages over `limit` bytes from their prefix alone.
+    pub fn new(body: B, encoding: Encoding, limit: usize) -> Self {
+        Self { body, buffered: Chain::default(), limit, encoding, trailers: None }
+    }
+
+    /// The next message, `None` at the end of the body.
+    ///
+    /// # Errors
+    /// [`ReadError::Bad`] for a wrong prefix, an oversize message, bad compression or a body that ends inside a message.
+    pub async fn next(&mut self) -> Result<Option<Chain>, ReadError> {
+        while self.buffered.len() < PREFIX_BYTES {
+            if !self.fill().await? {
+                return if self.buffered.is_empty() { Ok(None) } else { Err(cut("inside a message prefix")) };
+            }
+        }
+        let flag = self.buffered.get_u8();
+        let len = usize::try_from(self.buffered.get_u32()).unwrap_or(usize::MAX);
+        if len > self.limit {
+            return Err(ReadError::Bad(Failure::MessageTooLarge { got: len as u64, limit: self.limit as u64 }));
+        }
+        loop {
+            if let Some(message) = self.buffered.split_front(len) {
+                return self.inflate(flag, message).map(Some).map_err(ReadError::Bad);
+            }
+            if !self.fill().await? {
+                return Err(cut("before the end of a message"));
+            }
+        }
+    }
+
+    /// Trailers seen so far.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_ref()
+    }
+
+    /// Adds the next data frame; false at the end of the body.
+    async fn fill(&mut self) -> Result<bool, ReadError> {
+        loop {
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
+            match frame.map(|result| result.map(Frame::into_data)) {
+                None => return Ok(false),
+                Some(Err(_)) => return Err(ReadError::Gone),
+                Some(Ok(Ok(data))) if data.is_empty() => {}
+                Some(Ok(Ok(data))) => {
+                    self.buffered.push(data);
+                    return Ok(true);
+                }
+                Some(Ok(Err(frame))) => self.trailers = frame.into_trailers().ok(),
+            }
+        }
+    }
+
+    fn inflate(&self, flag: u8, message: Chain) -> Result<Chain, Failure> {
+        let malformed = |what: &str| Failure::Malformed { what: what.to_owned() };
+        match (flag, self.encoding) {
+            (0, _) => Ok(message),
+            (1, Encoding::Identity) => Err(malformed("a message is marked compressed but the call names no grpc-encoding")),
+            (1, Encoding::Gzip) => self.bounded(flate2::read::GzDecoder::new(message.reader())),
+            (1, Encoding::Deflate) => self.bounded(flate2::read::ZlibDecoder::new(message.reader())),
+            _ => Err(malformed("a message starts with a compression flag that is neither 0 nor 1")),
+        }
+    }
+
+    /// Inflates to the message limit and no further.
+    fn bounded(&self, reader: impl std::io::Read) -> Result<Chain, Failure> {
+        let mut out = Vec::new();
+        let limit = self.limit as u64;
+        match reader.take(limit.saturating_add(1)).read_to_end(&mut out) {
+            Ok(len) if len > self.limit => Err(Failure::MessageTooLarge { got: len as u64, limit }),
+            Ok(_) => Ok(Chain::from(out)),
+            Err(_) => Err(Failure::Malformed { what: "a compressed message cannot be inflated".to_owned() }),
+        }
+    }
+}
+
+fn cut(where_: &str) -> ReadError {
+    ReadError::Bad(Failure::Malformed { what: format!("the body ends {where_}") })
+}
+
+/// A body of known slices and trailers: one message, or none.
+#[derive(Default)]
+pub struct MessageBody {
+    data: VecDeque<Bytes>,
+    trailers: Option<HeaderMap>,
+    data_len: u64,
+}
+
+impl MessageBody {
+    /// One message; a server adds trailers, a client does not.
+    pub fn message(message: &Chain, trailers: Option<HeaderMap>) -> Self {
+        let data: VecDeque<Bytes> = framed(message).collect();
+        let data_len = data.iter().map(|d| d.len() as u64).sum();
+        Self { data, trailers, data_len }
+    }
+}
+
+/// The prefix and the slices of a message. A small first slice is joined to the prefix, so that a small message is one write.
+fn framed(message: &Chain) -> impl Iterator<Item = Bytes> {
+    const JOIN_BYTES: usize = 4096;
+    let mut head = Vec::with_capacity(PREFIX_BYTES.saturating_add(message.len().min(JOIN_BYTES)));
+    head.push(0);
+    head.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
+    let mut joined = 0usize;
+    for slice in message.slices() {
+        if head.len().saturating_add(slice.len()) > JOIN_BYTES {
+            break;
+        }
+        head.extend_from_slice(slice);
+        joined = joined.saturating_add(1);
+    }
+    let rest: Vec<Bytes> = message.slices().skip(joined).cloned().collect();
+    std::iter::once(Bytes::from(head)).chain(rest)
+}
+
+impl Body for MessageBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = match self.data.pop_front() {
+            Some(data) => {
+                self.data_len = self.data_len.saturating_sub(data.len() as u64);
+                Some(Frame::data(data))
+            }
+            None => self.trailers.take().map(Frame::trailers),
+        };
+        Poll::Ready(frame.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && self.trailers.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.data_len)
+    }
+}
+
+/// What a server answers with: a message of ours, a stream of messages, or what tonic made.
+pub enum ReplyBody {
+    /// One message and its trailers, or trailers only.
+    Message(MessageBody),
+    /// Frames from a task; it ends with trailers.
+    Stream(mpsc::Receiver<Frame<Bytes>>),
+    /// A call that tonic served.
+    Tonic(tonic::body::Body),
+}
+
+impl Body for ReplyBody {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        match self.get_mut() {
+            Self::Message(body) => Pin::new(body).poll_frame(cx).map(|f| f.map(|r| r.map_err(|never| match never {}))),
+            Self::Stream(frames) => frames.poll_recv(cx).map(|f| f.map(Ok)),
+            Self::Tonic(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Message(body) => body.is_end_stream(),
+            Self::Stream(_) => false,
+            Self::Tonic(body) => body.is_end_stream(),
+        }
+    }
+}
+
+/// Sends the messages of a streaming answer.
+#[derive(Clone)]
+pub struct StreamSender(mpsc::Sender<Frame<Bytes>>);
+
+impl StreamSender {
+    /// A sender and the body it feeds. `frames` bounds what waits for a slow reader.
+    pub fn new(frames: usize) -> (Self, ReplyBody) {
+        let (tx, rx) = mpsc::channel(frames);
+        (Self(tx), ReplyBody::Stream(rx))
+    }
+
+    /// Sends a message; false when the reader has gone.
+    pub async fn message(&self, message: &Chain) -> bool {
+        for data in framed(message) {
+            if self.0.send(Frame::data(data)).await.is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Ends the stream.
+    pub async fn finish(&self, trailers: HeaderMap) {
+        let _ = self.0.send(Frame::trailers(trailers)).await;
+    }
+
+    /// Resolves when the reader has gone.
+    pub async fn closed(&self) {
+        self.0.closed().await;
+    }
+}
+
+/// An HTTP answer with gRPC's content type around `body`.
+pub fn response(body: ReplyBody) -> Response<ReplyBody> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+/// A trailers-only answer.
+pub fn refuse(failure: &Failure, id: &str) -> Response<ReplyBody> {
+    let mut answer = response(ReplyBody::Message(MessageBody::default()));
+    answer.headers_mut().extend(status::trailers(failure, id));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    async fn read(encoding: Encoding, bytes: Vec<u8>, limit: usize) -> Result<Vec<Vec<u8>>, ReadError> {
+        let body = http_body_util::Full::new(Bytes::from(bytes));
+        let mut reader = MessageReader::new(body, encoding, limit);
+        let mut out = Vec::new();
+        while let Some(message) = reader.next().await? {
+            out.push(message.into_bytes().to_vec());
+        }
+        Ok(out)
+    }
+
+    fn frame(flag: u8, payload: &[u8]) -> Vec<u8> {
+        [&[flag][..], &(payload.len() as u32).to_be_bytes(), payload].concat()
+    }
+
+    fn failure(result: Result<Vec<Vec<u8>>, ReadError>) -> Failure {
+        match result {
+            Err(ReadError::Bad(failure)) => failure,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn messages_come_out_one_by_one_and_a_cut_is_noticed() {
+        let two = [frame(0, b"ab"), frame(0, b"")].concat();
+        assert_eq!(read(Encoding::Identity, two, 9).await.unwrap(), [b"ab".to_vec(), vec![]]);
+        assert!(matches!(failure(read(Encoding::Identity, vec![0, 0, 0], 9).await), Failure::Malformed { .. }));
+        let short = frame(0, b"abc")[..7].to_vec();
+        assert!(matches!(failure(read(Encoding::Identity, short, 9).await), Failure::Malformed { .. }));
+    }
+
+    #[tokio::test]
+    async fn an_oversize_message_is_refused_from_its_prefix() {
+        let claim = vec![0, 0xff, 0xff, 0xff, 0xff];
+        assert_eq!(failure(read(Encoding::Identity, claim, 9).await), Failure::MessageTooLarge { got: 0xffff_ffff, limit: 9 });
+    }
+
+    #[tokio::test]
+    async fn a_compression_bomb_stops_at_the_limit() {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&vec![0; 100_000]).unwrap();
+        let bomb = frame(1, &gzip.finish().unwrap());
+        assert_eq!(failure(read(Encoding::Gzip, bomb.clone(), 9_999).await), Failure::MessageTooLarge { got: 10_000, limit: 9_999 });
+        assert_eq!(read(Encoding::Gzip, bomb.clone(), 100_000).await.unwrap()[0].len(), 100_000);
+        assert!(matches!(failure(read(Encoding::Identity, bomb, 100_000).await), Failure::Malformed { .. }));
+    }
+}

@@ -1,0 +1,33 @@
+//! What goes over the wire, and the seam between gateway and worker.
+//!
+//! * `inference` and `sluice`: the protocols, generated.
+//! * [`envelope`]: reads and writes infer messages around tensor bytes, which stay the slices the socket gave.
+//! * [`frame`]: gRPC message framing over HTTP/2 bodies.
+//! * [`call`]: the seam; [`remote`] is its network side.
+//! * [`listen`]: the accept loop, and how a connection is served and drained.
+//!
+//! Not here: deciding anything about a request (`policy`).
+
+pub mod call;
+pub mod chain;
+pub mod envelope;
+pub mod frame;
+pub mod listen;
+pub mod metadata;
+pub mod remote;
+pub mod status;
+
+/// `inference`: the Open Inference Protocol with Triton's extensions, generated.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::indexing_slicing, clippy::large_futures)]
+pub mod inference {
+    tonic::include_proto!("inference");
+}
+
+/// `sluice.v1`: what is ours, generated.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::indexing_slicing, clippy::large_futures)]
+pub mod sluice {
+    tonic::include_proto!("sluice.v1");
+}
+
+/// Descriptors of both packages, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

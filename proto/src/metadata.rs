@@ -1,0 +1,85 @@
+//! Header and metadata names, and the few values that need parsing.
+
+use http::HeaderMap;
+use std::time::Duration;
+
+/// Variant a gateway chose: `model:version:precision@engine`.
+pub const VARIANT: &str = "sluice-variant";
+/// Tenant, believed only on listeners configured as trusted.
+pub const TENANT: &str = "sluice-tenant";
+/// Backlog in microseconds on a worker's answer.
+pub const BACKLOG_US: &str = "sluice-backlog-us";
+/// gRPC's relative deadline.
+pub const TIMEOUT: &str = "grpc-timeout";
+/// W3C trace context.
+pub const TRACEPARENT: &str = "traceparent";
+/// Its vendor part.
+pub const TRACESTATE: &str = "tracestate";
+/// Set by a streaming client that wants a failure to end the stream with its status.
+pub const TRITON_GRPC_ERROR: &str = "triton_grpc_error";
+
+/// The header as text, when it is ASCII.
+pub fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|v| v.to_str().ok())
+}
+
+/// Reads `grpc-timeout`: at most eight digits and a unit of `H M S m u n`. `None` when absent or malformed.
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let value = text(headers, TIMEOUT)?;
+    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(number.saturating_mul(3600))),
+        "M" => Some(Duration::from_secs(number.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// Writes a `grpc-timeout` no longer than `length`, in the finest unit of eight digits.
+pub fn format_timeout(length: Duration) -> String {
+    const DIGITS: u128 = 99_999_999;
+    if length.as_micros() <= DIGITS {
+        format!("{}u", length.as_micros())
+    } else if length.as_millis() <= DIGITS {
+        format!("{}m", length.as_millis())
+    } else {
+        format!("{}S", u128::from(length.as_secs()).min(DIGITS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(value: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert(TIMEOUT, value.parse().ok()?);
+        timeout(&headers)
+    }
+
+    #[test]
+    fn malformed_timeouts_are_no_deadline() {
+        for bad in ["", "1", "S", "1x", "-1S", "123456789S", "1.5S", "é"] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
+        assert_eq!(parse("3M"), Some(Duration::from_secs(180)));
+    }
+
+    proptest! {
+        /// P11: the deadline passed on never grows.
+        #[test]
+        fn a_passed_on_timeout_is_never_longer(us in any::<u64>()) {
+            let length = Duration::from_micros(us);
+            let back = parse(&format_timeout(length)).unwrap();
+            prop_assert!(back <= length);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The network side of the call seam: a worker on the other end of an HTTP/2 connection.
+
+use crate::call::{InferCall, InferReply, LoadReport, Replies, Upstream};
+use crate::frame::{Encoding, MessageBody, MessageReader, ReadError};
+use crate::{envelope, metadata, status};
+use arc_swap::ArcSwapOption;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use policy::Failure;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+
+/// How long a connection attempt may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause between attempts: first, longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// How often a silent connection is asked whether it lives, and how long the answer may take.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+/// Path of the one call a worker's data port answers.
+pub const INFER_PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
+
+type Sender = SendRequest<MessageBody>;
+
+/// A worker across the network. Connects on its own and again when the connection is lost, until dropped.
+pub struct Remote {
+    shared: Arc<Shared>,
+    task: tokio::task::AbortHandle,
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Shared {
+    sender: ArcSwapOption<Sender>,
+    connected: Notify,
+}
+
+impl Remote {
+    /// Starts connecting to `address` (`host:port`) on the current runtime. Replies over `limit` bytes are refused.
+    pub fn connect(address: String, limit: usize) -> Self {
+        let shared = Arc::new(Shared::default());
+        let task = tokio::spawn(keep_connected(address, shared.clone())).abort_handle();
+        Self { shared, task, limit }
+    }
+
+    /// Resolves once a connection stands.
+    pub async fn connected(&self) {
+        loop {
+            let notified = self.shared.connected.notified();
+            if self.reachable() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Upstream for Remote {
+    fn infer(&self, call: InferCall) -> Replies {
+        let sender = self.shared.sender.load_full();
+        let limit = self.limit;
+        Replies::one(async move {
+            let mut sender = sender.map(|s| Sender::clone(&s)).ok_or(Failure::ConnectionLost)?;
+            let request = request(&call)?;
+            sender.ready().await.map_err(|_| Failure::ConnectionLost)?;
+            let response = sender.send_request(request).await.map_err(|_| Failure::ConnectionLost)?;
+            read(response, limit).await
+        })
+    }
+
+    fn reachable(&self) -> bool {
+        self.shared.sender.load().as_ref().is_some_and(|s| !s.is_closed())
+    }
+}
+
+fn request(call: &InferCall) -> Result<Request<MessageBody>, Failure> {
+    let mut request = Request::new(MessageBody::message(&envelope::write_request(&call.envelope, &call.raw), None));
+    *request.method_mut() = http::Method::POST;
+    *request.version_mut() = http::Version::HTTP_2;
+    *request.uri_mut() = http::Uri::from_static("http://worker/inference.GRPCInferenceService/ModelInfer");
+    let headers = request.headers_mut();
+    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
+    let mut put = |name: &'static str, value: &str| -> Result<(), Failure> {
+        let value = HeaderValue::from_str(value).map_err(|_| Failure::Malformed { what: format!("{name} is not a header value") })?;
+        headers.insert(name, value);
+        Ok(())
+    };
+    put(metadata::VARIANT, &call.variant.to_string())?;
+    put(metadata::TENANT, &call.caller.tenant)?;
+    if let Some(remaining) = call.remaining {
+        put(metadata::TIMEOUT, &metadata::format_timeout(remaining))?;
+    }
+    if let Some(trace) = &call.trace {
+        put(metadata::TRACEPARENT, &trace.parent)?;
+        if !trace.state.is_empty() {
+            put(metadata::TRACESTATE, &trace.state)?;
+        }
+    }
+    Ok(request)
+}
+
+/// From the header on a loss is no longer [`Failure::ConnectionLost`]: the work may have been done.
+async fn read(response: Response<Incoming>, limit: usize) -> Result<InferReply, Failure> {
+    let (head, body) = response.into_parts();
+    if head.headers.contains_key("grpc-status") {
+        status::from_trailers(&head.headers)?; // trailers-only: a refusal
+    }
+    let mut reader = MessageReader::new(body, Encoding::of(&head.headers)?, limit);
+    let message = reader.next().await.map_err(late)?;
+    let end = reader.next().await.map_err(late)?;
+    let none = HeaderMap::new();
+    let trailers = reader.trailers().unwrap_or(&none);
+    status::from_trailers(trailers)?;
+    let load = LoadReport { backlog_us: metadata::text(trailers, metadata::BACKLOG_US).and_then(|t| t.parse().ok()).unwrap_or(0) };
+    match (message, end) {
+        (Some(message), None) => {
+            let (reply, raw) = envelope::read_reply(message)?;
+            Ok(InferReply { reply, raw, load })
+        }
+        _ => Err(Failure::BadReply { what: "not exactly one message".to_owned() }),
+    }
+}
+
+fn late(error: ReadError) -> Failure {
+    match error {
+        ReadError::Bad(failure) => Failure::BadReply { what: failure.to_string() },
+        ReadError::Gone => Failure::BadReply { what: "the connection was lost inside an answer".to_owned() },
+    }
+}
+
+async fn keep_connected(address: String, shared: Arc<Shared>) {
+    let mut pause = BACKOFF.0;
+    let mut down = false;
+    loop {
+        match tokio::time::timeout(CONNECT_TIMEOUT, connect(&address)).await {
+            Ok(Ok((sender, connection))) => {
+                (pause, down) = (BACKOFF.0, false);
+                shared.sender.store(Some(Arc::new(sender)));
+                shared.connected.notify_waiters();
+                if let Err(error) = connection.await {
+                    tracing::debug!(%address, %error, "connection to worker lost");
+                }
+                shared.sender.store(None);
+            }
+            failed => {
+                if !std::mem::replace(&mut down, true) {
+                    let error = failed.err().map_or_else(|| "refused".to_owned(), |e| e.to_string());
+                    tracing::warn!(%address, error, "cannot connect to worker, trying on");
+                }
+                tokio::time::sleep(pause).await;
+                pause = pause.saturating_mul(2).min(BACKOFF.1);
+            }
+        }
+    }
+}
+
+type Connection = hyper::client::conn::http2::Connection<TokioIo<TcpStream>, MessageBody, TokioExecutor>;
+
+async fn connect(address: &str) -> Result<(Sender, Connection), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (stream_window, connection_window) = crate::listen::Limits::INNER.window_bytes;
+    let pair = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(stream_window)
+        .initial_connection_window_size(connection_window)
+        .keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .keep_alive_while_idle(true)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    Ok(pair)
+}
