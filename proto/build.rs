@@ -3,7 +3,7 @@
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["protos/inference.proto", "protos/sluice.proto"];
+    let files = ["protos/inference.proto", "protos/sluice.proto", "protos/health.proto"];
     let descriptors = protox::compile(files, ["protos"])?;
     let out = std::path::PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;

@@ -1,1 +1,26 @@
-//! Placeholder.
+//! The front door: takes inference requests, checks them, chooses a replica, forwards, and answers.
+//!
+//! Invariants, each named by the test that fails without it:
+//! * I2: it serves on the last routing table it knew, kept on disk too, whatever happens to the registry.
+//! * I4: that a worker is dead is learned from the connection and from answers, never from a lease.
+//! * I5: every request gets exactly one answer; a retry happens before a response header, on another worker, within the deadline.
+//!
+//! Not here: deciding (`policy`), engines (`worker`), writing anything that is wanted (`registry::admin` does, for an operator).
+
+mod admin;
+mod config;
+mod health;
+mod identify;
+mod infer;
+mod metrics;
+mod oip;
+mod runtime;
+mod service;
+mod shard;
+mod snapshot;
+mod stream;
+mod sync;
+mod table;
+
+pub use config::{Dial, GatewayConfig, ModelControl};
+pub use runtime::{Gateway, GatewayError};

@@ -25,7 +25,7 @@ pub use failure::{Code, Dims, Failure, Retry};
 pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
 pub use records::{
     ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, ImageSpec, Labels, LeaderRecord, ModelRecord,
-    PlacementRecord, PlanRecord, ProfileRecord, ReplicaRecord, ReplicaState, Slo, Unknown, UnplacedRecord, VersionRecord, VersionState, WorkerRecord, SCHEMA,
+    PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Slo, Unknown, UnplacedRecord, VersionRecord, VersionState, WorkerRecord, SCHEMA,
 };
 pub use tensor::{DataType, ExecutionProvider, Shape, Signature, TensorSpec};
 pub use time::Moment;

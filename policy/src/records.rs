@@ -105,6 +105,17 @@ pub enum ReplicaState {
     Draining,
 }
 
+/// A placement that a worker could not load in the place of the one it serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadFailure {
+    /// The artifact asked for.
+    pub artifact: Digest,
+    /// The generation asked for.
+    pub generation: u64,
+    /// Why it did not load.
+    pub reason: String,
+}
+
 record! {
     /// `replicas/{worker}/{variant}`: a variant on a device, as its worker reports it.
     ReplicaRecord {
@@ -135,6 +146,9 @@ record! {
         /// Generation of the placement it was loaded for.
         #[serde(default)]
         generation: u64,
+        /// A reload that did not work out. What is reported, and routable, is what was loaded before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reload_failed: Option<ReloadFailure>,
         /// Microseconds per row, from calibration.
         alpha_us: f64,
         /// Fixed microseconds per batch, from calibration.

@@ -56,6 +56,8 @@ pub enum ReadError {
 pub struct MessageReader<B> {
     body: B,
     buffered: Chain,
+    /// Flag and length of the message being read, once its prefix is here.
+    prefix: Option<(u8, usize)>,
     limit: usize,
     encoding: Encoding,
     trailers: Option<HeaderMap>,
@@ -64,30 +66,35 @@ pub struct MessageReader<B> {
 impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     /// A reader that refuses messages over `limit` bytes from their prefix alone.
     pub fn new(body: B, encoding: Encoding, limit: usize) -> Self {
-        Self { body, buffered: Chain::default(), limit, encoding, trailers: None }
+        Self { body, buffered: Chain::default(), prefix: None, limit, encoding, trailers: None }
     }
 
-    /// The next message, `None` at the end of the body.
+    /// The next message, `None` at the end of the body. Cancel safe.
     ///
     /// # Errors
     /// [`ReadError::Bad`] for a wrong prefix, an oversize message, bad compression or a body that ends inside a message.
     pub async fn next(&mut self) -> Result<Option<Chain>, ReadError> {
-        while self.buffered.len() < PREFIX_BYTES {
-            if !self.fill().await? {
-                return if self.buffered.is_empty() { Ok(None) } else { Err(cut("inside a message prefix")) };
-            }
-        }
-        let flag = self.buffered.get_u8();
-        let len = usize::try_from(self.buffered.get_u32()).unwrap_or(usize::MAX);
-        if len > self.limit {
-            return Err(ReadError::Bad(Failure::MessageTooLarge { got: len as u64, limit: self.limit as u64 }));
-        }
         loop {
-            if let Some(message) = self.buffered.split_front(len) {
+            if self.prefix.is_none() && self.buffered.len() >= PREFIX_BYTES {
+                let flag = self.buffered.get_u8();
+                let len = usize::try_from(self.buffered.get_u32()).unwrap_or(usize::MAX);
+                if len > self.limit {
+                    return Err(ReadError::Bad(Failure::MessageTooLarge { got: len as u64, limit: self.limit as u64 }));
+                }
+                self.prefix = Some((flag, len));
+            }
+            if let Some((flag, len)) = self.prefix
+                && let Some(message) = self.buffered.split_front(len)
+            {
+                self.prefix = None;
                 return self.inflate(flag, message).map(Some).map_err(ReadError::Bad);
             }
             if !self.fill().await? {
-                return Err(cut("before the end of a message"));
+                return match self.prefix {
+                    Some(_) => Err(cut("before the end of a message")),
+                    None if self.buffered.is_empty() => Ok(None),
+                    None => Err(cut("inside a message prefix")),
+                };
             }
         }
     }

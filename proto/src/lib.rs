@@ -4,7 +4,7 @@
 //! * [`envelope`]: reads and writes infer messages around tensor bytes, which stay the slices the socket gave.
 //! * [`frame`]: gRPC message framing over HTTP/2 bodies.
 //! * [`call`]: the seam; [`remote`] is its network side.
-//! * [`listen`]: the accept loop, and how a connection is served and drained.
+//! * [`server`]: a listener on its network runtimes; [`listen`]: accepting, serving and draining connections.
 //!
 //! Not here: deciding anything about a request (`policy`).
 
@@ -15,7 +15,9 @@ pub mod frame;
 pub mod listen;
 pub mod metadata;
 pub mod remote;
+pub mod server;
 pub mod status;
+pub mod trace;
 
 /// `inference`: the Open Inference Protocol with Triton's extensions, generated.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::indexing_slicing, clippy::large_futures)]
@@ -29,5 +31,11 @@ pub mod sluice {
     tonic::include_proto!("sluice.v1");
 }
 
-/// Descriptors of both packages, for reflection.
+/// `grpc.health.v1`, generated.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::indexing_slicing, clippy::large_futures)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
+/// Descriptors of the three packages, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -8,6 +8,7 @@
 //!
 //! Not here: what the records mean (`policy`), who may write which (controller, worker). A distributed store: that is etcd.
 
+pub mod admin;
 mod backoff;
 mod config;
 mod embedded;

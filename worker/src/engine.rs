@@ -6,15 +6,18 @@
 
 mod cancel;
 mod check;
+mod clean;
 #[cfg(any(test, feature = "test-util"))]
 pub mod contract;
 mod error;
 #[cfg(any(test, feature = "test-util"))]
 pub mod fake;
 pub mod ort;
+pub mod sample;
 
 pub use cancel::{Armed, CancelFlag, Terminate};
 pub use check::check_inputs;
+pub(crate) use clean::without_paths;
 pub use error::EngineError;
 pub use policy::ExecutionProvider;
 
@@ -63,6 +66,9 @@ pub struct ProviderReport {
 pub struct EngineSignature {
     /// Inputs in the model's order.
     pub inputs: Vec<TensorSpec>,
+    /// For each input the model's names of its dimensions, empty where one has none: equal names are equal sizes.
+    #[serde(default)]
+    pub input_symbols: Vec<Vec<String>>,
     /// Outputs in the model's order. An output whose rank the graph does not tell has an empty shape.
     pub outputs: Vec<TensorSpec>,
     /// Program that wrote the model.

@@ -1,1 +1,38 @@
-//! Placeholder.
+//! Runs replicas on this host's devices and answers inference for them.
+//!
+//! Invariants, each named by the test that fails without it:
+//! * I1: a replica is routable only after its warm-up succeeded.
+//! * I3: a placement of an older epoch than the newest seen changes nothing.
+//! * I6: a replica states the execution provider that really runs it.
+//! * I7: work nobody waits for, or whose deadline has passed, never reaches an engine.
+//! * I8: bytes promised on a device never exceed what it has.
+//!
+//! Not here: choosing a variant or a replica (`policy`, `gateway`), wanting replicas (`controller`). No tokio thread runs an engine.
+
+mod admin;
+pub mod arena;
+mod artifact;
+mod config;
+mod cores;
+pub mod devices;
+pub mod engine;
+mod error;
+mod handle;
+mod load;
+mod manage;
+mod offer;
+pub mod onnx;
+mod publish;
+mod replica;
+mod repository;
+mod runtime;
+mod serve;
+#[cfg(test)]
+mod testing;
+pub mod validate;
+
+pub use config::WorkerConfig;
+pub use cores::CorePlan;
+pub use error::WorkerError;
+pub use handle::WorkerHandle;
+pub use runtime::{Worker, WorkerPorts};

@@ -1,9 +1,9 @@
 """Model files that must be refused, or that run in a way a server has to survive."""
 import numpy as np
 import onnx
-from onnx import TensorProto as T
+from onnx import TensorProto as T, helper
 
-from graph import text_model
+from graph import IR_VERSION, OPSET, text_model
 from test_models import add_sub
 
 SECRET = np.arange(4, dtype="<f4").tobytes()
@@ -25,6 +25,8 @@ def write(bad):
 
     onnx.save(hang(), bad / "hang.onnx")
     onnx.save(memory_bomb(), bad / "memory_bomb.onnx")
+    onnx.save(crash(), bad / "crash.onnx")
+    onnx.save(crash_at_run(), bad / "crash_at_run.onnx")
 
 
 def unsupported_op():
@@ -65,3 +67,35 @@ def memory_bomb():
             large = Mul(shape, elements)
             y = ConstantOfShape(large)
         }""", {"elements": np.array([2**40], np.int64)})
+
+
+def crash():
+    """A decision tree so deep that ONNX Runtime, which walks it recursively while loading, runs off its stack: SIGSEGV."""
+    depth = 200_000
+    branches, leaves = list(range(depth)), list(range(depth, 2 * depth + 1))
+    count = len(branches) + len(leaves)
+    no_child = [0] * len(leaves)
+    node = helper.make_node(
+        "TreeEnsembleRegressor", ["x"], ["y"], domain="ai.onnx.ml", n_targets=1,
+        nodes_treeids=[0] * count, nodes_nodeids=branches + leaves, nodes_featureids=[0] * count,
+        nodes_modes=["BRANCH_LT"] * len(branches) + ["LEAF"] * len(leaves), nodes_values=[0.0] * count,
+        nodes_truenodeids=branches[1:] + leaves[-1:] + no_child, nodes_falsenodeids=leaves[:-1] + no_child,
+        target_treeids=[0] * len(leaves), target_nodeids=leaves, target_ids=[0] * len(leaves),
+        target_weights=[1.0] * len(leaves))
+    graph = helper.make_graph([node], "crash", [helper.make_tensor_value_info("x", T.FLOAT, ["batch", 4])],
+                              [helper.make_tensor_value_info("y", T.FLOAT, ["batch", 1])])
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=opsets, producer_name="sluice", ir_version=IR_VERSION)
+
+
+def crash_at_run():
+    """Loads, and answers for x = 0. Where a value of x is 1, the smallest integer is divided by -1: SIGFPE on x86 (not on Arm).
+
+    Where a value is 2, it is a division by zero, which ONNX Runtime reports.
+    """
+    return text_model("""
+        crash_at_run (float[batch, 4] x) => (int64[batch, 4] y) {
+            n = Cast<to = 7>(x)
+            divisor = Sub(n, two)
+            y = Div(least, divisor)
+        }""", {"two": np.int64(2), "least": np.int64(-2**63)})

@@ -25,9 +25,9 @@ file = "labels.txt"
 activation = "softmax"
 """
 
-# From scikit-image. astronaut: NASA, public domain; cat: CC0, Stefan van der Walt; coffee: CC0, Rachel Michetti;
+# From scikit-image. camera (grey): CC0, Lav Varshney; cat: CC0, Stefan van der Walt; coffee: CC0, Rachel Michetti;
 # rocket: SpaceX, public domain.
-PHOTOS = {"astronaut.png": "astronaut.png", "cat.png": "chelsea.png", "coffee.png": "coffee.png", "rocket.jpg": "rocket.jpg"}
+PHOTOS = {"camera.png": "camera.png", "cat.png": "chelsea.png", "coffee.png": "coffee.png", "rocket.jpg": "rocket.jpg"}
 
 
 def write(wheels, models):

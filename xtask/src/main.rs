@@ -1,10 +1,14 @@
 //! What a person types in this repository: `cargo xtask fetch | demo | test | bench`.
 //!
 //! Everything that comes from outside is pinned by sha256 and fetched through package clients (`pip`, `apt-get`) into a cache
-//! outside the repository, so that `cargo build` itself stays offline. The checks that clippy cannot make are tests in [`tidy`].
+//! outside the repository, so that `cargo build` itself stays offline. The checks that clippy cannot make are tests in `tidy.rs`.
 //!
 //! Not here: anything of the product; this crate depends on none of the others.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to a terminal")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command line tool talks to a terminal"
+)]
 
 mod cache;
 mod child;
@@ -12,6 +16,7 @@ mod demo;
 mod fetch;
 mod pins;
 mod test;
+#[cfg(test)]
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +29,7 @@ use cache::Cache;
 use fetch::Item;
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Fetch, demo, test and bench Sluice")]
+#[command(bin_name = "cargo xtask", about = "Fetch, demo, test and bench Sluice")]
 struct Cli {
     /// Where fetched and built files are kept [default: ~/.cache/sluice]
     #[arg(long, env = "SLUICE_CACHE", global = true, value_name = "DIR")]
@@ -49,7 +54,7 @@ enum Task {
     },
     /// Run every test, with the fetched engine, etcd, models and clients
     Test {
-        /// Passed to the test runner
+        /// Passed to the test runner, such as -p worker
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -87,5 +92,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 /// The top folder of this checkout.
 fn repository() -> Result<&'static Path> {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask/ has no parent folder")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask/ has no parent folder")
 }

@@ -40,6 +40,11 @@ impl CancelFlag {
         self.0.set.load(Ordering::Acquire)
     }
 
+    /// Does a run hold this flag right now?
+    pub fn is_armed(&self) -> bool {
+        self.0.running.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     /// For engines: from now until the guard is dropped, [`cancel`](Self::cancel) calls `target`. `None` if it is
     /// already cancelled.
     pub fn arm(&self, target: Arc<dyn Terminate>) -> Option<Armed<'_>> {

@@ -32,14 +32,37 @@ pub(super) fn wheel(cache: &Cache, pin: &Pin) -> Result<PathBuf> {
     if !path.exists() {
         let scratch = cache.scratch("pip")?;
         let mut command = pip("python3");
-        command.args(["download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:"]);
+        command.args([
+            "download",
+            "--no-deps",
+            "--no-cache-dir",
+            "--only-binary",
+            ":all:",
+        ]);
         if let Some(arch) = &pin.arch {
             let platform = format!("manylinux_2_28_{arch}");
-            command.args(["--platform", &platform, "--implementation", "cp", "--python-version", WHEEL_PYTHON]);
+            command.args([
+                "--platform",
+                &platform,
+                "--implementation",
+                "cp",
+                "--python-version",
+                WHEEL_PYTHON,
+            ]);
         }
-        command.arg("--dest").arg(&scratch).arg(format!("{}=={}", pin.name, pin.version));
+        command
+            .arg("--dest")
+            .arg(&scratch)
+            .arg(format!("{}=={}", pin.name, pin.version));
         command.env("TMPDIR", &scratch); // where pip writes while it downloads, so that the bar sees it
-        child::run(command, &pin.name, Some(&Growth { folder: scratch.clone(), bytes: pin.bytes }))?;
+        child::run(
+            command,
+            &pin.name,
+            Some(&Growth {
+                folder: scratch.clone(),
+                bytes: pin.bytes,
+            }),
+        )?;
         let got = scratch.join(&pin.file);
         check_sha256(&got, &pin.sha256)?;
         std::fs::rename(&got, &path)?;
@@ -54,7 +77,10 @@ pub(super) fn onnxruntime(cache: &Cache, pins: &Pins) -> Result<()> {
     let library = cache.onnxruntime(pins.version(Item::Onnxruntime)?);
     let pin = pins.of(Item::Onnxruntime).next().context("no pin")?;
     let (Some(inside), Some(sha256)) = (&pin.inside, &pin.inside_sha256) else {
-        anyhow::bail!("pins.toml does not say which file of {} is wanted", pin.file);
+        anyhow::bail!(
+            "pins.toml does not say which file of {} is wanted",
+            pin.file
+        );
     };
     let wheel = wheel(cache, pin)?;
     let scratch = cache.scratch("onnxruntime")?;
@@ -78,21 +104,37 @@ fn unzip(wheel: &Path, member: &str, to: &Path) -> Result<()> {
 pub(super) fn protoc(cache: &Cache) -> Result<()> {
     let scratch = cache.scratch("protoc")?;
     let mut command = pip("python3");
-    command.args(["install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--requirement"]);
-    command.arg(protoc_requirements()?).arg("--target").arg(scratch.join("lib"));
-    child::run(command, "protoc", Some(&Growth { folder: scratch.clone(), bytes: PROTOC_BYTES }))?;
+    command.args([
+        "install",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "--requirement",
+    ]);
+    command
+        .arg(protoc_requirements()?)
+        .arg("--target")
+        .arg(scratch.join("lib"));
+    child::run(
+        command,
+        "protoc",
+        Some(&Growth {
+            folder: scratch.clone(),
+            bytes: PROTOC_BYTES,
+        }),
+    )?;
 
-    // By its full path: this Python's version is the one that the module was installed for.
+    // Linked, not searched for: the module fits the version of this Python only. When it goes, protoc is made again.
     let mut which = Command::new("python3");
     which.args(["-c", "import sys; print(sys.executable)"]);
     let python = child::run(which, "protoc", None)?;
-    let program = format!(
-        "#!/bin/sh\nPYTHONPATH=\"$(dirname \"$0\")/../lib\" exec '{}' -S -m grpc_tools.protoc \"$@\"\n",
-        python.trim()
-    );
     std::fs::create_dir_all(scratch.join("bin"))?;
+    std::os::unix::fs::symlink(python.trim(), scratch.join("bin/python"))?;
+    const PROGRAM: &str = "#!/bin/sh\nhere=$(dirname \"$0\")\n\
+        PYTHONPATH=\"$here/../lib\" exec \"$here/python\" -S -m grpc_tools.protoc \"$@\"\n";
     let path = scratch.join("bin/protoc");
-    replace_file(&path, program.as_bytes())?;
+    replace_file(&path, PROGRAM.as_bytes())?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
     let mut check = Command::new(&path);
     check.arg("--version");
@@ -107,15 +149,32 @@ pub(super) fn venv(cache: &Cache) -> Result<()> {
     let mut create = Command::new("python3");
     create.args(["-m", "venv"]).arg(&venv);
     child::run(create, "venv", None)?;
-    let mut install = pip(&cache.python());
-    install.args(["install", "--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(venv_requirements()?);
-    child::run(install, "stock clients", Some(&Growth { folder: venv, bytes: VENV_BYTES }))?;
+    let mut install = pip(cache.python());
+    install
+        .args([
+            "install",
+            "--require-hashes",
+            "--only-binary",
+            ":all:",
+            "--requirement",
+        ])
+        .arg(venv_requirements()?);
+    child::run(
+        install,
+        "stock clients",
+        Some(&Growth {
+            folder: venv,
+            bytes: VENV_BYTES,
+        }),
+    )?;
     Ok(())
 }
 
 fn pip(python: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(python);
     command.args(["-m", "pip", "--disable-pip-version-check", "--no-input"]);
-    command.env("PIP_PROGRESS_BAR", "off").env("PIP_ROOT_USER_ACTION", "ignore");
+    command
+        .env("PIP_PROGRESS_BAR", "off")
+        .env("PIP_ROOT_USER_ACTION", "ignore");
     command
 }

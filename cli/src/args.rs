@@ -1,0 +1,320 @@
+//! Every flag, with its environment variable and default. The configuration file has the same names.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Sluice serves tensor models from many unequal machines behind one address.
+#[derive(Debug, Parser)]
+#[command(name = "sluice", version, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) telemetry: Telemetry,
+    /// TOML file with the same names as the flags; a table per command may overrule them
+    #[arg(long, env = "SLUICE_CONFIG", global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Telemetry {
+    /// What to log, such as `info` or `warn,gateway=debug`
+    #[arg(long, env = "SLUICE_LOG", default_value = "info", global = true, value_name = "FILTER")]
+    pub(crate) log: String,
+    /// Send traces to this OTLP gRPC endpoint, such as http://127.0.0.1:4317
+    #[arg(long, env = "SLUICE_OTLP", global = true, value_name = "URL")]
+    pub(crate) otlp: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// A whole cluster in one process: gateway, worker, controller, embedded registry
+    #[cfg(all(feature = "gateway", feature = "worker", feature = "controller"))]
+    Up(Up),
+    /// The front door
+    #[cfg(feature = "gateway")]
+    Gateway(Gateway),
+    /// Runs models on this host's devices
+    #[cfg(feature = "worker")]
+    Worker(Worker),
+    /// Decides which worker runs what; one of several leads
+    #[cfg(feature = "controller")]
+    Controller(Controller),
+    /// Write wanted state from a file and wait until it is routable
+    Apply(Apply),
+    /// Load a model, anew if it is loaded
+    Load(Named),
+    /// Unload a model
+    Unload(Named),
+    /// Show records
+    Get(Get),
+    /// Ask a model
+    Infer(Infer),
+    /// Look at this machine and say what is missing
+    Doctor(Doctor),
+}
+
+/// Which cluster, and where in it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Place {
+    /// Name of the cluster: its records lie under it
+    #[arg(long, env = "SLUICE_CLUSTER", default_value = "default")]
+    pub(crate) cluster: String,
+    /// Data centre
+    #[arg(long, env = "SLUICE_SITE", default_value = "default")]
+    pub(crate) site: String,
+    /// Failure domain in it
+    #[arg(long, env = "SLUICE_ZONE", default_value = "default")]
+    pub(crate) zone: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Etcd {
+    /// Endpoints of etcd, separated by commas
+    #[arg(long, env = "SLUICE_ETCD_ENDPOINTS", value_delimiter = ',', required = true, value_name = "URL")]
+    pub(crate) etcd: Vec<String>,
+    /// Certificate authority that signed etcd's certificate (PEM)
+    #[arg(long, env = "SLUICE_ETCD_CA", value_name = "FILE")]
+    pub(crate) etcd_ca: Option<PathBuf>,
+    /// Our certificate for etcd (PEM)
+    #[arg(long, env = "SLUICE_ETCD_CERT", requires = "etcd_key", value_name = "FILE")]
+    pub(crate) etcd_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, env = "SLUICE_ETCD_KEY", requires = "etcd_cert", value_name = "FILE")]
+    pub(crate) etcd_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Control {
+    /// Load and unload calls are refused
+    None,
+    /// Clients may load and unload models
+    Explicit,
+}
+
+/// Flags of everything that has a front door.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Front {
+    /// Address of the gRPC port
+    #[arg(long, env = "SLUICE_GRPC", default_value = "127.0.0.1:8001", value_name = "HOST:PORT")]
+    pub(crate) grpc: String,
+    /// Address of the admin port: operator calls, health, metrics
+    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8002", value_name = "HOST:PORT")]
+    pub(crate) admin: String,
+    /// Largest message in MiB, both ways
+    #[arg(long, env = "SLUICE_MESSAGE_MIB", default_value_t = 65, value_parser = clap::value_parser!(u32).range(1..=2047))]
+    pub(crate) message_mib: u32,
+    /// Believe the sluice-tenant header of clients
+    #[arg(long, env = "SLUICE_TRUST_TENANT")]
+    pub(crate) trust_tenant: bool,
+    /// Network threads; a quarter of the cores when not given
+    #[arg(long, env = "SLUICE_NETWORK_THREADS", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) network_threads: Option<u16>,
+}
+
+/// Flags of everything that runs models.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Engines {
+    /// ONNX Runtime library; the fetched or the system's when not given
+    #[arg(long, env = "SLUICE_ONNXRUNTIME", value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+    /// Cores engines may use; all when not given
+    #[arg(long, env = "SLUICE_CORES")]
+    pub(crate) cores: Option<std::num::NonZeroUsize>,
+    /// Engine threads per replica; the core plan decides when not given
+    #[arg(long, env = "SLUICE_INSTANCES")]
+    pub(crate) instances: Option<std::num::NonZeroUsize>,
+    /// Main memory in MiB that replicas may take; what the machine has when not given
+    #[arg(long, env = "SLUICE_MEMORY_MIB")]
+    pub(crate) memory_mib: Option<u64>,
+    /// Execution provider of models whose wanted state names none: cpu, cuda, tensorrt
+    #[arg(long, env = "SLUICE_PROVIDER", default_value = "cpu")]
+    pub(crate) provider: String,
+    /// Longest first validation of a model, in seconds
+    #[arg(long, env = "SLUICE_VALIDATE_SECONDS", default_value_t = 60)]
+    pub(crate) validate_seconds: u64,
+    /// Most memory of a first validation, in MiB
+    #[arg(long, env = "SLUICE_VALIDATE_MEMORY_MB", default_value_t = 8192)]
+    pub(crate) validate_memory_mb: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Model directory: DIR/MODEL/VERSION/model.onnx
+    #[arg(long, env = "SLUICE_MODELS", value_name = "DIR")]
+    pub(crate) models: PathBuf,
+    #[command(flatten)]
+    pub(crate) front: Front,
+    #[command(flatten)]
+    pub(crate) engines: Engines,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// May clients load and unload models? `explicit` when the gRPC port is on loopback, else `none`
+    #[arg(long, env = "SLUICE_MODEL_CONTROL")]
+    pub(crate) model_control: Option<Control>,
+    /// Where the journal and verdicts are kept; a folder of this user's, per model directory, when not given
+    #[arg(long, env = "SLUICE_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Gateway {
+    #[command(flatten)]
+    pub(crate) etcd: Etcd,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) front: Front,
+    /// May clients load and unload models?
+    #[arg(long, env = "SLUICE_MODEL_CONTROL", default_value = "none")]
+    pub(crate) model_control: Control,
+    /// Where the routing snapshot is kept; without it a start needs etcd
+    #[arg(long, env = "SLUICE_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Worker {
+    #[command(flatten)]
+    pub(crate) etcd: Etcd,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    #[command(flatten)]
+    pub(crate) engines: Engines,
+    /// Name of this worker, the same over restarts; the host's name when not given
+    #[arg(long, env = "SLUICE_ID")]
+    pub(crate) id: Option<String>,
+    /// Address of the data port
+    #[arg(long, env = "SLUICE_LISTEN", default_value = "127.0.0.1:8101", value_name = "HOST:PORT")]
+    pub(crate) listen: String,
+    /// Address of the admin port: artifacts, health
+    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8102", value_name = "HOST:PORT")]
+    pub(crate) admin: String,
+    /// Host at which others reach this worker; the listening address when not given
+    #[arg(long, env = "SLUICE_ADVERTISE", value_name = "HOST")]
+    pub(crate) advertise: Option<String>,
+    /// Model directory it offers to the cluster
+    #[arg(long, env = "SLUICE_MODELS", value_name = "DIR")]
+    pub(crate) models: Option<PathBuf>,
+    /// Where artifacts and verdicts are kept
+    #[arg(long, env = "SLUICE_DATA_DIR", value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Controller {
+    #[command(flatten)]
+    pub(crate) etcd: Etcd,
+    #[command(flatten)]
+    pub(crate) place: Place,
+    /// Name of this controller; the host's name when not given
+    #[arg(long, env = "SLUICE_ID")]
+    pub(crate) id: Option<String>,
+    /// Address of the admin port
+    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8202", value_name = "HOST:PORT")]
+    pub(crate) admin: String,
+}
+
+/// Which running cluster to ask.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Server {
+    /// Admin port of `up`, a gateway or a controller
+    #[arg(long, env = "SLUICE_SERVER", default_value = "http://127.0.0.1:8002", value_name = "URL")]
+    pub(crate) server: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    /// TOML file with [[model]] entries
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Seconds to wait for the models to be routable; 0 does not wait
+    #[arg(long, default_value_t = 120)]
+    pub(crate) wait: u32,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    /// The model
+    pub(crate) model: String,
+    /// Seconds to wait
+    #[arg(long, default_value_t = 120)]
+    pub(crate) wait: u32,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// What to show
+    pub(crate) kind: Kind,
+    /// Only what starts with this name
+    #[arg(default_value = "")]
+    pub(crate) name: String,
+    /// Form of the answer
+    #[arg(short, long, default_value = "table")]
+    pub(crate) output: Output,
+    /// Show every change until stopped
+    #[arg(long)]
+    pub(crate) watch: bool,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    Models,
+    Variants,
+    Workers,
+    Replicas,
+    Placements,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Infer {
+    /// The model
+    pub(crate) model: String,
+    /// Its version; the latest ready one when not given
+    #[arg(long, default_value = "")]
+    pub(crate) version: String,
+    /// A tensor from a NumPy file: NAME=@FILE.npy
+    #[arg(long, value_name = "NAME=@FILE")]
+    pub(crate) input: Vec<String>,
+    /// A picture, prepared as the model's sluice.toml says
+    #[arg(long, value_name = "FILE", conflicts_with = "input")]
+    pub(crate) image: Option<PathBuf>,
+    /// Classes shown for a picture
+    #[arg(long, default_value_t = 5)]
+    pub(crate) top: usize,
+    /// gRPC address of `up` or a gateway
+    #[arg(long, env = "SLUICE_GRPC_URL", default_value = "http://127.0.0.1:8001", value_name = "URL")]
+    pub(crate) grpc: String,
+    /// Longest wait in milliseconds
+    #[arg(long)]
+    pub(crate) timeout_ms: Option<u64>,
+    /// Form of the answer
+    #[arg(short, long, default_value = "table")]
+    pub(crate) output: Output,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// ONNX Runtime library; the fetched or the system's when not given
+    #[arg(long, env = "SLUICE_ONNXRUNTIME", value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+    /// Endpoints of etcd to try, separated by commas
+    #[arg(long, env = "SLUICE_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URL")]
+    pub(crate) etcd: Vec<String>,
+}

@@ -1,0 +1,65 @@
+//! `sluice gateway`.
+
+use super::{DRAIN_MAX, bind, etcd, network_threads, stop};
+use crate::args::{Control, Front, Place};
+use crate::telemetry::say;
+use ::gateway::{Dial, Gateway, GatewayConfig, ModelControl};
+use policy::WorkerRecord;
+use proto::call::Upstream;
+use proto::remote::Remote;
+use registry::Keys;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+pub(crate) async fn run(args: crate::args::Gateway) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let grpc = bind("grpc", &args.front.grpc).await?;
+    let admin = bind("admin", &args.front.admin).await?;
+    say(&format!("listening: grpc {}, admin {}", grpc.local_addr()?, admin.local_addr()?));
+    let registry = etcd(&args.etcd).await?;
+    let limit = message_bytes(&args.front);
+    let dial: Dial = Arc::new(move |worker: &WorkerRecord| Arc::new(Remote::connect(worker.data.clone(), limit)) as Arc<dyn Upstream>);
+    let snapshot = args.data_dir.map(|dir| dir.join("routing.json"));
+    let config = config(&args.front, &args.place, control(args.model_control), snapshot, dial);
+    let gateway = Gateway::start(config, registry, grpc, admin)?;
+    tokio::select! {
+        () = gateway.ready() => say(&format!("ready: {} models in {} ms", gateway.routable(), started.elapsed().as_millis())),
+        stopped = stop() => {
+            stopped?;
+            gateway.drain().await;
+            return Ok(());
+        }
+    }
+    stop().await?;
+    gateway.drain().await;
+    Ok(())
+}
+
+pub(crate) fn control(control: Control) -> ModelControl {
+    match control {
+        Control::None => ModelControl::None,
+        Control::Explicit => ModelControl::Explicit,
+    }
+}
+
+fn message_bytes(front: &Front) -> usize {
+    usize::try_from(front.message_mib).unwrap_or(usize::MAX).saturating_mul(1 << 20)
+}
+
+/// What is the same for `up` and `gateway`.
+pub(crate) fn config(front: &Front, place: &Place, model_control: ModelControl, snapshot: Option<PathBuf>, dial: Dial) -> GatewayConfig {
+    GatewayConfig {
+        keys: Keys::new(&place.cluster),
+        site: place.site.clone(),
+        zone: place.zone.clone(),
+        message_bytes_max: message_bytes(front),
+        in_flight_bytes_max: GatewayConfig::IN_FLIGHT_BYTES_MAX,
+        trust_tenant: front.trust_tenant,
+        model_control,
+        snapshot,
+        runtimes: network_threads(front.network_threads),
+        dial,
+        drain_max: DRAIN_MAX,
+    }
+}

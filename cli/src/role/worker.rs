@@ -1,0 +1,97 @@
+//! `sluice worker`.
+
+use super::{DRAIN_MAX, bind, etcd, host_name, library, network_threads, stop};
+use crate::args::{Engines, Place};
+use crate::telemetry::say;
+use ::worker::engine::ort::Runtime;
+use ::worker::{CorePlan, Worker, WorkerConfig, WorkerPorts, devices};
+use anyhow::Context as _;
+use policy::{ExecutionProvider, WorkerId};
+use registry::Keys;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub(crate) async fn run(args: crate::args::Worker) -> anyhow::Result<()> {
+    let data = bind("listen", &args.listen).await?;
+    let admin = bind("admin", &args.admin).await?;
+    let advertise = |address: std::net::SocketAddr| match &args.advertise {
+        Some(host) => format!("{host}:{}", address.port()),
+        None => address.to_string(),
+    };
+    let (data_address, admin_address) = (data.local_addr()?, admin.local_addr()?);
+    if data_address.ip().is_unspecified() && args.advertise.is_none() {
+        anyhow::bail!("--listen {}: others cannot reach this address; say how with --advertise HOST", args.listen);
+    }
+    say(&format!("listening: data {data_address}, admin {admin_address}"));
+    let _lock = lock(&args.data_dir)?;
+    let runtime = library::open(args.engines.onnxruntime.as_deref())?;
+    let id = WorkerId::new(args.id.clone().unwrap_or_else(host_name))?;
+    let mut config = config(&args.engines, &args.place, id, &runtime, args.data_dir.clone())?;
+    config.advertise_data = advertise(data_address);
+    config.advertise_admin = advertise(admin_address);
+    config.models = args.models.clone().map(|dir| existing(&dir)).transpose()?;
+    let registry = etcd(&args.etcd).await?;
+    let worker = Worker::start(config, runtime, registry, Some(WorkerPorts { data, admin, runtimes: network_threads(None) }))?;
+    stop().await?;
+    worker.drain().await;
+    Ok(())
+}
+
+/// Keeps other processes out of the data directory for as long as it lives.
+pub(crate) fn lock(dir: &std::path::Path) -> anyhow::Result<std::fs::File> {
+    std::fs::create_dir_all(dir).with_context(|| format!("--data-dir {}", dir.display()))?;
+    let path = dir.join("worker.lock");
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(|| format!("{}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => anyhow::bail!("--data-dir {} is used by another process; give each process its own", dir.display()),
+    }
+}
+
+/// A model directory that is there.
+pub(crate) fn existing(dir: &std::path::Path) -> anyhow::Result<PathBuf> {
+    let path = dir.canonicalize().with_context(|| format!("--models {}", dir.display()))?;
+    anyhow::ensure!(path.is_dir(), "--models {} is not a directory", dir.display());
+    Ok(path)
+}
+
+/// What is the same for `up` and `worker`. Addresses and models are filled in by the caller.
+pub(crate) fn config(engines: &Engines, place: &Place, id: WorkerId, runtime: &Runtime, data_dir: PathBuf) -> anyhow::Result<WorkerConfig> {
+    let mut capabilities = devices::discover();
+    capabilities.engines.insert("onnxruntime".to_owned(), runtime.version().to_owned());
+    let mut devices = devices::devices(&capabilities);
+    if let Some(mib) = engines.memory_mib {
+        devices.iter_mut().filter(|d| d.name == "cpu").for_each(|d| d.memory_bytes = mib.saturating_mul(1 << 20));
+    }
+    let cores = engines.cores.or_else(|| NonZeroUsize::new(usize::try_from(capabilities.cores).unwrap_or(1))).unwrap_or(NonZeroUsize::MIN);
+    let cores = engines.instances.map_or_else(|| CorePlan::new(cores), |n| CorePlan::with_instances(cores, n.get()));
+    tracing::info!("core plan: {cores}");
+    Ok(WorkerConfig {
+        id,
+        keys: Keys::new(&place.cluster),
+        site: place.site.clone(),
+        zone: place.zone.clone(),
+        host: host_name(),
+        advertise_data: String::new(),
+        advertise_admin: String::new(),
+        models: None,
+        owns_repository: false,
+        data_dir,
+        cores,
+        capabilities,
+        devices,
+        provider: provider(&engines.provider)?,
+        binary: std::env::current_exe().context("this program's own path is not known")?,
+        library: runtime.path().to_owned(),
+        validate_time_max: Duration::from_secs(engines.validate_seconds),
+        validate_memory_max: engines.validate_memory_mb.saturating_mul(1 << 20),
+        message_bytes_max: i32::MAX as usize, // the gateway's limit is the one that counts
+        drain_max: DRAIN_MAX,
+    })
+}
+
+fn provider(name: &str) -> anyhow::Result<ExecutionProvider> {
+    let known = [ExecutionProvider::Cpu, ExecutionProvider::Cuda, ExecutionProvider::Tensorrt];
+    known.into_iter().find(|p| p.as_str() == name).with_context(|| format!("--provider {name:?}: expected cpu, cuda or tensorrt"))
+}

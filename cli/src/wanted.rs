@@ -1,0 +1,79 @@
+//! `apply`, `load`, `unload`: change what is wanted, and report until it is so.
+
+use crate::args::{Apply, Named};
+use crate::client;
+use crate::telemetry::say;
+use anyhow::Context as _;
+use proto::sluice::ApplyRequest;
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+pub(crate) async fn apply(args: Apply) -> anyhow::Result<ExitCode> {
+    let text = std::fs::read_to_string(&args.file).with_context(|| format!("{}", args.file.display()))?;
+    let models = read(&text).with_context(|| format!("{}", args.file.display()))?;
+    send(&args.server.server, models, args.wait, false).await
+}
+
+pub(crate) async fn load(args: Named) -> anyhow::Result<ExitCode> {
+    let model = current(&args, true).await?;
+    send(&args.server.server, vec![model], args.wait, true).await
+}
+
+pub(crate) async fn unload(args: Named) -> anyhow::Result<ExitCode> {
+    let model = current(&args, false).await?;
+    send(&args.server.server, vec![model], args.wait, false).await
+}
+
+/// The `[[model]]` entries as JSON records.
+fn read(text: &str) -> anyhow::Result<Vec<String>> {
+    let mut table: toml::Table = toml::from_str(text)?;
+    let models = table.remove("model").context("expected at least one [[model]] entry")?;
+    if let Some((name, _)) = table.iter().next() {
+        anyhow::bail!("`{name}` is not known; expected only [[model]] entries");
+    }
+    let toml::Value::Array(models) = models else { anyhow::bail!("`model` is not a list: write [[model]]") };
+    models.into_iter().map(|model| Ok(serde_json::to_string(&model)?)).collect()
+}
+
+/// The model's record as it is, wanted or not, so that its settings stay.
+async fn current(args: &Named, wanted: bool) -> anyhow::Result<String> {
+    let request = proto::sluice::GetRequest { kind: "models".to_owned(), name: args.model.clone() };
+    let answer = client::admin(&args.server.server).await?.get(request).await.map_err(|s| client::said(&s))?.into_inner();
+    let found = answer.records.into_iter().find(|r| r.key == format!("models/{}", args.model));
+    let mut record = match found {
+        Some(record) => serde_json::from_str(&record.json)?,
+        None => serde_json::json!({ "name": args.model }),
+    };
+    record.as_object_mut().context("the record is not an object")?.insert("wanted".to_owned(), wanted.into());
+    Ok(record.to_string())
+}
+
+/// Sends the change and prints each model's state as it changes; fails when one ends other than wanted.
+async fn send(server: &str, models: Vec<String>, wait: u32, reload: bool) -> anyhow::Result<ExitCode> {
+    let request = ApplyRequest { models, wait_ms: wait.saturating_mul(1000), reload };
+    let mut answers = client::admin(server).await?.apply(request).await.map_err(|s| client::said(&s))?.into_inner();
+    let (mut failed, mut told) = (false, BTreeSet::new());
+    while let Some(answer) = answers.message().await.map_err(|s| client::said(&s))? {
+        failed |= answer.state == "failed";
+        let line = match answer.reason.as_str() {
+            "" => format!("{}: {}", answer.model, answer.state),
+            reason => format!("{}: {}: {reason}", answer.model, answer.state),
+        };
+        if told.insert(line.clone()) {
+            say(&line);
+        }
+    }
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::read;
+
+    #[test]
+    fn only_model_entries_are_taken() {
+        assert_eq!(read("[[model]]\nname = \"m\"\nreplicas = 2").unwrap(), [r#"{"name":"m","replicas":2}"#]);
+        assert!(read("[[modle]]\nname = \"m\"").is_err());
+        assert!(read("other = 1\n[[model]]\nname = \"m\"").unwrap_err().to_string().contains("`other`"));
+    }
+}

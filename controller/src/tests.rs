@@ -1,0 +1,323 @@
+use crate::{Controller, ControllerConfig, Handle};
+use async_trait::async_trait;
+use policy::{LeaderRecord, ModelRecord, PlacementRecord, PlanRecord, SCHEMA, WorkerRecord};
+use registry::admin::{Change, parse_model, set_models};
+use registry::{Embedded, Entry, Keys, Lease, Listing, Mirror, Op, Registry, RegistryError, Txn, TxnOutcome, Watch, decode, encode};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+const ARTIFACT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+/// What one process sees of the registry: it can be cut off, and its writes can be held back.
+struct Link {
+    inner: Arc<dyn Registry>,
+    cut: AtomicBool,
+    /// Writes of placements wait while this is true.
+    held: watch::Sender<bool>,
+    waiting: watch::Sender<usize>,
+    writes: AtomicUsize,
+}
+
+impl Link {
+    fn new(inner: &Arc<dyn Registry>) -> Arc<Self> {
+        let (held, waiting) = (watch::Sender::new(false), watch::Sender::new(0));
+        Arc::new(Self { inner: inner.clone(), cut: AtomicBool::new(false), held, waiting, writes: AtomicUsize::new(0) })
+    }
+
+    fn check(&self) -> Result<(), RegistryError> {
+        let error = || RegistryError::Unavailable { endpoints: vec!["test".to_owned()], cause: "cut".to_owned() };
+        if self.cut.load(Ordering::SeqCst) { Err(error()) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Registry for Link {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, RegistryError> {
+        self.check()?;
+        self.inner.get(key).await
+    }
+    async fn list(&self, prefix: &str) -> Result<Listing, RegistryError> {
+        self.check()?;
+        self.inner.list(prefix).await
+    }
+    async fn txn(&self, txn: Txn) -> Result<TxnOutcome, RegistryError> {
+        self.check()?;
+        if txn.then.iter().any(|op| matches!(op, Op::Put { key, .. } if key.contains("/placements/"))) {
+            self.waiting.send_modify(|n| *n += 1);
+            let _ = self.held.subscribe().wait_for(|held| !held).await;
+            self.writes.fetch_add(1, Ordering::SeqCst);
+        }
+        self.inner.txn(txn).await
+    }
+    async fn lease(&self, ttl: Duration) -> Result<Lease, RegistryError> {
+        self.check()?;
+        self.inner.lease(ttl).await
+    }
+    fn watch(&self, prefix: &str) -> Watch {
+        self.inner.watch(prefix)
+    }
+}
+
+struct Cluster {
+    registry: Arc<dyn Registry>,
+    keys: Keys,
+    mirror: Mirror,
+}
+
+struct Running {
+    handle: Handle,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        let registry: Arc<dyn Registry> = Arc::new(Embedded::open(None).unwrap());
+        let keys = Keys::new("test");
+        let mirror = Mirror::spawn(registry.clone(), keys.root());
+        Self { registry, keys, mirror }
+    }
+
+    fn start(&self, id: &str, registry: Arc<dyn Registry>) -> Running {
+        let (controller, handle) = Controller::new(registry, ControllerConfig::new(id, self.keys.clone()));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(controller.run(async move {
+            let _ = stopped.await;
+        }));
+        Running { handle, stop, task }
+    }
+
+    async fn put(&self, key: String, value: Vec<u8>) {
+        assert!(self.registry.txn(Txn::new().put(key, value)).await.unwrap().applied);
+    }
+
+    async fn worker(&self, id: &str, epoch: u64) {
+        let record: WorkerRecord = serde_json::from_value(json!({
+            "id": id, "incarnation": 1, "data": "", "admin": "", "host": id, "site": "", "zone": "", "epoch": epoch,
+            "devices": [{"name": "cpu", "class": "c", "memory_bytes": 100}], "capabilities": {},
+        }))
+        .unwrap();
+        self.put(self.keys.worker(id), encode(&record).unwrap()).await;
+    }
+
+    async fn version(&self, model: &str, bytes: u64) {
+        let record: policy::VersionRecord = serde_json::from_value(json!({
+            "model": model, "version": 1, "state": "valid", "reference": "fp32@ort", "artifact": ARTIFACT, "files": [],
+            "signature": {"max_batch_size": 0, "inputs": [], "outputs": []}, "bytes_resident": bytes,
+        }))
+        .unwrap();
+        self.put(self.keys.version(model, 1), encode(&record).unwrap()).await;
+    }
+
+    async fn want(&self, model: Value) {
+        let record: ModelRecord = parse_model(&model.to_string()).unwrap();
+        set_models(&*self.registry, &self.keys, &[Change::Apply { record: Box::new(record), reload: false }]).await.unwrap();
+    }
+
+    async fn placements(&self) -> Vec<PlacementRecord> {
+        let listing = self.registry.list(&self.keys.placements()).await.unwrap();
+        listing.entries.iter().map(|e| decode(e, SCHEMA).unwrap()).collect()
+    }
+
+    async fn leader(&self) -> Option<LeaderRecord> {
+        self.registry.get(&self.keys.leader()).await.unwrap().map(|e| decode(&e, SCHEMA).unwrap())
+    }
+
+    /// Waits until the placements are on these workers, all of one epoch.
+    async fn placed(&mut self, workers: &[&str]) -> u64 {
+        self.placed_since(workers, 0).await
+    }
+
+    /// The same, of this epoch or a later one.
+    async fn placed_since(&mut self, workers: &[&str], epoch_min: u64) -> u64 {
+        loop {
+            let now = self.placements().await;
+            let on: Vec<_> = now.iter().map(|p| p.worker.as_str()).collect();
+            let epoch = now.first().map_or(0, |p| p.epoch);
+            if on == workers && epoch >= epoch_min && now.iter().all(|p| p.epoch == epoch) {
+                return epoch;
+            }
+            tokio::time::timeout(Duration::from_secs(60), self.mirror.changed()).await.unwrap_or_else(|_| panic!("{on:?}"));
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wanted_model_is_placed_and_an_unwanted_one_is_not() {
+    let mut cluster = Cluster::new();
+    let running = cluster.start("c1", cluster.registry.clone());
+    cluster.want(json!({"name": "m"})).await;
+    cluster.version("m", 10).await;
+    cluster.worker("a", 0).await;
+    cluster.placed(&["a"]).await;
+    cluster.worker("b", 0).await;
+    cluster.placed(&["a", "b"]).await;
+    cluster.want(json!({"name": "m", "wanted": false})).await;
+    cluster.placed(&[]).await;
+    assert_eq!(cluster.registry.get(&cluster.keys.plan("m")).await.unwrap(), None);
+    drop(running);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reason_can_be_read_by_any_process() {
+    let cluster = Cluster::new();
+    let mut running = cluster.start("c1", cluster.registry.clone());
+    cluster.worker("a", 0).await;
+    cluster.version("m", 340).await;
+    cluster.want(json!({"name": "m"})).await;
+    let status = running.handle.wait_for(|s| s.unplaced.iter().any(|u| u.reason.contains("needs 340 B"))).await;
+    assert_eq!((status.is_leader, status.leader.as_deref(), status.placements), (true, Some("c1"), 0));
+    let entry = cluster.registry.get(&cluster.keys.plan("m")).await.unwrap().unwrap();
+    let plan: PlanRecord = decode(&entry, SCHEMA).unwrap();
+    let model = cluster.registry.get(&cluster.keys.model("m")).await.unwrap().unwrap();
+    assert_eq!((plan.epoch, plan.revision), (status.epoch, model.revision));
+    assert_eq!(plan.unplaced[0].reason, "needs 340 B, no device it may use has more than 100 B free");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settled_cluster_is_not_written_to() {
+    let mut cluster = Cluster::new();
+    let link = Link::new(&cluster.registry);
+    let _running = cluster.start("c1", link.clone());
+    cluster.worker("a", 0).await;
+    cluster.version("m", 10).await;
+    cluster.want(json!({"name": "m"})).await;
+    cluster.placed(&["a"]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // virtual: lets the loop see its own write
+    let revision = cluster.registry.list("").await.unwrap().revision;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(cluster.registry.list("").await.unwrap().revision, revision);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_of_two_leads_and_the_other_takes_over_with_a_higher_epoch() {
+    let mut cluster = Cluster::new();
+    cluster.worker("a", 0).await;
+    cluster.version("m", 10).await;
+    cluster.want(json!({"name": "m"})).await;
+    let mut first = cluster.start("c1", cluster.registry.clone());
+    first.handle.wait_for(|s| s.is_leader).await;
+    let mut second = cluster.start("c2", cluster.registry.clone());
+    let status = second.handle.wait_for(|s| s.leader.is_some()).await;
+    assert_eq!((status.is_leader, status.leader.as_deref()), (false, Some("c1")));
+    let epoch = cluster.placed(&["a"]).await;
+
+    // Killed: nothing is given back, the lease has to run out.
+    let start = Instant::now();
+    first.task.abort();
+    let status = second.handle.wait_for(|s| s.is_leader).await;
+    assert!(start.elapsed() <= Duration::from_secs(20), "{:?}", start.elapsed());
+    assert!(status.epoch > epoch);
+    second.handle.wait_for(|s| s.placements == 1).await;
+    assert_eq!(cluster.placed(&["a"]).await, status.epoch, "all placements are rewritten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stopped_leader_hands_over_within_a_second() {
+    let cluster = Cluster::new();
+    let mut first = cluster.start("c1", cluster.registry.clone());
+    first.handle.wait_for(|s| s.is_leader).await;
+    let mut second = cluster.start("c2", cluster.registry.clone());
+    second.handle.wait_for(|s| s.leader.is_some()).await;
+    let start = Instant::now();
+    first.stop.send(()).unwrap();
+    second.handle.wait_for(|s| s.is_leader).await;
+    assert!(start.elapsed() <= Duration::from_secs(1), "{:?}", start.elapsed());
+    first.task.await.unwrap();
+    assert_eq!(cluster.leader().await.unwrap().id, "c2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i3_the_write_of_a_replaced_leader_is_refused() {
+    let mut cluster = Cluster::new();
+    cluster.worker("a", 0).await;
+    cluster.version("m", 10).await;
+    cluster.want(json!({"name": "m"})).await;
+    // The first leader falls asleep between reading and writing.
+    let link = Link::new(&cluster.registry);
+    link.held.send_replace(true);
+    let mut first = cluster.start("c1", link.clone());
+    let old = first.handle.wait_for(|s| s.is_leader).await.epoch;
+    link.waiting.subscribe().wait_for(|n| *n > 0).await.unwrap();
+    // Its lease runs out, another is elected and plans.
+    cluster.registry.txn(Txn::new().delete(cluster.keys.leader())).await.unwrap();
+    let mut second = cluster.start("c2", cluster.registry.clone());
+    let new = second.handle.wait_for(|s| s.is_leader).await.epoch;
+    assert!(new > old);
+    assert_eq!(cluster.placed(&["a"]).await, new);
+    // It wakes up.
+    let revision = cluster.registry.list("").await.unwrap().revision;
+    link.held.send_replace(false);
+    first.handle.wait_for(|s| !s.is_leader).await;
+    assert!(link.writes.load(Ordering::SeqCst) > 0, "it did try");
+    assert_eq!(cluster.placed(&["a"]).await, new);
+    let after = cluster.registry.list(&cluster.keys.placements()).await.unwrap();
+    assert!(after.entries.iter().all(|e| e.revision <= revision), "nothing was written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn i3_the_epoch_is_above_every_one_seen_even_after_a_wipe() {
+    let mut cluster = Cluster::new();
+    cluster.worker("a", 1_000).await;
+    cluster.version("m", 10).await;
+    cluster.want(json!({"name": "m"})).await;
+    let mut running = cluster.start("c1", cluster.registry.clone());
+    running.handle.wait_for(|s| s.is_leader).await;
+    assert_eq!(cluster.placed(&["a"]).await, 1_001);
+    // A worker that was away during the wipe turns up later.
+    cluster.worker("b", 5_000).await;
+    assert_eq!(cluster.placed(&["a", "b"]).await, 5_001);
+    assert_eq!(cluster.leader().await.map(|l| l.epoch), Some(5_001));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_cut_off_steps_down_and_leads_again_later() {
+    let mut cluster = Cluster::new();
+    cluster.worker("a", 0).await;
+    cluster.version("m", 10).await;
+    cluster.want(json!({"name": "m"})).await;
+    let link = Link::new(&cluster.registry);
+    let mut running = cluster.start("c1", link.clone());
+    cluster.placed(&["a"]).await;
+    let start = Instant::now();
+    link.cut.store(true, Ordering::SeqCst);
+    running.handle.wait_for(|s| !s.is_registry_up).await;
+    running.handle.wait_for(|s| !s.is_leader).await;
+    assert!(start.elapsed() <= Duration::from_secs(14), "{:?}", start.elapsed());
+    link.cut.store(false, Ordering::SeqCst);
+    let status = running.handle.wait_for(|s| s.is_leader && s.is_registry_up).await;
+    assert_eq!(cluster.placed_since(&["a"], status.epoch).await, status.epoch);
+}
+
+#[tokio::test(start_paused = true)]
+async fn junk_is_counted_and_does_not_stop_the_rest() {
+    let mut cluster = Cluster::new();
+    cluster.worker("a", 0).await;
+    cluster.version("m", 10).await;
+    cluster.want(json!({"name": "m"})).await;
+    for key in [cluster.keys.worker("b"), cluster.keys.model("n"), cluster.keys.placement("a", "old:1:fp32@ort")] {
+        cluster.put(key, b"{".to_vec()).await;
+    }
+    let mut running = cluster.start("c1", cluster.registry.clone());
+    running.handle.wait_for(|s| s.placements == 1).await;
+    assert_eq!(cluster.placed(&["a"]).await, cluster.leader().await.unwrap().epoch, "junk among the placements is cleared away");
+    running.handle.wait_for(|s| s.malformed == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_placements_are_written_in_several_transactions() {
+    let mut cluster = Cluster::new();
+    cluster.worker("a", 0).await;
+    for i in 100..250 {
+        cluster.version(&format!("m{i}"), 0).await;
+        cluster.want(json!({"name": format!("m{i}")})).await;
+    }
+    let mut running = cluster.start("c1", cluster.registry.clone());
+    running.handle.wait_for(|s| s.placements == 150).await;
+    cluster.placed(&["a"; 150]).await;
+}

@@ -1,0 +1,108 @@
+//! Counters and histograms of the gateway, in Prometheus' text form.
+
+use policy::{Code, Version};
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Labels come from the registry's records or from a fixed set, never from a request: a client cannot make series.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ModelLabels {
+    model: String,
+    version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabels {
+    code: &'static str,
+}
+
+/// All of a gateway's metrics. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    success: Family<ModelLabels, Counter>,
+    failure: Family<ModelLabels, Counter>,
+    duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
+    refused: Family<CodeLabels, Counter>,
+    /// Attempts on a second worker.
+    pub(crate) retries: Counter,
+    /// Bytes of requests held now.
+    pub(crate) in_flight_bytes: Gauge,
+    registry: Arc<Registry>,
+}
+
+/// The handles of one version, looked up once.
+#[derive(Clone)]
+pub(crate) struct ModelMetrics {
+    pub(crate) success: Counter,
+    pub(crate) failure: Counter,
+    duration: Histogram,
+}
+
+impl ModelMetrics {
+    pub(crate) fn observe(&self, length: Duration) {
+        self.duration.observe(length.as_secs_f64());
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let buckets: fn() -> Histogram = || Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.000_1, 2.0, 18));
+        let mut registry = Registry::with_prefix("sluice_gateway");
+        let success = Family::default();
+        let failure = Family::default();
+        let duration = Family::new_with_constructor(buckets);
+        let refused = Family::default();
+        let (retries, in_flight_bytes) = (Counter::default(), Gauge::default());
+        registry.register("requests_success", "Requests answered", success.clone());
+        registry.register("requests_failure", "Requests of a known model that failed", failure.clone());
+        registry.register("request_duration_seconds", "Time from the last byte in to the answer", duration.clone());
+        registry.register("errors", "Errors answered, by gRPC code", refused.clone());
+        registry.register("retries", "Attempts on a second worker", retries.clone());
+        registry.register("in_flight_bytes", "Bytes of requests held", in_flight_bytes.clone());
+        Self { success, failure, duration, refused, retries, in_flight_bytes, registry: Arc::new(registry) }
+    }
+
+    pub(crate) fn of_model(&self, model: &str, version: Version) -> ModelMetrics {
+        let labels = ModelLabels { model: model.to_owned(), version: version.to_string() };
+        ModelMetrics {
+            success: self.success.get_or_create_owned(&labels),
+            failure: self.failure.get_or_create_owned(&labels),
+            duration: self.duration.get_or_create_owned(&labels),
+        }
+    }
+
+    pub(crate) fn refused(&self, code: Code) {
+        let code = match code {
+            Code::Ok => "OK",
+            Code::Cancelled => "CANCELLED",
+            Code::Unknown => "UNKNOWN",
+            Code::InvalidArgument => "INVALID_ARGUMENT",
+            Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Code::NotFound => "NOT_FOUND",
+            Code::AlreadyExists => "ALREADY_EXISTS",
+            Code::PermissionDenied => "PERMISSION_DENIED",
+            Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Code::FailedPrecondition => "FAILED_PRECONDITION",
+            Code::Unimplemented => "UNIMPLEMENTED",
+            Code::Internal => "INTERNAL",
+            Code::Unavailable => "UNAVAILABLE",
+            Code::Unauthenticated => "UNAUTHENTICATED",
+        };
+        self.refused.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// Everything as text.
+    pub(crate) fn render(&self) -> String {
+        let mut out = String::new();
+        if let Err(error) = text::encode(&mut out, &self.registry) {
+            tracing::warn!(%error, "metrics cannot be rendered");
+        }
+        out
+    }
+}

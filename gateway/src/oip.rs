@@ -1,0 +1,214 @@
+//! The calls of the Open Inference Protocol that are not hot: answered from the routing table, through tonic.
+
+use crate::config::ModelControl;
+use crate::shard::Core;
+use crate::table::{ModelVersion, Table};
+use policy::{Failure, ModelName, Version, VersionState};
+use proto::inference::grpc_inference_service_server::GrpcInferenceService;
+use proto::inference::*;
+use proto::status::to_tonic;
+use registry::admin::Change;
+use std::pin::Pin;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// What `ServerMetadata` lists.
+const EXTENSIONS: [&str; 2] = ["model_repository", "model_repository(unload_dependents)"];
+/// Platform string of an ONNX model, as Triton spells it.
+const PLATFORM: &str = "onnxruntime_onnx";
+
+/// Answers from the table of `0`.
+pub(crate) struct Oip(pub(crate) Arc<Core>);
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn unsupported<T>(what: &str, why: &str) -> Answer<T> {
+    Err(to_tonic(&Failure::Unsupported { what: what.to_owned(), why: why.to_owned() }))
+}
+
+impl Oip {
+    /// The version asked for, ready or not; without a version the highest ready one, else the highest.
+    fn known(table: &Table, name: &str, version: &str) -> Result<Arc<ModelVersion>, Failure> {
+        match table.resolve(name, version) {
+            Ok(found) => Ok(found.clone()),
+            Err(failure @ Failure::NotReady { .. }) => {
+                let versions = table.models.get(name).map(|m| &m.versions);
+                let number = if version.is_empty() { None } else { Version::parse(version).ok() };
+                let found = versions.and_then(|v| number.map_or_else(|| v.values().next_back(), |n| v.get(&n)));
+                found.filter(|v| v.record.state == VersionState::Valid).cloned().ok_or(failure)
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn controllable(&self, repository: &str) -> Result<(), Failure> {
+        if !repository.is_empty() {
+            let why = "Sluice has one repository; leave repository_name empty".to_owned();
+            return Err(Failure::Unsupported { what: format!("repository {repository:?}"), why });
+        }
+        match self.0.config.model_control {
+            ModelControl::Explicit => Ok(()),
+            ModelControl::None => {
+                Err(Failure::Refused { what: "model control is off: start the gateway with --model-control explicit".to_owned() })
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl GrpcInferenceService for Oip {
+    async fn server_live(&self, _: Request<ServerLiveRequest>) -> Answer<ServerLiveResponse> {
+        Ok(Response::new(ServerLiveResponse { live: true }))
+    }
+
+    async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
+        Ok(Response::new(ServerReadyResponse { ready: self.0.is_ready() }))
+    }
+
+    async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
+        let request = request.into_inner();
+        let table = self.0.table.load_full();
+        let ready = match table.resolve(&request.name, &request.version) {
+            Ok(_) => true,
+            Err(Failure::NotReady { .. }) => false,
+            Err(failure) => return Err(to_tonic(&failure)),
+        };
+        Ok(Response::new(ModelReadyResponse { ready }))
+    }
+
+    async fn server_metadata(&self, _: Request<ServerMetadataRequest>) -> Answer<ServerMetadataResponse> {
+        Ok(Response::new(ServerMetadataResponse {
+            name: "sluice".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            extensions: EXTENSIONS.map(str::to_owned).to_vec(),
+        }))
+    }
+
+    async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
+        let request = request.into_inner();
+        let table = self.0.table.load_full();
+        let version = Self::known(&table, &request.name, &request.version).map_err(|f| to_tonic(&f))?;
+        let tensor = |t: &policy::TensorSpec| model_metadata_response::TensorMetadata {
+            name: t.name.clone(),
+            datatype: t.datatype.to_string(),
+            shape: t.shape.clone(),
+        };
+        let versions = table.models.get(&request.name).into_iter().flat_map(|m| m.versions.values());
+        Ok(Response::new(ModelMetadataResponse {
+            name: request.name.clone(),
+            versions: versions.filter(|v| v.is_ready()).map(|v| v.record.version.to_string()).collect(),
+            platform: PLATFORM.to_owned(),
+            inputs: version.signature().inputs.iter().map(tensor).collect(),
+            outputs: version.signature().outputs.iter().map(tensor).collect(),
+            properties: Default::default(),
+        }))
+    }
+
+    async fn model_infer(&self, _: Request<ModelInferRequest>) -> Answer<ModelInferResponse> {
+        Err(Status::internal("served from frames, never here"))
+    }
+
+    type ModelStreamInferStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<ModelStreamInferResponse, Status>> + Send>>;
+
+    async fn model_stream_infer(&self, _: Request<Streaming<ModelInferRequest>>) -> Answer<Self::ModelStreamInferStream> {
+        Err(Status::internal("served from frames, never here"))
+    }
+
+    async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answer<RepositoryIndexResponse> {
+        let only_ready = request.into_inner().ready;
+        let table = self.0.table.load_full();
+        let mut models = Vec::new();
+        for (name, model) in &table.models {
+            for version in model.versions.values() {
+                let (state, reason) = match table.resolve(name, &version.record.version.to_string()) {
+                    Ok(_) => ("READY", String::new()),
+                    Err(Failure::NotReady { reason, .. }) => ("UNAVAILABLE", reason),
+                    Err(failure) => ("UNAVAILABLE", failure.to_string()),
+                };
+                models.push(repository_index_response::ModelIndex {
+                    name: name.clone(),
+                    version: version.record.version.to_string(),
+                    state: state.to_owned(),
+                    reason,
+                });
+            }
+        }
+        models.retain(|m| !only_ready || m.state == "READY");
+        models.sort_by(|a, b| (&a.name, a.version.len(), &a.version).cmp(&(&b.name, b.version.len(), &b.version)));
+        Ok(Response::new(RepositoryIndexResponse { models }))
+    }
+
+    async fn repository_model_load(&self, request: Request<RepositoryModelLoadRequest>) -> Answer<RepositoryModelLoadResponse> {
+        let request = request.into_inner();
+        self.controllable(&request.repository_name).map_err(|f| to_tonic(&f))?;
+        if let Some(name) = request.parameters.keys().next() {
+            return unsupported(&format!("load parameter {name:?}"), "this version loads a model from a worker's --models directory only");
+        }
+        let model = ModelName::new(request.model_name).map_err(|e| to_tonic(&e.into()))?;
+        crate::admin::change(&self.0, Change::Load(model)).await.map_err(|f| to_tonic(&f))?;
+        Ok(Response::new(RepositoryModelLoadResponse {}))
+    }
+
+    async fn repository_model_unload(&self, request: Request<RepositoryModelUnloadRequest>) -> Answer<RepositoryModelUnloadResponse> {
+        let request = request.into_inner();
+        self.controllable(&request.repository_name).map_err(|f| to_tonic(&f))?;
+        let model = ModelName::new(request.model_name).map_err(|e| to_tonic(&e.into()))?;
+        crate::admin::change(&self.0, Change::Unload(model)).await.map_err(|f| to_tonic(&f))?;
+        Ok(Response::new(RepositoryModelUnloadResponse {}))
+    }
+
+    async fn model_config(&self, _: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
+        unsupported("ModelConfig", "it is not built yet")
+    }
+
+    async fn model_statistics(&self, _: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
+        unsupported("ModelStatistics", "it is not built yet; /metrics on the admin port has the counters")
+    }
+
+    async fn system_shared_memory_status(
+        &self,
+        _: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Answer<SystemSharedMemoryStatusResponse> {
+        Ok(Response::new(SystemSharedMemoryStatusResponse::default()))
+    }
+
+    async fn system_shared_memory_register(
+        &self,
+        _: Request<SystemSharedMemoryRegisterRequest>,
+    ) -> Answer<SystemSharedMemoryRegisterResponse> {
+        unsupported("system shared memory", "send the tensor bytes in the request")
+    }
+
+    async fn system_shared_memory_unregister(
+        &self,
+        _: Request<SystemSharedMemoryUnregisterRequest>,
+    ) -> Answer<SystemSharedMemoryUnregisterResponse> {
+        Ok(Response::new(SystemSharedMemoryUnregisterResponse {}))
+    }
+
+    async fn cuda_shared_memory_status(&self, _: Request<CudaSharedMemoryStatusRequest>) -> Answer<CudaSharedMemoryStatusResponse> {
+        Ok(Response::new(CudaSharedMemoryStatusResponse::default()))
+    }
+
+    async fn cuda_shared_memory_register(
+        &self,
+        _: Request<CudaSharedMemoryRegisterRequest>,
+    ) -> Answer<CudaSharedMemoryRegisterResponse> {
+        unsupported("CUDA shared memory", "a gateway is not on the GPU's host; send the tensor bytes in the request")
+    }
+
+    async fn cuda_shared_memory_unregister(
+        &self,
+        _: Request<CudaSharedMemoryUnregisterRequest>,
+    ) -> Answer<CudaSharedMemoryUnregisterResponse> {
+        Ok(Response::new(CudaSharedMemoryUnregisterResponse {}))
+    }
+
+    async fn trace_setting(&self, _: Request<TraceSettingRequest>) -> Answer<TraceSettingResponse> {
+        unsupported("TraceSetting", "it is not built yet; traces are exported by OTLP (--otlp)")
+    }
+
+    async fn log_settings(&self, _: Request<LogSettingsRequest>) -> Answer<LogSettingsResponse> {
+        unsupported("LogSettings", "it is not built yet; set --log")
+    }
+}

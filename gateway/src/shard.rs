@@ -1,0 +1,133 @@
+//! What a request sees: the shared core of a gateway, and the connections of the network runtime it came in on.
+
+use crate::config::GatewayConfig;
+use crate::metrics::Metrics;
+use crate::table::Table;
+use arc_swap::ArcSwap;
+use policy::{Failure, Moment, WorkerId, WorkerRecord};
+use proto::call::Upstream;
+use registry::Registry;
+use registry::admin::AdminService;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::watch;
+
+/// Shared by all network runtimes.
+pub(crate) struct Core {
+    pub(crate) config: GatewayConfig,
+    /// Changes what is wanted, for an operator.
+    pub(crate) operator: AdminService,
+    pub(crate) table: ArcSwap<Table>,
+    /// Counts tables, so that tasks can wait for the next one.
+    pub(crate) changed: watch::Sender<u64>,
+    pub(crate) metrics: Metrics,
+    pub(crate) draining: watch::Sender<bool>,
+    pub(crate) default_tenant: Arc<str>,
+    origin: Instant,
+    in_flight_bytes: Arc<AtomicU64>,
+    /// A table is there: read from the registry or from the snapshot.
+    pub(crate) has_table: watch::Sender<bool>,
+}
+
+impl Core {
+    pub(crate) fn new(config: GatewayConfig, registry: Arc<dyn Registry>) -> Self {
+        let operator = AdminService::new(registry, config.keys.clone());
+        Self {
+            config,
+            operator,
+            table: ArcSwap::default(),
+            changed: watch::channel(0).0,
+            metrics: Metrics::new(),
+            draining: watch::channel(false).0,
+            default_tenant: Arc::from("default"),
+            origin: Instant::now(),
+            in_flight_bytes: Arc::default(),
+            has_table: watch::channel(false).0,
+        }
+    }
+
+    /// Now, on this process's clock.
+    pub(crate) fn now(&self) -> Moment {
+        Moment::default().after(self.origin.elapsed())
+    }
+
+    /// Holds `bytes` of the budget until the permit is dropped.
+    pub(crate) fn admit(&self, bytes: u64) -> Result<BytesPermit, Failure> {
+        let limit = self.config.in_flight_bytes_max;
+        let held = self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let permit = BytesPermit { bytes, held: self.in_flight_bytes.clone() };
+        if held.saturating_add(bytes) > limit {
+            return Err(Failure::Overloaded { in_flight: held, limit, retry_ms: 100 });
+        }
+        Ok(permit)
+    }
+
+    /// Bytes held now.
+    pub(crate) fn in_flight_bytes(&self) -> u64 {
+        self.in_flight_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Puts a new table in place of the old one.
+    pub(crate) fn install(&self, table: Table) {
+        self.table.store(Arc::new(table));
+        self.changed.send_modify(|n| *n = n.wrapping_add(1));
+        self.has_table.send_replace(true);
+    }
+}
+
+/// Bytes of the in-flight budget; given back on drop, so a cancelled request is counted too.
+pub(crate) struct BytesPermit {
+    bytes: u64,
+    held: Arc<AtomicU64>,
+}
+
+impl Drop for BytesPermit {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// One network runtime's view: the core, and its own way to each worker.
+#[derive(Clone)]
+pub(crate) struct Shard {
+    pub(crate) core: Arc<Core>,
+    upstreams: Arc<ArcSwap<HashMap<WorkerId, Line>>>,
+}
+
+#[derive(Clone)]
+struct Line {
+    incarnation: u64,
+    upstream: Arc<dyn Upstream>,
+}
+
+impl Shard {
+    pub(crate) fn new(core: Arc<Core>) -> Self {
+        Self { core, upstreams: Arc::default() }
+    }
+
+    /// The way to `worker`, when there is one and it stands.
+    pub(crate) fn upstream(&self, worker: &WorkerId) -> Option<Arc<dyn Upstream>> {
+        self.upstreams.load().get(worker).map(|line| line.upstream.clone()).filter(|u| u.reachable())
+    }
+
+    /// Keeps this runtime's connections to the workers of the table: a new incarnation gets a new one.
+    pub(crate) async fn keep_upstreams(self) {
+        let mut changed = self.core.changed.subscribe();
+        loop {
+            changed.borrow_and_update();
+            let table = self.core.table.load_full();
+            let old = self.upstreams.load_full();
+            let line = |worker: &WorkerRecord| match old.get(&worker.id) {
+                Some(line) if line.incarnation == worker.incarnation => line.clone(),
+                _ => Line { incarnation: worker.incarnation, upstream: (self.core.config.dial)(worker) },
+            };
+            let lines = table.workers.iter().map(|(id, worker)| (id.clone(), line(worker))).collect();
+            self.upstreams.store(Arc::new(lines));
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}

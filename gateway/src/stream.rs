@@ -1,0 +1,84 @@
+//! ModelStreamInfer: many requests over one stream, each routed on its own, answered as they finish.
+
+use crate::infer::Context;
+use crate::service::{Front, named_reply};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use http::{HeaderMap, Request, Response};
+use hyper::body::Incoming;
+use policy::Failure;
+use proto::chain::Chain;
+use proto::frame::{Encoding, MessageReader, ReadError, ReplyBody, StreamSender, refuse, response};
+use proto::{envelope, metadata, status};
+
+/// Requests of one stream worked on at once; further ones wait in the socket, which slows the sender down.
+const IN_FLIGHT_MAX: usize = 128;
+/// Answer frames that wait for a slow reader.
+const FRAMES_MAX: usize = 16;
+
+/// A request's end: its message, or why there is none (with the reply that names it).
+type Outcome = Result<Chain, (Failure, policy::Reply)>;
+
+impl Front {
+    /// Answers at once; a task works through the stream and ends when the client does.
+    pub(crate) fn stream_infer(&self, request: Request<Incoming>) -> Response<ReplyBody> {
+        let (head, body) = request.into_parts();
+        let encoding = match Encoding::of(&head.headers) {
+            Ok(encoding) => encoding,
+            Err(failure) => return refuse(&failure, ""),
+        };
+        let reader = MessageReader::new(body, encoding, self.shard.core.config.message_bytes_max);
+        let (sender, answer) = StreamSender::new(FRAMES_MAX);
+        let front = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = sender.closed() => {} // the client has gone: every request of the stream is dropped, and with it cancelled
+                trailers = front.work(reader, &head.headers, &sender) => sender.finish(trailers).await,
+            }
+        });
+        response(answer)
+    }
+
+    /// Reads, answers, and gives the trailers that end the stream.
+    async fn work(&self, mut reader: MessageReader<Incoming>, headers: &HeaderMap, sender: &StreamSender) -> HeaderMap {
+        let fail_stream = metadata::text(headers, metadata::TRITON_GRPC_ERROR) == Some("true");
+        let context = self.context(headers);
+        let mut running = FuturesUnordered::new();
+        let mut open = true;
+        loop {
+            tokio::select! {
+                message = reader.next(), if open && running.len() < IN_FLIGHT_MAX => match message {
+                    Ok(Some(message)) => running.push(self.one(message, context.clone())),
+                    Ok(None) => open = false,
+                    Err(ReadError::Bad(failure)) => return status::trailers(&failure, ""),
+                    Err(ReadError::Gone) => return status::trailers(&Failure::Cancelled, ""),
+                },
+                Some(outcome) = running.next() => {
+                    let message = match outcome {
+                        Ok(message) => message,
+                        Err((failure, reply)) if fail_stream => return status::trailers(&failure, &reply.id),
+                        Err((failure, reply)) => {
+                            let text = status::message(&failure, &reply.id);
+                            envelope::write_stream_reply(reply, &[], text)
+                        }
+                    };
+                    if !sender.message(&message).await {
+                        return status::ok_trailers();
+                    }
+                }
+                else => return status::ok_trailers(), // half-closed, and all is answered
+            }
+        }
+    }
+
+    async fn one(&self, message: Chain, context: Context) -> Outcome {
+        let (envelope, raw) = envelope::read_request(message).map_err(|failure| (failure, policy::Reply::default()))?;
+        let named = named_reply(envelope.model.clone(), envelope.version.clone(), envelope.id.clone());
+        match self.shard.answer(envelope, raw, context).await {
+            Ok(mut reply) => {
+                reply.reply.id = named.id;
+                Ok(envelope::write_stream_reply(reply.reply, &reply.raw, String::new()))
+            }
+            Err(failure) => Err((failure, named)),
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The routing table: what the registry's records mean for a request. Built whole from the records, then only read.
+
+use crate::metrics::{Metrics, ModelMetrics};
+use policy::profile::Latency;
+use policy::{
+    Failure, ModelRecord, Moment, ReplicaRecord, ReplicaState, Signature, VariantId, Version, VersionRecord, VersionState, WorkerId,
+    WorkerRecord,
+};
+use registry::{Entry, Key, Keys, decode};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// All that is routable, and what is known of what is not.
+#[derive(Default)]
+pub(crate) struct Table {
+    pub(crate) models: HashMap<String, Model>,
+    pub(crate) workers: HashMap<WorkerId, Arc<WorkerRecord>>,
+    /// Records that could not be read.
+    pub(crate) unreadable: usize,
+}
+
+/// A model and its versions, ascending.
+pub(crate) struct Model {
+    pub(crate) wanted: bool,
+    pub(crate) versions: BTreeMap<Version, Arc<ModelVersion>>,
+}
+
+/// A version and where it can be asked.
+pub(crate) struct ModelVersion {
+    pub(crate) record: VersionRecord,
+    pub(crate) replicas: Vec<Replica>,
+    /// What a replica that is not ready yet does.
+    pub(crate) waiting: Option<String>,
+    /// Why a replica did not load.
+    pub(crate) failed: Option<String>,
+    pub(crate) metrics: ModelMetrics,
+}
+
+/// A routable replica.
+pub(crate) struct Replica {
+    pub(crate) worker: WorkerId,
+    pub(crate) variant: VariantId,
+    pub(crate) latency: Latency,
+    pub(crate) instances: u32,
+    pub(crate) distance_us: u64,
+    pub(crate) gauge: Arc<Gauge>,
+}
+
+/// What this gateway saw of a replica. Outlives the table it was first in.
+#[derive(Default)]
+pub(crate) struct Gauge {
+    pub(crate) rows_in_flight: AtomicU32,
+    backlog_us: AtomicU64,
+    reported_us: AtomicU64,
+    doubtful_until_us: AtomicU64,
+}
+
+impl Gauge {
+    /// A reply told the backlog. Three loose atomics: a torn reading costs one worse choice.
+    pub(crate) fn report(&self, now: Moment, backlog_us: u64) {
+        self.backlog_us.store(backlog_us, Ordering::Relaxed);
+        self.reported_us.store(now.as_us(), Ordering::Relaxed);
+        self.doubtful_until_us.store(0, Ordering::Relaxed);
+    }
+
+    /// The last report.
+    pub(crate) fn reported(&self) -> (u64, Moment) {
+        (self.backlog_us.load(Ordering::Relaxed), Moment::from_us(self.reported_us.load(Ordering::Relaxed)))
+    }
+
+    /// It failed in a way that may last.
+    pub(crate) fn doubt(&self, until: Moment) {
+        self.doubtful_until_us.store(until.as_us(), Ordering::Relaxed);
+    }
+
+    /// Did it fail a moment ago?
+    pub(crate) fn is_doubtful(&self, now: Moment) -> bool {
+        self.doubtful_until_us.load(Ordering::Relaxed) > now.as_us()
+    }
+}
+
+/// Distances by zone, in microseconds: same zone, same site, elsewhere.
+const DISTANCE_US: [u64; 3] = [0, 5_000, 20_000];
+
+impl Table {
+    /// Reads `entries`. Gauges of replicas that `before` had are carried over. Records that cannot be read are skipped and
+    /// counted: one bad record must not take the others away.
+    pub(crate) fn build(entries: &BTreeMap<String, Entry>, keys: &Keys, here: (&str, &str), metrics: &Metrics, before: &Table) -> Self {
+        let mut table = Table::default();
+        let mut models: HashMap<String, ModelRecord> = HashMap::new();
+        let mut versions: Vec<VersionRecord> = Vec::new();
+        let mut replicas: HashMap<(String, Version), Vec<ReplicaRecord>> = HashMap::new();
+        for entry in entries.values() {
+            match keys.parse(&entry.key) {
+                Some(Key::Worker { .. }) => {
+                    table.read(entry, |t, w: WorkerRecord| drop(t.workers.insert(w.id.clone(), Arc::new(w))));
+                }
+                Some(Key::Model { .. }) => table.read(entry, |_, m: ModelRecord| drop(models.insert(m.name.to_string(), m))),
+                Some(Key::Version { .. }) => table.read(entry, |_, v| versions.push(v)),
+                Some(Key::Replica { .. }) => table.read(entry, |_, r: ReplicaRecord| {
+                    replicas.entry((r.variant.model.to_string(), r.variant.version)).or_default().push(r);
+                }),
+                _ => {}
+            }
+        }
+        for record in versions {
+            let name = record.model.to_string();
+            let found = replicas.remove(&(name.clone(), record.version)).unwrap_or_default();
+            let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
+            let version = table.version(record, &found, here, metrics, old);
+            let wanted = models.get(&name).is_none_or(|m| m.wanted);
+            let model = table.models.entry(name).or_insert_with(|| Model { wanted, versions: BTreeMap::new() });
+            model.versions.insert(version.record.version, Arc::new(version));
+        }
+        for (name, record) in models {
+            table.models.entry(name).or_insert_with(|| Model { wanted: record.wanted, versions: BTreeMap::new() });
+        }
+        table
+    }
+
+    fn read<T: DeserializeOwned>(&mut self, entry: &Entry, take: impl FnOnce(&mut Self, T)) {
+        match decode(entry, policy::SCHEMA) {
+            Ok(record) => take(self, record),
+            Err(error) => {
+                self.unreadable = self.unreadable.saturating_add(1);
+                tracing::debug!(%error, "record skipped");
+            }
+        }
+    }
+
+    fn version(
+        &self,
+        record: VersionRecord,
+        replicas: &[ReplicaRecord],
+        here: (&str, &str),
+        metrics: &Metrics,
+        old: Option<&Arc<ModelVersion>>,
+    ) -> ModelVersion {
+        let (mut waiting, mut failed) = (None, None);
+        let mut routable = Vec::new();
+        for replica in replicas {
+            match &replica.state {
+                ReplicaState::Ready => {}
+                ReplicaState::Loading(step) => {
+                    waiting.get_or_insert_with(|| step.clone());
+                    continue;
+                }
+                ReplicaState::Failed(reason) => {
+                    failed = Some(reason.clone());
+                    continue;
+                }
+                ReplicaState::Draining => continue,
+            }
+            // A replica of another incarnation went with its process (I1: routable means warm now).
+            let Some(worker) = self.workers.get(&replica.worker).filter(|w| w.incarnation == replica.incarnation && !w.draining) else {
+                continue;
+            };
+            let known = old.and_then(|o| o.replicas.iter().find(|r| r.worker == replica.worker && r.variant == replica.variant));
+            routable.push(Replica {
+                worker: replica.worker.clone(),
+                variant: replica.variant.clone(),
+                latency: Latency { alpha_us: replica.alpha_us, beta_us: replica.beta_us },
+                instances: replica.instances,
+                distance_us: distance_us(here, worker),
+                gauge: known.map(|r| r.gauge.clone()).unwrap_or_default(),
+            });
+        }
+        let metrics = old.map_or_else(|| metrics.of_model(record.model.as_str(), record.version), |o| o.metrics.clone());
+        ModelVersion { record, replicas: routable, waiting, failed, metrics }
+    }
+
+    /// The version a request means: the one it names, or the highest that has a replica.
+    pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<&Arc<ModelVersion>, Failure> {
+        let model = self.models.get(name).ok_or_else(|| unknown(name))?;
+        if !version.is_empty() {
+            let number = Version::parse(version)?;
+            let found = model.versions.get(&number).ok_or_else(|| Failure::UnknownVersion { model: name.to_owned(), version: version.to_owned() })?;
+            return if found.is_ready() { Ok(found) } else { Err(model.not_ready(name, found)) };
+        }
+        let ready = model.versions.values().rev().find(|v| v.is_ready());
+        ready.ok_or_else(|| match model.versions.values().next_back() {
+            Some(latest) => model.not_ready(name, latest),
+            None => Failure::NotReady { model: name.to_owned(), version: "any".to_owned(), reason: "no worker offers its files".to_owned() },
+        })
+    }
+}
+
+/// A name that cannot be a model's gets the error that says so; any other is simply not known.
+fn unknown(name: &str) -> Failure {
+    match policy::ModelName::new(name) {
+        Ok(_) => Failure::UnknownModel { model: name.to_owned() },
+        Err(_) => Failure::Name(policy::NameError::Model(name.chars().take(128).collect())),
+    }
+}
+
+impl Model {
+    fn not_ready(&self, name: &str, version: &ModelVersion) -> Failure {
+        let reason = match (&version.record.state, self.wanted, version.waiting.as_ref().or(version.failed.as_ref())) {
+            (VersionState::Invalid(reason), ..) => reason.clone(),
+            (_, false, _) => "unloaded".to_owned(),
+            (_, _, Some(step)) => step.clone(),
+            _ => "no replica yet".to_owned(),
+        };
+        Failure::NotReady { model: name.to_owned(), version: version.record.version.to_string(), reason }
+    }
+}
+
+/// What a model is waiting for, if for anything.
+pub(crate) enum Outlook {
+    /// It can be asked.
+    Ready,
+    /// It will not be before something changes.
+    Failed(String),
+    /// It may be soon.
+    Pending,
+}
+
+impl Model {
+    /// Where the model stands; `None` when nobody wants it.
+    pub(crate) fn outlook(&self) -> Option<Outlook> {
+        if !self.wanted {
+            return None;
+        }
+        if self.versions.values().any(|v| v.is_ready()) {
+            return Some(Outlook::Ready);
+        }
+        let latest = self.versions.values().next_back();
+        Some(match latest.map(|v| (&v.record.state, &v.failed)) {
+            Some((VersionState::Invalid(reason), _)) => Outlook::Failed(reason.clone()),
+            Some((VersionState::Valid, Some(reason))) => Outlook::Failed(reason.clone()),
+            Some((VersionState::Valid, None)) | None => Outlook::Pending,
+        })
+    }
+}
+
+impl ModelVersion {
+    /// Can it be asked?
+    pub(crate) fn is_ready(&self) -> bool {
+        !self.replicas.is_empty()
+    }
+
+    /// What it takes and gives.
+    pub(crate) fn signature(&self) -> &Signature {
+        &self.record.signature
+    }
+}
+
+fn distance_us((site, zone): (&str, &str), worker: &WorkerRecord) -> u64 {
+    let [same_zone, same_site, elsewhere] = DISTANCE_US;
+    match (worker.site == site, worker.zone == zone) {
+        (true, true) => same_zone,
+        (true, false) => same_site,
+        (false, _) => elsewhere,
+    }
+}
+
+#[cfg(test)]
+mod tests;

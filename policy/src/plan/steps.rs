@@ -1,0 +1,280 @@
+//! The steps of a plan, in their order. Each takes what the one before left in the targets.
+
+use super::ledger::{Ledger, at_least, at_most, held};
+use super::target::{Group, Target};
+use super::view::View;
+use super::{Unplaced, choose};
+use crate::{ModelName, PlacementRecord, WorkerId};
+use std::collections::{BTreeMap, BTreeSet};
+
+type Groups<'a> = BTreeMap<&'a ModelName, Group<'a>>;
+
+/// Sorts the placements there are, drops and moves what must, adds what is missing, and says what could not be done.
+pub(super) fn run<'a>(view: &View<'a>, groups: &mut Groups<'a>, unplaced: &mut Vec<Unplaced>) -> Vec<PlacementRecord> {
+    sort_existing(view, groups);
+    let mut ledger = Ledger::new(view);
+    charge_existing(view, groups, &mut ledger);
+    for target in groups.values_mut().flat_map(|g| &mut g.targets) {
+        renew(target, view, &mut ledger);
+    }
+    add_missing(view, groups, &mut ledger);
+    note_leaving(view, groups, &mut ledger);
+    for target in groups.values_mut().flat_map(|g| &mut g.targets) {
+        go_ahead(target, view, &mut ledger);
+    }
+    groups.values_mut().for_each(|group| release_covered(group, view, &mut ledger));
+    // What leaves for one may be room for another: until nobody moves. Each time takes a placement away, so it ends.
+    while groups.values_mut().any(|group| {
+        let given_way = group.targets.iter_mut().any(|target| give_way(target, view, &mut ledger));
+        given_way || make_room(group, view, &mut ledger)
+    }) {}
+    for group in groups.values() {
+        for target in &group.targets {
+            explain(target, !group.old.is_empty(), view, &ledger, unplaced);
+        }
+    }
+    let kept = groups.values().flat_map(Group::all);
+    kept.cloned().collect()
+}
+
+/// Decides for each placement whether it counts, marks a failure, waits to be relieved, or goes.
+fn sort_existing<'a>(view: &View<'a>, groups: &mut Groups<'a>) {
+    for placement in view.placements.values() {
+        let Some(group) = groups.get_mut(&placement.variant.model) else { continue };
+        let routable = view.is_routable(placement);
+        match group.targets.iter_mut().find(|t| t.variant == placement.variant) {
+            None if routable => group.old.push((*placement).clone()),
+            Some(t) if t.eligible.iter().any(|w| w.id == placement.worker) => {
+                let failed = view.failure(placement).is_some() && t.is_current(placement, view);
+                if failed { &mut t.failed } else { &mut t.live }.push((*placement).clone());
+            }
+            Some(t) if routable => t.surplus.push((*placement).clone()),
+            None | Some(_) => {}
+        }
+    }
+    for target in groups.values_mut().flat_map(|g| &mut g.targets) {
+        target.cut(view);
+    }
+}
+
+/// Charges what the placements that count will hold beyond what is there. What cannot be taken back (something is loading)
+/// is charged in any case, then the rest as far as it fits: a placement that no longer fits is dropped.
+fn charge_existing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Ledger<'a>) {
+    for target in groups.values().flat_map(|g| &g.targets) {
+        let bytes = target.bytes(view);
+        for p in target.live.iter().filter(|p| target.is_current(p, view)) {
+            match (view.replica(p), view.answer(p)) {
+                (_, Some(r)) if r.bytes_resident == 0 => ledger.charge(&p.worker, &p.device, bytes.saturating_sub(held(view, r))),
+                (Some(_), None) => ledger.charge(&p.worker, &p.device, bytes),
+                (_, _) => {}
+            }
+        }
+    }
+    for target in groups.values_mut().flat_map(|g| &mut g.targets) {
+        let bytes = target.bytes(view);
+        let live = std::mem::take(&mut target.live);
+        let fits = |p: &PlacementRecord| {
+            let nothing_there = target.is_current(p, view) && view.replica(p).is_none();
+            !nothing_there || ledger.try_charge(&p.worker, &p.device, bytes)
+        };
+        target.live = live.into_iter().filter(fits).collect();
+    }
+    for target in groups.values_mut().flat_map(|g| &mut g.targets) {
+        let bytes = target.bytes(view);
+        let live = std::mem::take(&mut target.live);
+        let renewed = live.into_iter().filter_map(|p| {
+            if target.is_current(&p, view) || view.is_routable(&p) {
+                return Some(p);
+            }
+            let device = device_on(&p, target, view, ledger)?;
+            ledger.try_charge(&p.worker, &device, bytes).then(|| target.placement(&p.worker, &device, Some(&p)))
+        });
+        target.live = renewed.collect();
+    }
+}
+
+/// Where a placement that is written anew goes: to its own device while that serves.
+fn device_on(placement: &PlacementRecord, target: &Target<'_>, view: &View<'_>, ledger: &Ledger<'_>) -> Option<String> {
+    let worker = view.workers.get(&placement.worker)?;
+    let own = choose::serving(worker, target.model).find(|(device, _)| *device == placement.device);
+    let best = || choose::device(worker, target.model, |device| ledger.free(&worker.id, device));
+    own.or_else(best).map(|(device, _)| device.to_owned())
+}
+
+/// Notes what will go: replicas without a placement, and those whose placement asks for something else in their place.
+fn note_leaving(view: &View<'_>, groups: &Groups<'_>, ledger: &mut Ledger<'_>) {
+    let stays = |p: &&PlacementRecord| view.answer(p).is_some() || view.failure(p).is_some();
+    let staying: BTreeSet<_> = groups.values().flat_map(Group::all).filter(stays).map(|p| (&p.worker, &p.variant)).collect();
+    for (_, replica) in view.replicas.iter().filter(|(key, _)| !staying.contains(*key)) {
+        ledger.leave(view, replica);
+    }
+}
+
+/// Brings routable placements to the wanted artifact and generation: one goes ahead, the others follow once it is routable (I1).
+fn renew(target: &mut Target<'_>, view: &View<'_>, ledger: &mut Ledger<'_>) {
+    let Some(done) = target.may_renew(view) else { return };
+    let bytes = target.bytes(view);
+    let (mut live, mut moved) = (std::mem::take(&mut target.live), false);
+    for p in live.iter_mut().filter(|p| !target.is_current(p, view)) {
+        let Some(device) = device_on(p, target, view, ledger) else { continue };
+        if (done || !moved) && ledger.try_charge(&p.worker, &device, bytes) {
+            *p = target.placement(&p.worker, &device, Some(p));
+            moved = true;
+        }
+    }
+    target.live = live;
+}
+
+/// Where no worker has room for old and new side by side, one more goes ahead on another.
+fn go_ahead<'a>(target: &mut Target<'a>, view: &View<'a>, ledger: &mut Ledger<'a>) {
+    if target.is_stuck(view) {
+        choose::add(target, view, ledger, |_| 0);
+    }
+}
+
+/// Where that is not possible either, takes one of several old replicas away, to be placed anew when it has gone.
+fn give_way(target: &mut Target<'_>, view: &View<'_>, ledger: &mut Ledger<'_>) -> bool {
+    let bytes = target.bytes(view);
+    let stale = || target.live.iter().filter(|p| !target.is_current(p, view));
+    let room = |p: &PlacementRecord| ledger.free_later(&p.worker, &p.device);
+    if !target.is_stuck(view) || target.routable(view) < 2 || target.waits(view, ledger) || stale().any(|p| room(p) >= bytes) {
+        return false;
+    }
+    let freed = |p: &PlacementRecord| view.replica(p).map_or(0, |r| held(view, r));
+    let Some(victim) = stale().rfind(|p| room(p).saturating_add(freed(p)) >= bytes).cloned() else { return false };
+    target.live.retain(|p| *p != victim);
+    view.replica(&victim).into_iter().for_each(|r| ledger.leave(view, r));
+    true
+}
+
+/// Gives every target its first replica before any its second, in the order of models.
+fn add_missing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Ledger<'a>) {
+    let mut load: BTreeMap<WorkerId, usize> = BTreeMap::new();
+    for placement in groups.values().flat_map(Group::all) {
+        let count = load.entry(placement.worker.clone()).or_default();
+        *count = count.saturating_add(1);
+    }
+    let most = groups.values().flat_map(|g| &g.targets).map(|t| t.replicas).max().unwrap_or_default();
+    for round in 1..=most {
+        for target in groups.values_mut().flat_map(|g| &mut g.targets) {
+            let wants = target.live.len() < round.min(target.replicas);
+            if wants
+                && choose::add(target, view, ledger, |worker| load.get(worker).copied().unwrap_or_default())
+                && let Some(added) = target.live.last()
+            {
+                let count = load.entry(added.worker.clone()).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
+    }
+}
+
+/// Lets go what was kept only until others had taken over, and marks of failures once there is enough without them.
+fn release_covered(group: &mut Group<'_>, view: &View<'_>, ledger: &mut Ledger<'_>) {
+    let mut gone = Vec::new();
+    for target in &mut group.targets {
+        let count = |is: &dyn Fn(&PlacementRecord) -> bool| target.live.iter().filter(|p| is(p)).count();
+        let zero = target.model.replicas == Some(0);
+        if zero || count(&|p| view.is_routable(p)) >= target.live.len().max(1) {
+            gone.append(&mut target.surplus);
+        }
+        if zero || count(&|p| target.is_current(p, view) && view.is_done(p)) >= target.replicas {
+            gone.append(&mut target.failed);
+        }
+    }
+    let mut targets = group.targets.iter();
+    if targets.any(|t| t.model.replicas == Some(0) || t.live.iter().any(|p| view.is_routable(p))) {
+        gone.append(&mut group.old);
+    }
+    for placement in gone {
+        view.replica(&placement).into_iter().for_each(|r| ledger.leave(view, r));
+    }
+}
+
+/// Takes replicas of a version that is no longer wanted off one device, when its successor fits nowhere and each of those
+/// versions stays routable elsewhere (I1). The successor is placed when they have gone.
+fn make_room(group: &mut Group<'_>, view: &View<'_>, ledger: &mut Ledger<'_>) -> bool {
+    for target in &group.targets {
+        if !target.live.is_empty() || !target.failed.is_empty() || target.waits(view, ledger) {
+            continue;
+        }
+        let bytes = target.bytes(view);
+        let spare = |p: &&PlacementRecord| group.old.iter().filter(|o| o.variant == p.variant).count() >= 2;
+        let devices = target.eligible.iter().flat_map(|w| choose::serving(w, target.model).map(|(device, _)| (&w.id, device)));
+        let room = |(worker, device): &(&WorkerId, &str)| {
+            let here = group.old.iter().filter(|p| p.worker == **worker && p.device == *device).filter(spare);
+            let freed = here.filter_map(|p| view.replica(p)).map(|r| held(view, r)).fold(0, u64::saturating_add);
+            freed > 0 && ledger.free_later(worker, device).saturating_add(freed) >= bytes
+        };
+        let Some((worker, device)) = devices.into_iter().find(room) else { continue };
+        let leaves = |p: &PlacementRecord| p.worker == *worker && p.device == device && spare(&p);
+        let (gone, kept): (Vec<_>, Vec<_>) = group.old.iter().cloned().partition(leaves);
+        group.old = kept;
+        for replica in gone.iter().filter_map(|p| view.replica(p)) {
+            ledger.leave(view, replica);
+        }
+        return true;
+    }
+    false
+}
+
+/// Says why a target has less than it wants.
+fn explain(target: &Target<'_>, has_old: bool, view: &View<'_>, ledger: &Ledger<'_>, unplaced: &mut Vec<Unplaced>) {
+    let mut say = |reason: String, waits: bool| {
+        let (model, version) = (target.model.name.clone(), Some(target.version.version));
+        unplaced.push(Unplaced { model, version, variant: Some(target.variant.clone()), reason, waits });
+    };
+    let failures: Vec<_> = target.failed.iter().filter_map(|p| Some(format!("failed on {}: {}", p.worker, view.failure(p)?))).collect();
+    if !failures.is_empty() {
+        return say(failures.join("; "), false);
+    }
+    let done = target.live.iter().any(|p| target.is_current(p, view));
+    let stale = !done && target.live.iter().any(|p| !target.is_current(p, view));
+    if target.live.len() >= target.replicas && !stale {
+        return;
+    }
+    let bytes = at_least(target.bytes(view));
+    if target.waits(view, ledger) {
+        return say(format!("waits for {bytes} to be freed"), true);
+    }
+    let devices = target.eligible.iter().flat_map(|w| choose::serving(w, target.model).map(|(device, _)| ledger.free(&w.id, device)));
+    let most = at_most(devices.max().unwrap_or_default());
+    let beside = if stale || has_old { " beside what it replaces" } else { "" };
+    say(format!("needs {bytes}{beside}, no device it may use has more than {most} free"), false);
+}
+
+impl Target<'_> {
+    fn routable(&self, view: &View<'_>) -> usize {
+        self.live.iter().chain(&self.failed).filter(|p| view.is_routable(p)).count()
+    }
+
+    /// Whether routable placements may be brought up to date: `Some(true)` all of them, `Some(false)` one that goes ahead,
+    /// `None` while one is ahead, and when that failed and only one other is left.
+    fn may_renew(&self, view: &View<'_>) -> Option<bool> {
+        let done = self.live.iter().any(|p| self.is_current(p, view) && view.is_done(p));
+        let under_way = self.live.iter().any(|p| self.is_current(p, view) && !view.is_done(p));
+        let last_hope = self.routable(view) < 2 && !self.failed.is_empty();
+        (done || !(under_way || last_hope)).then_some(done)
+    }
+
+    /// Some placements are not current, they may be brought up to date, and none is on the way.
+    fn is_stuck(&self, view: &View<'_>) -> bool {
+        let stale = self.live.iter().any(|p| !self.is_current(p, view));
+        let under_way = self.live.iter().any(|p| self.is_current(p, view) && !view.is_done(p));
+        stale && !under_way && self.may_renew(view).is_some()
+    }
+
+    /// Whether there will be room for one more once what leaves has gone.
+    fn waits(&self, view: &View<'_>, ledger: &Ledger<'_>) -> bool {
+        let bytes = self.bytes(view);
+        let free = |w: &crate::WorkerRecord| choose::serving(w, self.model).any(|(device, _)| ledger.free_later(&w.id, device) >= bytes);
+        let taken = |w: &crate::WorkerRecord| self.all().any(|p| p.worker == w.id);
+        self.eligible.iter().any(|w| !taken(w) && free(w))
+    }
+}
+
+impl Group<'_> {
+    fn all(&self) -> impl Iterator<Item = &PlacementRecord> {
+        self.targets.iter().flat_map(Target::all).chain(&self.old)
+    }
+}

@@ -1,0 +1,156 @@
+//! What is wanted of each model: which versions, how many replicas, which workers could run them.
+
+use super::view::View;
+use super::{Unplaced, choose};
+use crate::{ExecutionProvider, ModelRecord, PlacementRecord, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord};
+use std::cmp::Reverse;
+
+/// The reference variant of one wanted version, and where its placements stand.
+pub(super) struct Target<'a> {
+    pub(super) model: &'a ModelRecord,
+    pub(super) version: &'a VersionRecord,
+    pub(super) variant: VariantId,
+    /// As many as there are workers for, at most.
+    pub(super) replicas: usize,
+    /// Workers that may get one, in the order of their ids.
+    pub(super) eligible: Vec<&'a WorkerRecord>,
+    /// Placements that count.
+    pub(super) live: Vec<PlacementRecord>,
+    /// Marks of workers where it failed.
+    pub(super) failed: Vec<PlacementRecord>,
+    /// Routable ones in a wrong place (their worker drains), kept until those that count have taken over.
+    pub(super) surplus: Vec<PlacementRecord>,
+}
+
+/// A wanted model: its targets, and the routable placements of versions no longer wanted, kept until a successor is routable.
+pub(super) struct Group<'a> {
+    pub(super) targets: Vec<Target<'a>>,
+    pub(super) old: Vec<PlacementRecord>,
+}
+
+/// The versions a model record asks for, of those known: the ones it names, or else the latest valid one.
+pub fn wanted_versions<'a>(model: &ModelRecord, known: impl Iterator<Item = &'a VersionRecord>) -> Vec<&'a VersionRecord> {
+    let mut known: Vec<_> = known.filter(|v| v.model == model.name).collect();
+    known.sort_by_key(|v| v.version);
+    if model.versions.is_empty() {
+        known.into_iter().rfind(|v| v.state == VersionState::Valid).into_iter().collect()
+    } else {
+        known.retain(|v| model.versions.contains(&v.version));
+        known
+    }
+}
+
+/// The targets of a wanted model, without placements yet, and what stands in the way of more.
+pub(super) fn targets<'a>(model: &'a ModelRecord, view: &View<'a>, unplaced: &mut Vec<Unplaced>) -> Group<'a> {
+    let mut say = |version: Option<Version>, reason: String, waits: bool| {
+        unplaced.push(Unplaced { model: model.name.clone(), version, variant: None, reason, waits });
+    };
+    let chosen = wanted_versions(model, view.versions_of(&model.name));
+    for missing in model.versions.iter().filter(|wanted| !chosen.iter().any(|v| v.version == **wanted)) {
+        say(Some(*missing), format!("no worker offers version {missing}"), true);
+    }
+    if model.versions.is_empty() && view.versions_of(&model.name).next().is_none() {
+        say(None, format!("no worker offers model `{}`: put it in a --models directory", model.name), true);
+    }
+    if model.versions.is_empty() {
+        let served = chosen.first().map(|v| v.version);
+        let newer = view.versions_of(&model.name).rev().take_while(|v| Some(v.version) > served);
+        for (version, reason) in newer.filter_map(invalid) {
+            let instead = served.map_or(String::new(), |s| format!("; version {s} is served instead"));
+            say(Some(version), format!("version {version} is invalid: {reason}{instead}"), false);
+        }
+    }
+    let mut targets = Vec::new();
+    for version in chosen {
+        match invalid(version) {
+            Some((number, reason)) => say(Some(number), format!("version {number} is invalid: {reason}"), false),
+            None => targets.push(Target::new(model, version, view, unplaced_by(&mut say))),
+        }
+    }
+    Group { targets, old: Vec::new() }
+}
+
+fn unplaced_by<'s>(say: &'s mut impl FnMut(Option<Version>, String, bool)) -> impl FnMut(Version, String, bool) + 's {
+    move |version, reason, waits| say(Some(version), reason, waits)
+}
+
+fn invalid(version: &VersionRecord) -> Option<(Version, &str)> {
+    match &version.state {
+        VersionState::Valid => None,
+        VersionState::Invalid(reason) => Some((version.version, reason)),
+    }
+}
+
+impl<'a> Target<'a> {
+    fn new(model: &'a ModelRecord, version: &'a VersionRecord, view: &View<'a>, mut say: impl FnMut(Version, String, bool)) -> Self {
+        let variant = VariantId { model: model.name.clone(), version: version.version, name: version.reference.clone() };
+        let engine = variant.name.as_str().split_once('@').map_or("", |(_, engine)| engine);
+        let able = |w: &&&WorkerRecord| choose::has_engine(w, engine) && choose::device(w, model, |_| 0).is_some();
+        let eligible: Vec<_> = view.workers.values().filter(|w| !w.draining).filter(able).copied().collect();
+        // Two are the default: one can be lost, wherever the two are.
+        let asked = model.replicas.map_or(2, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let replicas = asked.min(eligible.len());
+        if view.workers.is_empty() {
+            say(version.version, "no worker is alive".to_owned(), true);
+        } else if view.workers.values().all(|w| w.draining) {
+            say(version.version, "every worker is draining".to_owned(), true);
+        } else if eligible.is_empty() {
+            say(version.version, unable(model.provider, engine, view), true);
+        } else if model.replicas.is_some() && replicas < asked {
+            say(version.version, format!("wants {asked} replicas, only {replicas} workers can run it"), true);
+        }
+        Self { model, version, variant, replicas, eligible, live: Vec::new(), failed: Vec::new(), surplus: Vec::new() }
+    }
+
+    /// The placement it wants on a worker, keeping of `before` what this build does not know.
+    pub(super) fn placement(&self, worker: &WorkerId, device: &str, before: Option<&PlacementRecord>) -> PlacementRecord {
+        PlacementRecord {
+            schema: crate::SCHEMA,
+            worker: worker.clone(),
+            variant: self.variant.clone(),
+            device: device.to_owned(),
+            epoch: 0, // the plan's own is set at its end
+            artifact: self.version.artifact.clone(),
+            provider: self.model.provider,
+            fallback: self.model.fallback,
+            instances: self.model.instances,
+            generation: self.model.generation,
+            unknown: before.map(|p| p.unknown.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Whether a placement says what would be said today.
+    pub(super) fn is_current(&self, placement: &PlacementRecord, view: &View<'_>) -> bool {
+        let device = view.workers.get(&placement.worker).and_then(|w| w.devices.iter().find(|d| d.name == placement.device));
+        device.is_some_and(|d| choose::native(d, self.model).is_some())
+            && placement.artifact == self.version.artifact
+            && (placement.provider, placement.fallback) == (self.model.provider, self.model.fallback)
+            && (placement.instances, placement.generation) == (self.model.instances, self.model.generation)
+    }
+
+    /// Keeps as many as are wanted: what is routable first, then what is current, then what is on the idler workers.
+    /// One that goes ahead of others which are not current is kept beside them.
+    pub(super) fn cut(&mut self, view: &View<'_>) {
+        let load = |worker: &WorkerId| view.placements.keys().filter(|(w, _)| *w == worker).count();
+        let mut live = std::mem::take(&mut self.live);
+        live.sort_by_cached_key(|p| {
+            let current = self.is_current(p, view);
+            let done = current && view.is_done(p);
+            (Reverse(view.is_routable(p)), Reverse(done), Reverse(current), load(&p.worker), choose::tie(&self.variant, &p.worker))
+        });
+        let beyond = live.split_off(self.replicas.min(live.len()));
+        if live.iter().any(|p| !self.is_current(p, view)) {
+            live.extend(beyond.into_iter().find(|p| self.is_current(p, view)));
+        }
+        self.live = live;
+    }
+}
+
+/// Why no worker can run something on a provider.
+fn unable(provider: ExecutionProvider, engine: &str, view: &View<'_>) -> String {
+    if view.workers.values().any(|w| choose::has_engine(w, engine)) {
+        format!("no worker that takes new work has {provider}")
+    } else {
+        format!("no worker has the engine `{engine}`")
+    }
+}

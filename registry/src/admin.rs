@@ -1,0 +1,212 @@
+//! The operator's door: `sluice.v1.Admin` on any process that has the registry, and the helpers behind it, which load and
+//! unload calls of other protocols use too.
+//!
+//! It reads and writes records and decides nothing: what a model lacks is judged by `policy::plan::progress`.
+
+mod desired;
+mod records;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+use policy::Failure;
+use proto::sluice::admin_server::{Admin, AdminServer};
+use proto::sluice::{ApplyRequest, ApplyResponse, GetRequest, GetResponse, Record, WatchResponse};
+use proto::status::to_tonic;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::{Entry, Keys, Mirror, Registry, State};
+pub use desired::{Change, parse_model, set_models};
+pub use records::Records;
+pub use wait::{Outcome, wait_routable};
+use wait::Waiter;
+
+/// Answers waiting for a slow reader. Each is a complete list or a change of state, so few suffice.
+const ANSWERS_MAX: usize = 4;
+/// Changes within this time are told together.
+const TOGETHER: Duration = Duration::from_millis(50);
+
+/// Kinds that are a prefix of keys.
+const KINDS: [&str; 8] = ["models", "versions", "workers", "replicas", "placements", "profiles", "artifacts", "plan"];
+
+/// Serves `sluice.v1.Admin`.
+#[derive(Clone)]
+pub struct AdminService {
+    registry: Arc<dyn Registry>,
+    keys: Keys,
+    mirror: Mirror,
+}
+
+impl AdminService {
+    /// Follows the cluster from now on. Needs a tokio runtime around it.
+    pub fn new(registry: Arc<dyn Registry>, keys: Keys) -> Self {
+        let mirror = Mirror::spawn(registry.clone(), keys.root());
+        Self { registry, keys, mirror }
+    }
+
+    /// As a service for tonic.
+    pub fn into_server(self) -> AdminServer<Self> {
+        AdminServer::new(self)
+    }
+
+    /// Writes a change of desired state and waits until it is true, or for the reason why not.
+    /// See [`set_models`] and [`wait_routable`].
+    ///
+    /// # Errors
+    /// Those of both.
+    pub async fn change(&self, change: Change, timeout: Duration) -> Result<String, Failure> {
+        let revision = set_models(&*self.registry, &self.keys, std::slice::from_ref(&change)).await?;
+        wait_routable(&self.mirror, &self.keys, change.model(), revision, timeout).await
+    }
+
+    /// The records of a kind in `state`, in the order of their keys.
+    fn select(&self, state: &State, kind: &str, name: &str) -> Vec<Record> {
+        if kind == "variants" {
+            return variants(&Records::read(state, &self.keys)).into_iter().filter(|r| below(&r.key).starts_with(name)).collect();
+        }
+        let prefix = format!("{}{kind}/{name}", self.keys.root());
+        let from = state.entries.range(prefix.clone()..);
+        from.take_while(|(key, _)| key.starts_with(&prefix)).map(|(_, entry)| self.record(entry)).collect()
+    }
+
+    fn record(&self, entry: &Entry) -> Record {
+        let key = entry.key.strip_prefix(self.keys.root()).unwrap_or(&entry.key).to_owned();
+        Record { key, json: String::from_utf8_lossy(&entry.value).into_owned(), revision: entry.revision }
+    }
+}
+
+/// A key without its kind.
+fn below(key: &str) -> &str {
+    key.split_once('/').map_or("", |(_, rest)| rest)
+}
+
+/// One record per version: its reference variant, its state, and where it stands.
+fn variants(records: &Records) -> Vec<Record> {
+    let variant = |v: &policy::VersionRecord| {
+        let name = policy::VariantId { model: v.model.clone(), version: v.version, name: v.reference.clone() };
+        let replicas: BTreeMap<_, _> =
+            records.observed.replicas.iter().filter(|r| r.variant == name).map(|r| (r.worker.as_str(), &r.state)).collect();
+        let json = serde_json::json!({
+            "schema": policy::SCHEMA, "variant": name.to_string(), "reference": true, "validation": v.state,
+            "artifact": v.artifact, "bytes_resident": v.bytes_resident, "replicas": replicas,
+        });
+        Record { key: format!("variants/{name}"), json: json.to_string(), revision: 0 }
+    };
+    records.observed.versions.iter().map(variant).collect()
+}
+
+fn check_kind(kind: &str) -> Result<(), Status> {
+    if kind == "variants" || KINDS.contains(&kind) {
+        return Ok(());
+    }
+    let known = KINDS.join(", ");
+    Err(to_tonic(&Failure::Malformed { what: format!("kind {kind:?} is not one of variants, {known}") }))
+}
+
+#[tonic::async_trait]
+impl Admin for AdminService {
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let GetRequest { kind, name } = request.into_inner();
+        check_kind(&kind)?;
+        // Asked of the store, so that who has just written reads what it wrote; the mirror answers while the store is away (I2).
+        let state = match self.registry.list(self.keys.root()).await {
+            Ok(listing) => Arc::new(State {
+                entries: listing.entries.into_iter().map(|e| (e.key.clone(), e)).collect(),
+                revision: listing.revision,
+                synced: true,
+            }),
+            Err(error) => {
+                let known = self.mirror.snapshot();
+                if !known.synced {
+                    return Err(to_tonic(&desired::of_registry(&error)));
+                }
+                known
+            }
+        };
+        Ok(Response::new(GetResponse { records: self.select(&state, &kind, &name), revision: state.revision }))
+    }
+
+    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+
+    async fn watch(&self, request: Request<GetRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let GetRequest { kind, name } = request.into_inner();
+        check_kind(&kind)?;
+        let (tx, rx) = mpsc::channel(ANSWERS_MAX);
+        let service = self.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = tx.closed() => {}
+                () = service.follow(&kind, &name, &tx) => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    type ApplyStream = ReceiverStream<Result<ApplyResponse, Status>>;
+
+    async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Self::ApplyStream>, Status> {
+        let ApplyRequest { models, wait_ms, reload } = request.into_inner();
+        let change = |json: &String| parse_model(json).map(|record| Change::Apply { record: Box::new(record), reload });
+        let changes = models.iter().map(change).collect::<Result<Vec<_>, _>>().map_err(|f| to_tonic(&f))?;
+        let revision = set_models(&*self.registry, &self.keys, &changes).await.map_err(|f| to_tonic(&f))?;
+        let names: Vec<_> = changes.iter().map(|c| c.model().clone()).collect();
+        let (tx, rx) = mpsc::channel(ANSWERS_MAX);
+        if wait_ms > 0 {
+            let timeout = Duration::from_millis(u64::from(wait_ms));
+            let waiter = Waiter::new(self.mirror.clone(), self.keys.clone(), names, revision, timeout);
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = tx.closed() => {}
+                    () = report(waiter, &tx) => {}
+                }
+            });
+        }
+        Ok(Response::new(ReceiverStream::new(rx)))
+    }
+}
+
+impl AdminService {
+    /// Sends the complete list, and again after each change of it.
+    async fn follow(&self, kind: &str, name: &str, tx: &mpsc::Sender<Result<WatchResponse, Status>>) {
+        let mut mirror = self.mirror.clone();
+        while !mirror.snapshot().synced {
+            mirror.changed().await;
+        }
+        let mut sent = None;
+        loop {
+            let state = mirror.snapshot();
+            let records = self.select(&state, kind, name);
+            if sent.as_ref() != Some(&records) {
+                let answer = WatchResponse { records: records.clone(), revision: state.revision };
+                if tx.send(Ok(answer)).await.is_err() {
+                    return;
+                }
+                sent = Some(records);
+            }
+            mirror.changed().await;
+            tokio::time::sleep(TOGETHER).await;
+        }
+    }
+}
+
+async fn report(mut waiter: Waiter, tx: &mpsc::Sender<Result<ApplyResponse, Status>>) {
+    while let Some(news) = waiter.next().await {
+        for (model, outcome) in news {
+            let (state, reason) = match outcome {
+                Outcome::Waiting(reason) => ("waiting", reason),
+                Outcome::Ready(note) => ("ready", note),
+                Outcome::Unloaded => ("unloaded", String::new()),
+                Outcome::Failed(reason) => ("failed", reason),
+            };
+            let answer = ApplyResponse { model: model.to_string(), state: state.to_owned(), reason };
+            if tx.send(Ok(answer)).await.is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,234 @@
+use super::*;
+use crate::{Embedded, Txn, encode};
+use policy::{ModelName, ModelRecord, PlacementRecord, ReplicaRecord, ReplicaState, VersionRecord, WorkerRecord};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tokio_stream::StreamExt as _;
+
+fn record<T: DeserializeOwned>(value: Value) -> T {
+    serde_json::from_value(value).unwrap()
+}
+
+/// A cluster of one worker `w`, whose records the test writes itself.
+struct Cluster {
+    registry: Arc<dyn Registry>,
+    keys: Keys,
+    admin: AdminService,
+}
+
+const ARTIFACT: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+impl Cluster {
+    fn new() -> Self {
+        let registry: Arc<dyn Registry> = Arc::new(Embedded::open(None).unwrap());
+        let keys = Keys::new("test");
+        let admin = AdminService::new(registry.clone(), keys.clone());
+        Self { registry, keys, admin }
+    }
+
+    async fn put(&self, key: String, value: Vec<u8>) {
+        assert!(self.registry.txn(Txn::new().put(key, value)).await.unwrap().applied);
+    }
+
+    async fn worker(&self) {
+        let w: WorkerRecord = record(json!({
+            "id": "w", "incarnation": 7, "data": "", "admin": "", "host": "h", "site": "", "zone": "", "epoch": 0,
+            "devices": [{"name": "cpu", "class": "c", "memory_bytes": 100}], "capabilities": {},
+        }));
+        self.put(self.keys.worker("w"), encode(&w).unwrap()).await;
+    }
+
+    async fn version(&self, state: Value) {
+        let mut v = json!({
+            "model": "m", "version": 1, "reference": "fp32@ort", "artifact": ARTIFACT, "files": [],
+            "signature": {"max_batch_size": 0, "inputs": [], "outputs": []}, "bytes_resident": 10,
+        });
+        v.as_object_mut().unwrap().extend(state.as_object().unwrap().clone());
+        self.put(self.keys.version("m", 1), encode(&record::<VersionRecord>(v)).unwrap()).await;
+    }
+
+    async fn placed(&self, generation: u64) {
+        let p: PlacementRecord = record(json!({
+            "worker": "w", "variant": "m:1:fp32@ort", "device": "cpu", "epoch": 1, "artifact": ARTIFACT, "provider": "cpu", "generation": generation,
+        }));
+        self.put(self.keys.placement("w", "m:1:fp32@ort"), encode(&p).unwrap()).await;
+    }
+
+    async fn replica(&self, incarnation: u64, generation: u64, state: ReplicaState) {
+        let mut r: ReplicaRecord = record(json!({
+            "worker": "w", "incarnation": incarnation, "variant": "m:1:fp32@ort", "device": "cpu", "epoch": 1, "state": "ready",
+            "bytes_resident": 10, "instances": 1, "provider": "cpu", "artifact": ARTIFACT, "alpha_us": 1.0, "beta_us": 1.0,
+        }));
+        (r.state, r.generation) = (state, generation);
+        self.put(self.keys.replica("w", "m:1:fp32@ort"), encode(&r).unwrap()).await;
+    }
+
+    async fn decided(&self, revision: i64, reason: &str) {
+        let plan: policy::PlanRecord =
+            record(json!({"model": "m", "epoch": 1, "revision": revision, "unplaced": [{"version": 1, "reason": reason}]}));
+        self.put(self.keys.plan("m"), encode(&plan).unwrap()).await;
+    }
+
+    async fn apply(&self, model: Value, wait_ms: u32) -> ReceiverStream<Result<ApplyResponse, Status>> {
+        let request = ApplyRequest { models: vec![model.to_string()], wait_ms, reload: false };
+        self.admin.apply(Request::new(request)).await.unwrap().into_inner()
+    }
+
+    async fn model(&self) -> (ModelRecord, i64) {
+        let entry = self.registry.get(&self.keys.model("m")).await.unwrap().unwrap();
+        (crate::decode(&entry, policy::SCHEMA).unwrap(), entry.revision)
+    }
+}
+
+async fn last(mut stream: ReceiverStream<Result<ApplyResponse, Status>>) -> (String, String) {
+    let mut last = ApplyResponse::default();
+    while let Some(answer) = stream.next().await {
+        last = answer.unwrap();
+    }
+    (last.state, last.reason)
+}
+
+#[tokio::test(start_paused = true)]
+async fn apply_ends_when_the_model_is_routable() {
+    let cluster = Cluster::new();
+    cluster.worker().await;
+    cluster.version(json!({"state": "valid"})).await;
+    let mut stream = cluster.apply(json!({"name": "m"}), 60_000).await;
+    assert_eq!(stream.next().await.unwrap().unwrap().state, "waiting");
+    cluster.placed(0).await;
+    cluster.replica(6, 0, ReplicaState::Ready).await; // of the worker's former life
+    cluster.replica(7, 0, ReplicaState::Loading("warming up".to_owned())).await;
+    let mut seen = Vec::new();
+    while !seen.iter().any(|reason: &String| reason.starts_with("version 1 waits for w: warming up")) {
+        seen.push(stream.next().await.unwrap().unwrap().reason);
+    }
+    cluster.replica(7, 0, ReplicaState::Ready).await;
+    assert_eq!(last(stream).await, ("ready".to_owned(), String::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_is_not_done_while_the_old_one_serves() {
+    let cluster = Cluster::new();
+    cluster.worker().await;
+    cluster.version(json!({"state": "valid"})).await;
+    cluster.apply(json!({"name": "m"}), 0).await;
+    cluster.placed(0).await;
+    cluster.replica(7, 0, ReplicaState::Ready).await;
+    let model = ModelName::new("m").unwrap();
+    let load = cluster.admin.change(Change::Load(model.clone()), Duration::from_secs(5));
+    let error = load.await.unwrap_err().to_string();
+    assert!(error.contains("not ready after 5000 ms: version 1 waits for a controller to plan it; no controller leads"), "{error}");
+    let (record, revision) = cluster.model().await;
+    assert_eq!(record.generation, 1);
+    cluster.placed(1).await;
+    cluster.replica(7, 1, ReplicaState::Ready).await;
+    let mirror = &cluster.admin.mirror;
+    assert_eq!(wait_routable(mirror, &cluster.keys, &model, revision, Duration::from_secs(5)).await, Ok(String::new()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn apply_ends_with_the_reason_when_it_cannot_be() {
+    let cluster = Cluster::new();
+    cluster.worker().await;
+    let apply = || cluster.apply(json!({"name": "m"}), 20_000);
+    let (state, reason) = last(apply().await).await;
+    assert_eq!((state.as_str(), reason.as_str()), ("failed", "no worker offers model `m`: put it in a --models directory"));
+
+    cluster.version(json!({"state": "invalid", "reason": "opset 99"})).await;
+    assert_eq!(last(apply().await).await, ("failed".to_owned(), "version 1 is invalid: opset 99".to_owned()));
+
+    cluster.version(json!({"state": "valid"})).await;
+    cluster.decided(1, "an old plan's reason").await;
+    let stream = apply().await;
+    let (_, revision) = cluster.model().await;
+    cluster.decided(revision, "needs 340 MB, no device has more than 120 MB free").await;
+    let (state, reason) = last(stream).await;
+    assert_eq!((state.as_str(), reason.as_str()), ("failed", "needs 340 MB, no device has more than 120 MB free"));
+
+    let stream = apply().await;
+    cluster.placed(0).await;
+    cluster.replica(7, 0, ReplicaState::Failed("no such operator".to_owned())).await;
+    let (_, revision) = cluster.model().await;
+    cluster.decided(revision, "failed on w: no such operator").await;
+    assert_eq!(last(stream).await, ("failed".to_owned(), "failed on w: no such operator".to_owned()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unload_ends_when_nothing_is_left() {
+    let cluster = Cluster::new();
+    cluster.worker().await;
+    cluster.placed(0).await;
+    cluster.replica(7, 0, ReplicaState::Ready).await;
+    let mut stream = cluster.apply(json!({"name": "m", "wanted": false}), 9_000).await;
+    assert_eq!(stream.next().await.unwrap().unwrap().reason, "w to unload it; no controller leads");
+    cluster.registry.txn(Txn::new().delete_prefix(cluster.keys.placements()).delete_prefix(cluster.keys.replicas())).await.unwrap();
+    assert_eq!(last(stream).await.0, "unloaded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_grows_only_when_something_must_load_anew() {
+    let cluster = Cluster::new();
+    let mut check = Vec::new();
+    for model in [
+        json!({"name": "m", "later": 1}),
+        json!({"name": "m", "replicas": 1}),
+        json!({"name": "m", "generation": 99}),
+        json!({"name": "m", "instances": 2}),
+    ] {
+        cluster.apply(model, 0).await;
+        check.push(cluster.model().await.0.generation);
+    }
+    assert_eq!(check, [0, 0, 0, 1]);
+    assert_eq!(cluster.model().await.0.unknown.get("later"), Some(&json!(1)), "what we do not know stays");
+}
+
+#[test]
+fn a_mistake_in_a_model_names_its_field() {
+    let check = |json: &str, expected: &str| {
+        let error = parse_model(json).unwrap_err();
+        assert_eq!(error.wire().0, policy::Code::InvalidArgument);
+        assert!(error.to_string().contains(expected), "{json}: {error}");
+    };
+    check("{", "not JSON");
+    check("[]", "must be a JSON object");
+    check("{}", "field `name`");
+    check(r#"{"name": "../x"}"#, "model name");
+    check(r#"{"name": "m", "replicas": "two"}"#, "field `replicas`: invalid type");
+    check(r#"{"name": "m", "versions": [0]}"#, "field `versions`");
+    check(r#"{"name": "m", "slo": {"latency": 3}}"#, "field `slo`: unknown field `latency`");
+    check(r#"{"name": "m", "provider": "tpu"}"#, "field `provider`: unknown variant `tpu`");
+    check(r#"{"name": "m", "replicas": 0}"#, "field `replicas`: must be at least 1");
+    check(r#"{"name": "m", "schema": 9}"#, "field `schema`: expected 1, got 9");
+    assert!(parse_model(r#"{"name": "m"}"#).unwrap().wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn get_and_watch_give_complete_lists() {
+    let cluster = Cluster::new();
+    cluster.version(json!({"state": "valid"})).await;
+    let request = |kind: &str| Request::new(GetRequest { kind: kind.to_owned(), name: String::new() });
+    let variants = cluster.admin.get(request("variants")).await.unwrap().into_inner().records;
+    assert_eq!(variants.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["variants/m:1:fp32@ort"]);
+    let error = cluster.admin.get(request("weather")).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+
+    let mut watch = cluster.admin.watch(request("models")).await.unwrap().into_inner();
+    assert_eq!(watch.next().await.unwrap().unwrap().records, []);
+    cluster.apply(json!({"name": "b"}), 0).await;
+    cluster.apply(json!({"name": "a"}), 0).await;
+    cluster.worker().await; // of another kind: nothing to tell
+    let mut keys = Vec::new();
+    while keys != ["models/a", "models/b"] {
+        keys = watch.next().await.unwrap().unwrap().records.into_iter().map(|r| r.key).collect();
+    }
+}
+
+#[test]
+fn a_record_that_is_not_at_its_key_is_refused() {
+    let keys = Keys::new("test");
+    let value = encode(&parse_model(r#"{"name": "m"}"#).unwrap()).unwrap();
+    let entry = |key: String| (key.clone(), Entry { key, value: value.clone(), revision: 3, created: 3 });
+    let entries = [entry(keys.model("m")), entry(keys.model("other")), entry(keys.worker("w"))].into();
+    let records = Records::read(&State { entries, revision: 3, synced: true }, &keys);
+    assert_eq!((records.models.len(), records.malformed.len()), (1, 2));
+}

@@ -1,0 +1,172 @@
+//! Artifacts: files named by sha256, hashed here, held in a cache, and fetched from a holder when neither the model
+//! directory nor the cache has them.
+
+use crate::error::WorkerError;
+use policy::{ArtifactFile, ArtifactRecord, Digest};
+use sha2::{Digest as _, Sha256};
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+mod fetch;
+
+pub(crate) use fetch::fetch_file;
+
+/// A file is read in pieces of this size.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Where artifacts are on this host.
+pub(crate) struct Artifacts {
+    cache: PathBuf,
+    /// Folders of the model directory that hold an artifact as it is.
+    in_place: Mutex<HashMap<Digest, PathBuf>>,
+    /// Single files, for holders' answers.
+    files: Mutex<HashMap<Digest, PathBuf>>,
+}
+
+impl Artifacts {
+    /// A cache under `data_dir`.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub(crate) fn open(data_dir: &Path) -> Result<Self, WorkerError> {
+        let cache = data_dir.join("artifacts");
+        std::fs::create_dir_all(&cache).map_err(WorkerError::file(&cache))?;
+        Ok(Self { cache, in_place: Mutex::default(), files: Mutex::default() })
+    }
+
+    /// Notes that `folder` holds `artifact`.
+    pub(crate) fn offer(&self, artifact: &ArtifactRecord, folder: &Path) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        files.extend(artifact.files.iter().map(|f| (f.sha256.clone(), folder.join(&f.path))));
+        let mut in_place = self.in_place.lock().unwrap_or_else(PoisonError::into_inner);
+        in_place.insert(artifact.digest.clone(), folder.to_owned());
+    }
+
+    /// The file with this digest, when this host offers it.
+    pub(crate) fn file(&self, digest: &Digest) -> Option<PathBuf> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+
+    /// The folder with `artifact`'s files, fetched from `holders` (`host:port` of admin ports) when it is not here yet.
+    /// Every byte is verified before anything parses it.
+    ///
+    /// # Errors
+    /// When no holder gives the right bytes; nothing half-fetched is left in the artifact's place.
+    pub(crate) async fn folder(&self, artifact: &ArtifactRecord, holders: &[String]) -> Result<PathBuf, WorkerError> {
+        let known = self.in_place.lock().unwrap_or_else(PoisonError::into_inner).get(&artifact.digest).cloned();
+        if let Some(folder) = known {
+            return Ok(folder);
+        }
+        let folder = self.cache.join(artifact.digest.as_str());
+        if !folder.is_dir() {
+            self.fetch(artifact, holders, &folder).await?;
+        } else {
+            self.verify(artifact, &folder).await?;
+        }
+        self.offer(artifact, &folder);
+        Ok(folder)
+    }
+
+    async fn fetch(&self, artifact: &ArtifactRecord, holders: &[String], folder: &Path) -> Result<(), WorkerError> {
+        let partial = self.cache.join(format!("{}.part", artifact.digest));
+        for file in &artifact.files {
+            let path = partial.join(&file.path);
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent).map_err(WorkerError::file(parent))?;
+            }
+            fetch_file(&artifact.digest, file, holders, &path).await?;
+        }
+        std::fs::rename(&partial, folder).map_err(WorkerError::file(folder))
+    }
+
+    /// A cached artifact may have been changed on disk since.
+    async fn verify(&self, artifact: &ArtifactRecord, folder: &Path) -> Result<(), WorkerError> {
+        let (digest, folder) = (artifact.digest.clone(), folder.to_owned());
+        let found = tokio::task::spawn_blocking(move || hash_folder(&folder)).await.map_err(|e| WorkerError::Artifact {
+            digest: digest.to_string(),
+            what: e.to_string(),
+        })??;
+        if found.digest == artifact.digest {
+            return Ok(());
+        }
+        let what = format!("the cached files have digest {}; delete them from the data directory", found.digest);
+        Err(WorkerError::Artifact { digest: digest.to_string(), what })
+    }
+}
+
+/// The sha256 of a file, and its length.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn hash_file(path: &Path) -> Result<(Digest, u64), WorkerError> {
+    let mut file = std::fs::File::open(path).map_err(WorkerError::file(path))?;
+    let (mut hasher, mut buffer, mut bytes) = (Sha256::new(), vec![0; CHUNK_BYTES], 0u64);
+    loop {
+        let read = file.read(&mut buffer).map_err(WorkerError::file(path))?;
+        if read == 0 {
+            return Ok((digest_of(hasher)?, bytes));
+        }
+        hasher.update(buffer.get(..read).unwrap_or_default());
+        bytes = bytes.saturating_add(read as u64);
+    }
+}
+
+fn digest_of(hasher: Sha256) -> Result<Digest, WorkerError> {
+    let hex: String = hasher.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    Digest::new(hex).map_err(|e| WorkerError::Signature(e.to_string()))
+}
+
+/// Every file of `folder`, hashed; their list's digest names the artifact. Variant folders are artifacts of their own.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(crate) fn hash_folder(folder: &Path) -> Result<ArtifactRecord, WorkerError> {
+    let mut files = Vec::new();
+    collect(folder, "", &mut files)?;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut hasher = Sha256::new();
+    hasher.update(ArtifactRecord::manifest(&files));
+    Ok(ArtifactRecord { digest: digest_of(hasher)?, files })
+}
+
+fn collect(folder: &Path, prefix: &str, files: &mut Vec<ArtifactFile>) -> Result<(), WorkerError> {
+    for entry in std::fs::read_dir(folder).map_err(WorkerError::file(folder))? {
+        let entry = entry.map_err(WorkerError::file(folder))?;
+        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+        if name.starts_with('.') || (prefix.is_empty() && name == "variants") {
+            continue;
+        }
+        let kind = entry.file_type().map_err(WorkerError::file(&path))?;
+        if kind.is_dir() {
+            collect(&path, &format!("{prefix}{name}/"), files)?;
+        } else if kind.is_file() {
+            let (sha256, bytes) = hash_file(&path)?;
+            files.push(ArtifactFile { path: format!("{prefix}{name}"), sha256, bytes });
+        }
+        // A symbolic link could lead out of the folder, so it is no part of an artifact.
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_artifacts_digest_depends_on_every_byte_and_name() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("model.onnx"), b"abc").unwrap();
+        let first = hash_folder(dir.path()).unwrap();
+        assert_eq!(first.files[0].sha256.as_str(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+        std::fs::write(dir.path().join("model.onnx"), b"abd").unwrap();
+        assert_ne!(hash_folder(dir.path()).unwrap().digest, first.digest);
+        std::fs::write(dir.path().join("model.onnx"), b"abc").unwrap();
+        std::fs::write(dir.path().join("weights.bin"), b"").unwrap();
+        assert_ne!(hash_folder(dir.path()).unwrap().digest, first.digest);
+        std::fs::remove_file(dir.path().join("weights.bin")).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("weights.bin")).unwrap();
+        assert_eq!(hash_folder(dir.path()).unwrap().digest, first.digest, "a link is no part of it");
+    }
+}

@@ -1,0 +1,76 @@
+//! The worker as an upstream: in this process a gateway calls it directly, across the network through the data port.
+
+use crate::replica::Replica;
+use arc_swap::ArcSwap;
+use policy::{Failure, VariantId};
+use proto::call::{InferCall, Replies, Upstream};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The replicas that can be asked now. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct WorkerHandle(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    replicas: ArcSwap<HashMap<VariantId, Arc<Replica>>>,
+    stopped: AtomicBool,
+}
+
+impl WorkerHandle {
+    /// Makes `replica` the one that answers for `variant`; gives the one it replaces.
+    pub(crate) fn insert(&self, variant: VariantId, replica: Arc<Replica>) -> Option<Arc<Replica>> {
+        let mut map = HashMap::clone(&self.0.replicas.load());
+        let old = map.insert(variant, replica);
+        self.0.replicas.store(Arc::new(map));
+        old
+    }
+
+    /// Takes `variant` out.
+    pub(crate) fn remove(&self, variant: &VariantId) -> Option<Arc<Replica>> {
+        let mut map = HashMap::clone(&self.0.replicas.load());
+        let old = map.remove(variant);
+        self.0.replicas.store(Arc::new(map));
+        old
+    }
+
+    /// Takes `variant` out if it is still `replica`; a successor stays.
+    pub(crate) fn remove_if(&self, variant: &VariantId, replica: &Arc<Replica>) -> bool {
+        let same = self.0.replicas.load().get(variant).is_some_and(|r| Arc::ptr_eq(r, replica));
+        if same {
+            self.remove(variant);
+        }
+        same
+    }
+
+    /// All replicas.
+    pub(crate) fn all(&self) -> Vec<Arc<Replica>> {
+        self.0.replicas.load().values().cloned().collect()
+    }
+
+    /// The replica of `variant`.
+    pub(crate) fn replica(&self, variant: &VariantId) -> Result<Arc<Replica>, Failure> {
+        self.0.replicas.load().get(variant).cloned().ok_or_else(|| Failure::NotReady {
+            model: variant.model.to_string(),
+            version: variant.version.to_string(),
+            reason: format!("this worker has no replica of {variant}"),
+        })
+    }
+
+    /// From now on it is not reachable.
+    pub(crate) fn stop(&self) {
+        self.0.stopped.store(true, Ordering::Release);
+    }
+}
+
+impl Upstream for WorkerHandle {
+    fn infer(&self, call: InferCall) -> Replies {
+        let replica = self.replica(&call.variant);
+        Replies::one(async move { replica?.infer(call).await })
+    }
+
+    fn reachable(&self) -> bool {
+        !self.0.stopped.load(Ordering::Acquire)
+    }
+}

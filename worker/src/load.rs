@@ -1,0 +1,150 @@
+//! From a placement to a warm replica: artifact, memory, engines, warm-up, calibration.
+
+use crate::config::{QUEUE_BYTES_MAX, QUEUE_LEN_MAX, WorkerConfig};
+use crate::cores::CorePlan;
+use crate::engine::ort::Runtime;
+use crate::engine::sample::{self, Guess};
+use crate::engine::{Engine, EngineError, Fallback, LoadSpec, ProviderReport};
+use crate::error::WorkerError;
+use crate::replica::{Parts, Replica};
+use crate::repository::MODEL_FILE;
+use policy::batch::Limits;
+use policy::profile::Latency;
+use policy::{PlacementRecord, Signature, TensorSpec, VersionRecord};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Longest calibration of a replica at load.
+const CALIBRATION_MAX: Duration = Duration::from_millis(200);
+/// Batch sizes measured at load.
+const CALIBRATION_ROWS: [u32; 3] = [1, 2, 4];
+/// Runs of each.
+const CALIBRATION_RUNS: usize = 5;
+/// What a replica is believed to take per row when it could not be exercised.
+const UNKNOWN_ROW_US: f64 = 10_000.0;
+
+/// A warm replica and what was measured on the way.
+pub(crate) struct Warm {
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) latency: Latency,
+    pub(crate) bytes_resident: u64,
+    pub(crate) provider: ProviderReport,
+    pub(crate) instances: u32,
+    pub(crate) intra_threads: u32,
+    pub(crate) load_ms: u64,
+}
+
+/// Loads `placement` from `folder` and warms it up. Blocks for as long as the engine needs.
+///
+/// # Errors
+/// When an engine refuses the model, or it is not what its version record says.
+pub(crate) fn load(
+    runtime: &Runtime,
+    config: &WorkerConfig,
+    placement: &PlacementRecord,
+    version: &VersionRecord,
+    folder: &Path,
+    on_failed: Box<dyn Fn(String) + Send + Sync>,
+) -> Result<Warm, WorkerError> {
+    let started = Instant::now();
+    let plan = match placement.instances {
+        Some(instances) => CorePlan::with_instances(config.cores.cores, usize::try_from(instances).unwrap_or(usize::MAX)),
+        None => config.cores,
+    };
+    let spec = LoadSpec {
+        provider: placement.provider,
+        device_id: device_id(&placement.device),
+        fallback: if placement.fallback.is_some() { Fallback::Cpu } else { Fallback::Never },
+        cache_dir: Some(config.data_dir.join("compiled")),
+        ..LoadSpec::cpu(folder.join(MODEL_FILE), plan.intra_threads)
+    };
+    let mut engines = Vec::with_capacity(plan.instances.get());
+    for _ in 0..plan.instances.get() {
+        engines.push(runtime.load(&spec)?);
+    }
+    let mut latency = None;
+    for engine in &mut engines {
+        check_signature(&version.signature, engine.as_ref())?;
+        let guess = warm_up(engine.as_mut())?;
+        if let (None, Some(guess)) = (&latency, guess) {
+            latency = Some(calibrate(engine.as_mut(), &version.signature, guess)?);
+        }
+    }
+    let latency = latency.unwrap_or(Latency { alpha_us: UNKNOWN_ROW_US, beta_us: 0.0 });
+    let provider = engines.first().map(|e| e.provider().clone()).ok_or_else(|| WorkerError::Signature("no engine".to_owned()))?;
+    let parts = Parts {
+        variant: placement.variant.clone(),
+        worker: config.id.clone(),
+        signature: version.signature.clone(),
+        latency,
+        limits: Limits {
+            rows_max: version.signature.max_batch_size.max(1),
+            queue_len_max: QUEUE_LEN_MAX,
+            queue_bytes_max: QUEUE_BYTES_MAX,
+        },
+        on_failed,
+    };
+    let instances = u32::try_from(engines.len()).unwrap_or(u32::MAX);
+    let replica = Arc::new(Replica::start(parts, engines).map_err(WorkerError::Thread)?);
+    Ok(Warm {
+        replica,
+        latency,
+        bytes_resident: version.bytes_resident.saturating_mul(u64::from(instances)),
+        provider,
+        instances,
+        intra_threads: u32::try_from(plan.intra_threads.get()).unwrap_or(u32::MAX),
+        load_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+}
+
+/// `cuda:1` is device 1 of its provider.
+fn device_id(device: &str) -> i32 {
+    device.split_once(':').and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
+}
+
+fn check_signature(promised: &Signature, engine: &dyn Engine) -> Result<(), WorkerError> {
+    let found = engine.signature();
+    let same = |a: &[TensorSpec], b: &[TensorSpec]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name == b.name && a.datatype == b.datatype);
+    if same(&promised.inputs, &found.inputs) && same(&promised.outputs, &found.outputs) {
+        return Ok(());
+    }
+    let names = |list: &[TensorSpec]| list.iter().map(|t| format!("{} {}", t.name, t.datatype)).collect::<Vec<_>>().join(", ");
+    Err(WorkerError::Signature(format!(
+        "the graph takes {} and gives {}, but the version record says {} and {}",
+        names(&found.inputs),
+        names(&found.outputs),
+        names(&promised.inputs),
+        names(&promised.outputs)
+    )))
+}
+
+/// Runs once; gives the made-up inputs that worked, `None` when the model refused every guess.
+fn warm_up(engine: &mut dyn Engine) -> Result<Option<Guess>, EngineError> {
+    match sample::find(engine) {
+        Ok((guess, _)) => Ok(Some(guess)),
+        Err(error) if error.keeps_engine() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Measures small batches for a short time. The least of each size counts: noise only adds.
+fn calibrate(engine: &mut dyn Engine, signature: &Signature, guess: Guess) -> Result<Latency, EngineError> {
+    let started = Instant::now();
+    let mut samples: Vec<(u32, f64)> = Vec::new();
+    for rows in CALIBRATION_ROWS.into_iter().filter(|rows| *rows <= signature.max_batch_size.max(1)) {
+        let guess = if signature.max_batch_size > 0 { Guess { rows: i64::from(rows), ..guess } } else { guess };
+        let mut best_us = f64::INFINITY;
+        for _ in 0..CALIBRATION_RUNS {
+            best_us = best_us.min(sample::run(engine, guess)?.as_secs_f64() * 1e6);
+            if started.elapsed() >= CALIBRATION_MAX {
+                break;
+            }
+        }
+        samples.push((rows, best_us));
+        if started.elapsed() >= CALIBRATION_MAX {
+            break;
+        }
+    }
+    Ok(Latency::fit(&samples))
+}

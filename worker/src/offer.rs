@@ -1,0 +1,235 @@
+//! Offers a model directory to the cluster: finds what is in it, validates what is new in a child process, and writes what
+//! each version is.
+
+use crate::artifact::{Artifacts, hash_folder};
+use crate::config::WorkerConfig;
+use crate::engine::Fallback;
+use crate::error::WorkerError;
+use crate::publish::Publisher;
+use crate::repository::{Found, MODEL_FILE, scan};
+use crate::validate::{self, Facts, Limits, Request, Verdict};
+use policy::{
+    ArtifactRecord, HolderRecord, ModelRecord, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState,
+};
+use registry::{Compare, Registry, Txn};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The reference variant of every version.
+const REFERENCE: &str = "fp32@ort";
+/// Pause before trying again after the registry refused.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What offering needs.
+pub(crate) struct Offer {
+    pub(crate) config: Arc<WorkerConfig>,
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) artifacts: Arc<Artifacts>,
+    pub(crate) publisher: Publisher,
+}
+
+impl Offer {
+    /// Offers everything in `dir`, one version after another; problems are logged and do not stop the others.
+    pub(crate) async fn run(self, dir: PathBuf) {
+        let (found, problems) = match scan(&dir) {
+            Ok(scanned) => scanned,
+            Err(error) => return tracing::error!(%error, "the model directory cannot be read"),
+        };
+        problems.iter().for_each(|problem| tracing::error!(%problem, "model not offered"));
+        if self.config.owns_repository {
+            self.until_written("forgetting what is no longer there", || self.forget_missing(&found)).await;
+        }
+        for found in &found {
+            match self.describe(found).await {
+                Ok(record) => {
+                    self.until_written("writing a version", || self.write(found, &record)).await;
+                }
+                Err(error) => tracing::error!(model = %found.model, version = %found.version, %error, "version not offered"),
+            }
+        }
+        tracing::info!(versions = found.len(), problems = problems.len(), "model directory offered");
+    }
+
+    /// The registry may be away for long: says so once and tries on.
+    async fn until_written<F: Future<Output = Result<(), WorkerError>>>(&self, what: &str, mut attempt: impl FnMut() -> F) {
+        let mut complained = false;
+        while let Err(error) = attempt().await {
+            if !matches!(error, WorkerError::Registry(_)) {
+                return tracing::error!(%error, "{what} failed");
+            }
+            if !std::mem::replace(&mut complained, true) {
+                tracing::warn!(%error, "{what}: the registry does not take it, trying on");
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Hashes and, where this artifact was never validated here, validates.
+    async fn describe(&self, found: &Found) -> Result<VersionRecord, WorkerError> {
+        let folder = found.folder.clone();
+        let hashed = tokio::task::spawn_blocking(move || hash_folder(&folder)).await;
+        let artifact = hashed.map_err(|e| WorkerError::Signature(e.to_string()))??;
+        let verdict = self.verdict(&artifact, &found.folder).await?;
+        let (state, facts) = match verdict {
+            Verdict::Valid(facts) => (VersionState::Valid, *facts),
+            Verdict::Invalid { reason } => {
+                tracing::error!(model = %found.model, version = %found.version, reason, "version is not valid");
+                (VersionState::Invalid(reason), no_facts(&self.config))
+            }
+            Verdict::NotRun { reason } => return Err(WorkerError::Signature(format!("could not be validated: {reason}"))),
+        };
+        self.artifacts.offer(&artifact, &found.folder);
+        self.publish_holder(&artifact);
+        Ok(VersionRecord {
+            schema: SCHEMA,
+            model: found.model.clone(),
+            version: found.version,
+            state,
+            reference: VariantName::new(REFERENCE).map_err(|e| WorkerError::Signature(e.to_string()))?,
+            artifact: artifact.digest,
+            files: artifact.files,
+            signature: Signature::complete(facts.inputs, facts.outputs, found.settings.max_batch_size),
+            bytes_resident: facts.bytes_resident,
+            image: found.settings.image.clone(),
+            labels: found.labels.clone(),
+            unknown: Unknown::new(),
+        })
+    }
+
+    fn publish_holder(&self, artifact: &ArtifactRecord) {
+        publish_holder(&self.config, &self.publisher, &artifact.digest);
+    }
+
+    /// From the cache of verdicts, or from a child. A verdict holds for an artifact and a library.
+    async fn verdict(&self, artifact: &ArtifactRecord, folder: &Path) -> Result<Verdict, WorkerError> {
+        let library = self.config.library.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let path = self.config.data_dir.join("verdicts").join(format!("{}-{library}.json", artifact.digest));
+        if let Some(verdict) = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
+            return Ok(verdict);
+        }
+        let request = Request {
+            model: folder.join(MODEL_FILE),
+            libraries: vec![self.config.library.clone()],
+            provider: policy::ExecutionProvider::Cpu,
+            device_id: 0,
+            fallback: Fallback::Never,
+            intra_threads: self.config.cores.intra_threads,
+        };
+        let limits = Limits { time: self.config.validate_time_max, memory_bytes: self.config.validate_memory_max };
+        tracing::info!(path = %request.model.display(), "validating a new artifact in a child process");
+        let verdict = validate::validate(&self.config.binary, &request, limits).await;
+        if !matches!(verdict, Verdict::NotRun { .. })
+            && let Err(error) = keep(&path, &verdict)
+        {
+            tracing::warn!(%error, "verdict not kept, the next start validates again");
+        }
+        Ok(verdict)
+    }
+
+    /// Writes what the version is, and wants the model if nobody has said anything about it.
+    async fn write(&self, found: &Found, record: &VersionRecord) -> Result<(), WorkerError> {
+        let keys = &self.config.keys;
+        let key = keys.version(record.model.as_str(), record.version.into());
+        if let Some(entry) = self.registry.get(&key).await? {
+            let known: Result<VersionRecord, _> = registry::decode(&entry, SCHEMA);
+            match known {
+                Ok(known) if known == *record => return self.want(found).await,
+                Ok(known) if known.artifact != record.artifact && self.held_elsewhere(&known).await? => {
+                    tracing::error!(
+                        model = %record.model, version = %record.version, known = %known.artifact, here = %record.artifact,
+                        "another worker offers other files under this version; not offered: give it a new version"
+                    );
+                    return Ok(());
+                }
+                _ => {}
+            }
+        }
+        self.registry.txn(Txn::new().put(&key, registry::encode(record)?)).await?;
+        self.want(found).await
+    }
+
+    async fn want(&self, found: &Found) -> Result<(), WorkerError> {
+        let key = self.config.keys.model(found.model.as_str());
+        let record = ModelRecord {
+            schema: SCHEMA,
+            name: found.model.clone(),
+            wanted: true,
+            versions: Vec::new(),
+            replicas: found.settings.replicas,
+            provider: self.config.provider,
+            fallback: None,
+            instances: found.settings.instances,
+            slo: found.settings.slo.clone(),
+            generation: 0,
+            unknown: Unknown::new(),
+        };
+        self.registry.txn(Txn::new().when(Compare::Absent(key.clone())).put(&key, registry::encode(&record)?)).await?;
+        Ok(())
+    }
+
+    /// Does any other worker hold the files of `known`?
+    async fn held_elsewhere(&self, known: &VersionRecord) -> Result<bool, WorkerError> {
+        let prefix = format!("{}/", self.config.keys.artifact(known.artifact.as_str()));
+        let own = self.config.keys.holder(known.artifact.as_str(), self.config.id.as_str());
+        Ok(self.registry.list(&prefix).await?.entries.iter().any(|entry| entry.key != own))
+    }
+
+    /// The directory is the whole truth: versions it no longer has are forgotten, and models without a version.
+    async fn forget_missing(&self, found: &[Found]) -> Result<(), WorkerError> {
+        let keys = &self.config.keys;
+        let versions: BTreeSet<String> = found.iter().map(|f| keys.version(f.model.as_str(), f.version.into())).collect();
+        let models: BTreeSet<String> = found.iter().map(|f| keys.model(f.model.as_str())).collect();
+        let mut gone = Vec::new();
+        for (prefix, kept) in [(keys.versions(), versions), (keys.models(), models)] {
+            let entries = self.registry.list(&prefix).await?.entries;
+            gone.extend(entries.into_iter().map(|e| e.key).filter(|key| !kept.contains(key)));
+        }
+        for part in gone.chunks(64) {
+            self.registry.txn(part.iter().fold(Txn::new(), |txn, key| txn.delete(key))).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Says that this worker has `artifact`.
+pub(crate) fn publish_holder(config: &WorkerConfig, publisher: &Publisher, artifact: &policy::Digest) {
+    let holder = HolderRecord {
+        schema: SCHEMA,
+        artifact: artifact.clone(),
+        worker: config.id.clone(),
+        admin: config.advertise_admin.clone(),
+        unknown: Unknown::new(),
+    };
+    publisher.put(config.keys.holder(artifact.as_str(), config.id.as_str()), &holder);
+}
+
+fn keep(path: &Path, verdict: &Verdict) -> Result<(), WorkerError> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).map_err(WorkerError::file(folder))?;
+    let beside = path.with_extension("new");
+    let text = serde_json::to_vec(verdict).map_err(|e| WorkerError::Signature(e.to_string()))?;
+    std::fs::write(&beside, text).map_err(WorkerError::file(&beside))?;
+    std::fs::rename(&beside, path).map_err(WorkerError::file(path))
+}
+
+/// What is known of a version that cannot be loaded.
+fn no_facts(config: &WorkerConfig) -> Facts {
+    Facts {
+        inputs: Vec::new(),
+        outputs: Vec::new(),
+        provider: crate::engine::ProviderReport {
+            asked: config.provider,
+            used: Vec::new(),
+            summary: config.provider,
+            fallback: None,
+        },
+        engine_version: String::new(),
+        bytes_resident: 0,
+        load_ms: 0,
+        first_run_ms: None,
+        not_exercised: None,
+        external_files: Vec::new(),
+    }
+}

@@ -1,0 +1,138 @@
+//! Keeps this worker's leased records in the registry: itself, its replicas, the artifacts it holds.
+//!
+//! Level-triggered: the records wanted are one map; the task makes the registry equal to it under the worker's lease, and
+//! starts over with a new lease when the old one is lost.
+
+use registry::{Keys, Lease, Registry, RegistryError, Txn};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Records by key.
+pub(crate) type Records = BTreeMap<String, Vec<u8>>;
+
+/// Pause before trying again after the registry refused.
+const RETRY: Duration = Duration::from_millis(500);
+/// Operations of one transaction.
+const OPS_MAX: usize = 64;
+
+/// The wanted records. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Publisher(Arc<watch::Sender<Records>>);
+
+impl Publisher {
+    /// Nothing wanted yet; the receiver goes to [`run`].
+    pub(crate) fn new() -> (Self, watch::Receiver<Records>) {
+        let (tx, rx) = watch::channel(Records::new());
+        (Self(Arc::new(tx)), rx)
+    }
+
+    /// Wants `record` under `key`. A record that cannot be written is logged and leaves the old one.
+    pub(crate) fn put<T: serde::Serialize>(&self, key: String, record: &T) {
+        match registry::encode(record) {
+            Ok(value) => {
+                self.0.send_if_modified(|records| records.insert(key, value.clone()).as_ref() != Some(&value));
+            }
+            Err(error) => tracing::error!(key, %error, "record not written"),
+        }
+    }
+
+    /// Wants nothing under `key` any more.
+    pub(crate) fn remove(&self, key: &str) {
+        self.0.send_if_modified(|records| records.remove(key).is_some());
+    }
+}
+
+/// Converges for ever; `stop` revokes the lease, which removes the records at once.
+pub(crate) async fn run(
+    registry: Arc<dyn Registry>,
+    keys: Keys,
+    worker: String,
+    mut wanted: watch::Receiver<Records>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut complained = false;
+    loop {
+        let lived = tokio::select! {
+            lived = one_lease(&*registry, &keys, &worker, &mut wanted, stop.clone()) => lived,
+            () = stopped(&mut stop) => return,
+        };
+        match lived {
+            Ok(End::Stopped) => return,
+            Ok(End::LeaseLost) => {
+                complained = false;
+                tracing::warn!("the registry dropped this worker's lease, registering again");
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut complained, true) {
+                    tracing::warn!(%error, "cannot register with the registry, serving on and trying again");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|s| *s).await; // a dropped sender means the same
+}
+
+enum End {
+    Stopped,
+    LeaseLost,
+}
+
+/// From the grant of a lease to its loss.
+async fn one_lease(
+    registry: &dyn Registry,
+    keys: &Keys,
+    worker: &str,
+    wanted: &mut watch::Receiver<Records>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<End, RegistryError> {
+    let lease = registry.lease(crate::config::LEASE).await?;
+    // What an earlier incarnation left under its own lease would linger until that ends.
+    let stale = registry.list(&keys.replicas_of(worker)).await?.entries.into_iter().map(|e| e.key);
+    let mut written: BTreeMap<String, Option<Vec<u8>>> = stale.map(|key| (key, None)).collect();
+    loop {
+        let records = wanted.borrow_and_update().clone();
+        converge(registry, &lease, &records, &mut written).await?;
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() {
+                return Ok(End::Stopped);
+            },
+            () = lease.lost() => return Ok(End::LeaseLost),
+            () = stopped(&mut stop) => {
+                let _ = lease.revoke().await; // the records go now; without an answer they go with the lease
+                return Ok(End::Stopped);
+            }
+        }
+    }
+}
+
+/// Writes what differs from `written`, which then equals `records`.
+async fn converge(
+    registry: &dyn Registry,
+    lease: &Lease,
+    records: &Records,
+    written: &mut BTreeMap<String, Option<Vec<u8>>>,
+) -> Result<(), RegistryError> {
+    let keys: BTreeSet<String> = records.keys().chain(written.keys()).cloned().collect();
+    let differs = |key: &String| written.get(key).and_then(|v| v.as_ref()) != records.get(key) || !records.contains_key(key);
+    let changed: Vec<String> = keys.into_iter().filter(differs).collect();
+    for part in changed.chunks(OPS_MAX) {
+        let txn = part.iter().fold(Txn::new(), |txn, key| match records.get(key) {
+            Some(value) => txn.put_leased(key, value.clone(), lease.id()),
+            None => txn.delete(key),
+        });
+        registry.txn(txn).await?;
+        for key in part {
+            match records.get(key) {
+                Some(value) => drop(written.insert(key.clone(), Some(value.clone()))),
+                None => drop(written.remove(key)),
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! Takes the outputs of a batch apart again: views of the engine's memory, no copies.
+
+use crate::engine::{EngineError, TensorOut};
+use bytes::Bytes;
+use policy::{DataType, Envelope, OutputTensor, Reply, Served, Shape, VariantId};
+use proto::call::{InferReply, LoadReport};
+use proto::chain::Chain;
+use std::sync::Arc;
+
+/// One request's outputs.
+#[derive(Default)]
+pub(crate) struct Part(Vec<PartTensor>);
+
+struct PartTensor {
+    name: Arc<str>,
+    datatype: DataType,
+    shape: Shape,
+    data: Bytes,
+}
+
+impl Part {
+    /// The reply to `envelope`: the outputs it asked for, in the model's order.
+    pub(crate) fn into_reply(self, variant: &VariantId, envelope: &Envelope, served: Served, load: LoadReport) -> InferReply {
+        let asked = |name: &str| envelope.outputs.is_empty() || envelope.outputs.iter().any(|o| o.name == name);
+        let (mut outputs, mut raw) = (Vec::with_capacity(self.0.len()), Vec::with_capacity(self.0.len()));
+        for tensor in self.0.into_iter().filter(|t| asked(&t.name)) {
+            outputs.push(OutputTensor {
+                name: tensor.name.to_string(),
+                datatype: tensor.datatype.to_string(),
+                shape: tensor.shape,
+                parameters: Vec::new(),
+            });
+            raw.push(Chain::from(tensor.data));
+        }
+        let reply = Reply {
+            model: variant.model.to_string(),
+            version: variant.version.to_string(),
+            id: envelope.id.clone(),
+            parameters: served.into_parameters(),
+            outputs,
+        };
+        InferReply { reply, raw, load }
+    }
+}
+
+/// Splits `outputs` into requests of `rows` rows each, in order. A lone request gets all of them as they are.
+///
+/// # Errors
+/// [`EngineError::Failed`] when an output of a batching model does not have one row per input row: the model mixes rows,
+/// and an answer could go to the wrong caller (I5).
+pub(crate) fn split(batches: bool, outputs: &[TensorOut], rows: &[u32]) -> Result<Vec<Part>, EngineError> {
+    let total: i64 = rows.iter().map(|r| i64::from(*r)).fold(0, i64::saturating_add);
+    let mut parts: Vec<Part> = rows.iter().map(|_| Part::default()).collect();
+    for output in outputs {
+        if batches && output.shape.first() != Some(&total) {
+            let reason = format!("output `{}` has shape {:?} for a batch of {total} rows", output.name, output.shape);
+            return Err(EngineError::Failed { reason });
+        }
+        let mut rest = output.data.clone();
+        let last = parts.len().saturating_sub(1);
+        for (i, (part, rows)) in parts.iter_mut().zip(rows).enumerate() {
+            let mut shape = Shape::from_slice(&output.shape);
+            if let (true, Some(first)) = (batches, shape.first_mut()) {
+                *first = i64::from(*rows);
+            }
+            let data = if i == last { std::mem::take(&mut rest) } else { front(output, &mut rest, &shape)? };
+            part.0.push(PartTensor { name: output.name.clone(), datatype: output.datatype, shape, data });
+        }
+    }
+    Ok(parts)
+}
+
+/// Takes the bytes of a tensor of `shape` off the front of `rest`.
+fn front(output: &TensorOut, rest: &mut Bytes, shape: &[i64]) -> Result<Bytes, EngineError> {
+    let short = || EngineError::Failed { reason: format!("output `{}` has fewer bytes than its shape {:?} needs", output.name, output.shape) };
+    let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?)).ok_or_else(short)?;
+    let len = match output.datatype.size() {
+        Some(size) => elements.checked_mul(size).ok_or_else(short)?,
+        None => strings_len(rest, elements).ok_or_else(short)?,
+    };
+    if len > rest.len() { Err(short()) } else { Ok(rest.split_to(len)) }
+}
+
+/// Bytes that `elements` BYTES elements take at the front of `data`.
+fn strings_len(data: &[u8], elements: usize) -> Option<usize> {
+    let mut end = 0usize;
+    for _ in 0..elements {
+        let after = end.checked_add(4)?;
+        let header: [u8; 4] = data.get(end..after)?.try_into().ok()?;
+        end = after.checked_add(usize::try_from(u32::from_le_bytes(header)).ok()?)?;
+    }
+    (end <= data.len()).then_some(end)
+}

@@ -1,0 +1,147 @@
+//! Starts a worker and stops it.
+
+use crate::artifact::Artifacts;
+use crate::config::WorkerConfig;
+use crate::engine::ort::Runtime;
+use crate::error::WorkerError;
+use crate::handle::WorkerHandle;
+use crate::manage::Manager;
+use crate::offer::Offer;
+use crate::publish::{self, Publisher};
+use crate::serve::DataPort;
+use crate::admin;
+use policy::{SCHEMA, Unknown, WorkerRecord};
+use proto::listen::Limits;
+use proto::server::Server;
+use registry::Registry;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// How long gateways get to learn that a worker goes before its connections do.
+const NOTICE: Duration = Duration::from_millis(500);
+
+/// Listeners of a worker that other processes reach.
+pub struct WorkerPorts {
+    /// Calls of gateways.
+    pub data: TcpListener,
+    /// Artifacts, liveness.
+    pub admin: TcpListener,
+    /// Network runtimes of the data port.
+    pub runtimes: usize,
+}
+
+/// A running worker.
+pub struct Worker {
+    config: Arc<WorkerConfig>,
+    handle: WorkerHandle,
+    record: WorkerRecord,
+    publisher: Publisher,
+    server: Option<Server>,
+    tasks: Vec<JoinHandle<()>>,
+    registration: JoinHandle<()>,
+    stop: watch::Sender<bool>,
+    offered: watch::Receiver<bool>,
+}
+
+impl Worker {
+    /// Starts a worker. Without `ports` only this process reaches it, through [`Worker::handle`].
+    ///
+    /// # Errors
+    /// When the data directory cannot be used or the system gives no thread.
+    pub fn start(config: WorkerConfig, runtime: Arc<Runtime>, registry: Arc<dyn Registry>, ports: Option<WorkerPorts>) -> Result<Self, WorkerError> {
+        let config = Arc::new(config);
+        let artifacts = Arc::new(Artifacts::open(&config.data_dir)?);
+        let (publisher, records) = Publisher::new();
+        let handle = WorkerHandle::default();
+        let record = worker_record(&config);
+        publisher.put(config.keys.worker(config.id.as_str()), &record);
+        let (stop, stopped) = watch::channel(false);
+        let registration = tokio::spawn(publish::run(registry.clone(), config.keys.clone(), config.id.to_string(), records, stopped));
+        let mut tasks = Vec::new();
+        let manager = Manager {
+            config: config.clone(),
+            runtime,
+            registry: registry.clone(),
+            artifacts: artifacts.clone(),
+            publisher: publisher.clone(),
+            handle: handle.clone(),
+            record: record.clone(),
+            slots: Default::default(),
+            attempts: 0,
+        };
+        tasks.push(tokio::spawn(manager.run()));
+        let (offered_tx, offered) = watch::channel(config.models.is_none());
+        if let Some(dir) = config.models.clone() {
+            let offer = Offer { config: config.clone(), registry, artifacts: artifacts.clone(), publisher: publisher.clone() };
+            tasks.push(tokio::spawn(async move {
+                offer.run(dir).await;
+                offered_tx.send_replace(true);
+            }));
+        }
+        let server = match ports {
+            Some(WorkerPorts { data, admin, runtimes }) => {
+                tasks.push(tokio::spawn(admin::serve(admin, artifacts)));
+                let port = DataPort { handle: handle.clone(), message_bytes_max: config.message_bytes_max };
+                Some(Server::start(data, runtimes, Limits::INNER, move || port.clone()).map_err(WorkerError::Thread)?)
+            }
+            None => None,
+        };
+        Ok(Self { config, handle, record, publisher, server, tasks, registration, stop, offered })
+    }
+
+    /// The worker as an upstream in this process.
+    pub fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
+    }
+
+    /// Resolves when everything in the model directory is described in the registry.
+    pub async fn offered(&self) {
+        let _ = self.offered.clone().wait_for(|done| *done).await;
+    }
+
+    /// Says it is going, answers what it has within the configured time, gives up its lease, stops.
+    pub async fn drain(self) {
+        let record = WorkerRecord { draining: true, ..self.record };
+        self.publisher.put(self.config.keys.worker(self.config.id.as_str()), &record);
+        self.tasks.iter().for_each(JoinHandle::abort);
+        if let Some(server) = self.server {
+            tokio::time::sleep(NOTICE).await;
+            server.drain(self.config.drain_max).await;
+        }
+        self.handle.stop();
+        let replicas = self.handle.all();
+        let drained = async {
+            for replica in replicas {
+                replica.drain().await;
+            }
+        };
+        if tokio::time::timeout(self.config.drain_max, drained).await.is_err() {
+            tracing::warn!("work cut at the end of the drain");
+        }
+        self.stop.send_replace(true);
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.registration).await; // the lease ends by itself otherwise
+    }
+}
+
+fn worker_record(config: &WorkerConfig) -> WorkerRecord {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WorkerRecord {
+        schema: SCHEMA,
+        id: config.id.clone(),
+        // Grows with every start, as long as the host's clock does not go back by more than the time between two starts.
+        incarnation: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+        data: config.advertise_data.clone(),
+        admin: config.advertise_admin.clone(),
+        host: config.host.clone(),
+        site: config.site.clone(),
+        zone: config.zone.clone(),
+        devices: config.devices.clone(),
+        capabilities: config.capabilities.clone(),
+        epoch: 0,
+        draining: false,
+        unknown: Unknown::new(),
+    }
+}

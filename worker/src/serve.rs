@@ -1,0 +1,74 @@
+//! The data port: decodes a gateway's call, hands it to the replica it names, encodes the answer. It decides nothing.
+
+use crate::handle::WorkerHandle;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use hyper::body::Incoming;
+use policy::check::check_request;
+use policy::{Failure, VariantId};
+use proto::call::{Caller, InferCall, InferReply};
+use proto::frame::{Encoding, MessageBody, MessageReader, ReadError, ReplyBody, refuse, response};
+use proto::listen::Handler;
+use proto::remote::INFER_PATH;
+use proto::{envelope, metadata, status, trace};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Answers the requests of the data port.
+#[derive(Clone)]
+pub(crate) struct DataPort {
+    pub(crate) handle: WorkerHandle,
+    pub(crate) message_bytes_max: usize,
+}
+
+impl Handler for DataPort {
+    async fn call(&self, request: Request<Incoming>) -> Response<ReplyBody> {
+        if request.uri().path() != INFER_PATH {
+            let what = format!("method {:?}", request.uri().path().chars().take(160).collect::<String>());
+            return refuse(&Failure::Unsupported { what, why: "a worker's data port answers ModelInfer only; ask a gateway".to_owned() }, "");
+        }
+        match self.infer(request).await {
+            Ok(reply) => {
+                let mut trailers = status::ok_trailers();
+                trailers.insert(metadata::BACKLOG_US, HeaderValue::from(reply.load.backlog_us));
+                let message = envelope::write_reply(reply.reply, &reply.raw);
+                response(ReplyBody::Message(MessageBody::message(&message, Some(trailers))))
+            }
+            Err(failure) => refuse(&failure, ""),
+        }
+    }
+}
+
+impl DataPort {
+    async fn infer(&self, request: Request<Incoming>) -> Result<InferReply, Failure> {
+        let received = Instant::now();
+        let (head, body) = request.into_parts();
+        let variant = variant(&head.headers)?;
+        let mut reader = MessageReader::new(body, Encoding::of(&head.headers)?, self.message_bytes_max);
+        let message = match reader.next().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return Err(Failure::Malformed { what: "the call has no message".to_owned() }),
+            Err(ReadError::Bad(failure)) => return Err(failure),
+            Err(ReadError::Gone) => return Err(Failure::Cancelled),
+        };
+        let (envelope, raw) = envelope::read_request(message)?;
+        // A gateway has checked it, but this port is a boundary of its own: an engine must never see lengths that lie.
+        let replica = self.handle.replica(&variant)?;
+        let checked = check_request(replica.signature(), &envelope)?;
+        let call = InferCall {
+            envelope: Arc::new(envelope),
+            raw,
+            rows: checked.rows,
+            variant,
+            remaining: metadata::timeout(&head.headers).map(|length| length.saturating_sub(received.elapsed())),
+            caller: Caller { tenant: Arc::from(metadata::text(&head.headers, metadata::TENANT).unwrap_or("default")) },
+            trace: trace::of(&head.headers),
+        };
+        replica.infer(call).await
+    }
+}
+
+fn variant(headers: &HeaderMap) -> Result<VariantId, Failure> {
+    let text = metadata::text(headers, metadata::VARIANT)
+        .ok_or_else(|| Failure::Malformed { what: format!("metadata {} is missing: ask a gateway, not a worker", metadata::VARIANT) })?;
+    Ok(VariantId::parse(text)?)
+}
