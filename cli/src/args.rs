@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// Sluice serves tensor models from many unequal machines behind one address.
 #[derive(Debug, Parser)]
-#[command(name = "sluice", version, propagate_version = true)]
+#[command(name = "sluice", version)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) telemetry: Telemetry,
@@ -77,7 +77,7 @@ pub(crate) struct Etcd {
     #[arg(long, env = "SLUICE_ETCD_CA", value_name = "FILE")]
     pub(crate) etcd_ca: Option<PathBuf>,
     /// Our certificate for etcd (PEM)
-    #[arg(long, env = "SLUICE_ETCD_CERT", requires = "etcd_key", value_name = "FILE")]
+    #[arg(long, env = "SLUICE_ETCD_CERT", requires_all = ["etcd_key", "etcd_ca"], value_name = "FILE")]
     pub(crate) etcd_cert: Option<PathBuf>,
     /// Its key (PEM)
     #[arg(long, env = "SLUICE_ETCD_KEY", requires = "etcd_cert", value_name = "FILE")]
@@ -317,4 +317,14 @@ pub(crate) struct Doctor {
     /// Endpoints of etcd to try, separated by commas
     #[arg(long, env = "SLUICE_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URL")]
     pub(crate) etcd: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -2,7 +2,6 @@
 
 use clap::Command;
 use std::ffi::OsString;
-use std::path::Path;
 
 /// Commands that serve, and so may have a table of their own.
 const ROLES: [&str; 4] = ["up", "gateway", "worker", "controller"];

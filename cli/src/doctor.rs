@@ -24,7 +24,7 @@ pub(crate) async fn run(args: Doctor) -> anyhow::Result<ExitCode> {
     }
     if !args.etcd.is_empty() {
         let config = EtcdConfig::new(args.etcd.clone());
-        let answer = match registry::open(RegistryConfig::Etcd(config)).await {
+        let answer = match registry::open(RegistryConfig::Etcd(config)) {
             Ok(registry) => registry.list("/sluice/v1/").await.map(|l| l.entries.len()),
             Err(error) => Err(error),
         };

@@ -15,7 +15,6 @@ pub(crate) mod worker;
 pub(crate) use listeners::bind;
 
 use crate::args::Etcd;
-use anyhow::Context as _;
 use registry::{EtcdConfig, Registry, RegistryConfig, TlsConfig};
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,18 +42,10 @@ pub(crate) async fn stop() -> anyhow::Result<()> {
 }
 
 /// The registry behind `--etcd`. It need not be there yet.
-pub(crate) async fn etcd(args: &Etcd) -> anyhow::Result<Arc<dyn Registry>> {
-    let read = |path: &std::path::PathBuf| std::fs::read(path).with_context(|| format!("{}", path.display()));
+pub(crate) fn etcd(args: &Etcd) -> anyhow::Result<Arc<dyn Registry>> {
     let mut config = EtcdConfig::new(args.etcd.clone());
-    if args.etcd_ca.is_some() || args.etcd_cert.is_some() {
-        config.tls = Some(TlsConfig {
-            ca: args.etcd_ca.as_ref().map(read).transpose()?,
-            cert: args.etcd_cert.as_ref().map(read).transpose()?,
-            key: args.etcd_key.as_ref().map(read).transpose()?,
-            domain: None,
-        });
-    }
-    Ok(registry::open(RegistryConfig::Etcd(config)).await?)
+    config.tls = args.etcd_ca.clone().map(|ca| TlsConfig { ca, cert: args.etcd_cert.clone(), key: args.etcd_key.clone(), domain: None });
+    Ok(registry::open(RegistryConfig::Etcd(config))?)
 }
 
 /// Name of this host.

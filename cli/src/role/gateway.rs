@@ -17,7 +17,7 @@ pub(crate) async fn run(args: crate::args::Gateway) -> anyhow::Result<()> {
     let grpc = bind("grpc", &args.front.grpc).await?;
     let admin = bind("admin", &args.front.admin).await?;
     say(&format!("listening: grpc {}, admin {}", grpc.local_addr()?, admin.local_addr()?));
-    let registry = etcd(&args.etcd).await?;
+    let registry = etcd(&args.etcd)?;
     let limit = message_bytes(&args.front);
     let dial: Dial = Arc::new(move |worker: &WorkerRecord| Arc::new(Remote::connect(worker.data.clone(), limit)) as Arc<dyn Upstream>);
     let snapshot = args.data_dir.map(|dir| dir.join("routing.json"));

@@ -3,7 +3,8 @@
 use super::{bind, gateway, library, stop, worker};
 use crate::args::Up;
 use crate::telemetry::say;
-use ::controller::{Controller, ControllerConfig};
+use super::controller::Running;
+use ::controller::ControllerConfig;
 use ::gateway::{Dial, Gateway, ModelControl};
 use ::worker::Worker;
 use anyhow::Context as _;
@@ -23,7 +24,7 @@ pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
     say(&format!("listening: grpc {}, admin {}", grpc.local_addr()?, admin.local_addr()?));
     let models = worker::existing(&args.models)?;
     let data_dir = args.data_dir.clone().map_or_else(|| default_data_dir(&models), Ok)?;
-    let registry = registry::open(RegistryConfig::Embedded { data_dir: Some(data_dir.clone()) }).await?;
+    let registry = registry::open(RegistryConfig::Embedded { data_dir: Some(data_dir.clone()) })?;
     let runtime = library::open(args.engines.onnxruntime.as_deref())?;
 
     let mut config = worker::config(&args.engines, &args.place, WorkerId::new("local")?, &runtime, data_dir)?;
@@ -35,7 +36,7 @@ pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
     let by_place = if loopback { ModelControl::Explicit } else { ModelControl::None };
     let control = args.model_control.map_or(by_place, gateway::control);
     let gateway = Gateway::start(gateway::config(&args.front, &args.place, control, None, dial), registry.clone(), grpc, admin)?;
-    let controller = Controller::start(ControllerConfig::new("local".to_owned(), Keys::new(&args.place.cluster)), registry);
+    let controller = Running::start(registry, ControllerConfig::new("local", Keys::new(&args.place.cluster)));
 
     let settled = async {
         worker.offered().await;

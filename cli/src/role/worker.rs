@@ -31,7 +31,7 @@ pub(crate) async fn run(args: crate::args::Worker) -> anyhow::Result<()> {
     config.advertise_data = advertise(data_address);
     config.advertise_admin = advertise(admin_address);
     config.models = args.models.clone().map(|dir| existing(&dir)).transpose()?;
-    let registry = etcd(&args.etcd).await?;
+    let registry = etcd(&args.etcd)?;
     let worker = Worker::start(config, runtime, registry, Some(WorkerPorts { data, admin, runtimes: network_threads(None) }))?;
     stop().await?;
     worker.drain().await;

@@ -59,7 +59,7 @@ pub(super) fn add<'a>(target: &mut Target<'a>, view: &View<'a>, ledger: &mut Led
     let Some((_, worker, device, extra)) = candidates.min() else { return false };
     let placement = target.placement(worker, device, None);
     ledger.charge(&placement.worker, device, extra);
-    view.answer(&placement).into_iter().for_each(|r| ledger.stay(view, r));
+    view.answer(&placement).into_iter().for_each(|r| ledger.stay(r));
     target.live.push(placement);
     true
 }

@@ -2,15 +2,15 @@
 
 use super::target::Target;
 use super::view::View;
-use crate::{ReplicaRecord, ReplicaState, VersionRecord, WorkerId};
+use crate::{ReplicaRecord, ReplicaState, VariantId, VersionRecord, WorkerId};
 use std::collections::BTreeMap;
 
 /// What is promised on each device.
 pub(super) struct Ledger<'a> {
     capacity: BTreeMap<(&'a WorkerId, &'a str), u64>,
     used: BTreeMap<(WorkerId, String), u64>,
-    /// The part of `used` that no kept placement wants any more.
-    leaving: BTreeMap<(WorkerId, String), u64>,
+    /// Replicas that no kept placement wants any more; their bytes are in `used`.
+    leaving: BTreeMap<(&'a WorkerId, &'a VariantId), &'a ReplicaRecord>,
 }
 
 impl<'a> Ledger<'a> {
@@ -36,22 +36,19 @@ impl<'a> Ledger<'a> {
     }
 
     /// Notes that a replica will go. Its bytes stay charged until it has gone.
-    pub(super) fn leave(&mut self, view: &View<'_>, replica: &ReplicaRecord) {
-        let leaving = self.leaving.entry((replica.worker.clone(), replica.device.clone())).or_default();
-        *leaving = leaving.saturating_add(held(view, replica));
+    pub(super) fn leave(&mut self, replica: &'a ReplicaRecord) {
+        self.leaving.insert((&replica.worker, &replica.variant), replica);
     }
 
     /// Takes [`Ledger::leave`] back.
-    pub(super) fn stay(&mut self, view: &View<'_>, replica: &ReplicaRecord) {
-        if let Some(leaving) = self.leaving.get_mut(&(replica.worker.clone(), replica.device.clone())) {
-            *leaving = leaving.saturating_sub(held(view, replica));
-        }
+    pub(super) fn stay(&mut self, replica: &'a ReplicaRecord) {
+        self.leaving.remove(&(&replica.worker, &replica.variant));
     }
 
     /// What will be free once everything that leaves has gone.
-    pub(super) fn free_later(&self, worker: &WorkerId, device: &str) -> u64 {
-        let leaving = self.leaving.get(&(worker.clone(), device.to_owned())).copied().unwrap_or_default();
-        self.free(worker, device).saturating_add(leaving)
+    pub(super) fn free_later(&self, view: &View<'_>, worker: &WorkerId, device: &str) -> u64 {
+        let leaving = self.leaving.values().filter(|r| r.worker == *worker && r.device == device);
+        leaving.map(|r| held(view, r)).fold(self.free(worker, device), u64::saturating_add)
     }
 
     /// Charges what is not there yet, if there is room for it.

@@ -102,17 +102,18 @@ fn device_on(placement: &PlacementRecord, target: &Target<'_>, view: &View<'_>, 
 }
 
 /// Notes what will go: replicas without a placement, and those whose placement asks for something else in their place.
-fn note_leaving(view: &View<'_>, groups: &Groups<'_>, ledger: &mut Ledger<'_>) {
+fn note_leaving<'a>(view: &View<'a>, groups: &Groups<'_>, ledger: &mut Ledger<'a>) {
     let stays = |p: &&PlacementRecord| view.answer(p).is_some() || view.failure(p).is_some();
     let staying: BTreeSet<_> = groups.values().flat_map(Group::all).filter(stays).map(|p| (&p.worker, &p.variant)).collect();
     for (_, replica) in view.replicas.iter().filter(|(key, _)| !staying.contains(*key)) {
-        ledger.leave(view, replica);
+        ledger.leave(replica);
     }
 }
 
 /// Brings routable placements to the wanted artifact and generation: one goes ahead, the others follow once it is routable (I1).
+/// With one more than wanted on the way, that one will relieve one of them instead.
 fn renew(target: &mut Target<'_>, view: &View<'_>, ledger: &mut Ledger<'_>) {
-    let Some(done) = target.may_renew(view) else { return };
+    let Some(done) = target.may_renew(view).filter(|_| target.live.len() <= target.replicas) else { return };
     let bytes = target.bytes(view);
     let (mut live, mut moved) = (std::mem::take(&mut target.live), false);
     for p in live.iter_mut().filter(|p| !target.is_current(p, view)) {
@@ -133,17 +134,17 @@ fn go_ahead<'a>(target: &mut Target<'a>, view: &View<'a>, ledger: &mut Ledger<'a
 }
 
 /// Where that is not possible either, takes one of several old replicas away, to be placed anew when it has gone.
-fn give_way(target: &mut Target<'_>, view: &View<'_>, ledger: &mut Ledger<'_>) -> bool {
+fn give_way<'a>(target: &mut Target<'_>, view: &View<'a>, ledger: &mut Ledger<'a>) -> bool {
     let bytes = target.bytes(view);
     let stale = || target.live.iter().filter(|p| !target.is_current(p, view));
-    let room = |p: &PlacementRecord| ledger.free_later(&p.worker, &p.device);
+    let room = |p: &PlacementRecord| ledger.free_later(view, &p.worker, &p.device);
     if !target.is_stuck(view) || target.routable(view) < 2 || target.waits(view, ledger) || stale().any(|p| room(p) >= bytes) {
         return false;
     }
     let freed = |p: &PlacementRecord| view.replica(p).map_or(0, |r| held(view, r));
     let Some(victim) = stale().rfind(|p| room(p).saturating_add(freed(p)) >= bytes).cloned() else { return false };
     target.live.retain(|p| *p != victim);
-    view.replica(&victim).into_iter().for_each(|r| ledger.leave(view, r));
+    view.replica(&victim).into_iter().for_each(|r| ledger.leave(r));
     true
 }
 
@@ -170,7 +171,7 @@ fn add_missing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Ledger
 }
 
 /// Lets go what was kept only until others had taken over, and marks of failures once there is enough without them.
-fn release_covered(group: &mut Group<'_>, view: &View<'_>, ledger: &mut Ledger<'_>) {
+fn release_covered<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledger<'a>) {
     let mut gone = Vec::new();
     for target in &mut group.targets {
         let count = |is: &dyn Fn(&PlacementRecord) -> bool| target.live.iter().filter(|p| is(p)).count();
@@ -187,13 +188,13 @@ fn release_covered(group: &mut Group<'_>, view: &View<'_>, ledger: &mut Ledger<'
         gone.append(&mut group.old);
     }
     for placement in gone {
-        view.replica(&placement).into_iter().for_each(|r| ledger.leave(view, r));
+        view.replica(&placement).into_iter().for_each(|r| ledger.leave(r));
     }
 }
 
 /// Takes replicas of a version that is no longer wanted off one device, when its successor fits nowhere and each of those
 /// versions stays routable elsewhere (I1). The successor is placed when they have gone.
-fn make_room(group: &mut Group<'_>, view: &View<'_>, ledger: &mut Ledger<'_>) -> bool {
+fn make_room<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledger<'a>) -> bool {
     for target in &group.targets {
         if !target.live.is_empty() || !target.failed.is_empty() || target.waits(view, ledger) {
             continue;
@@ -204,14 +205,14 @@ fn make_room(group: &mut Group<'_>, view: &View<'_>, ledger: &mut Ledger<'_>) ->
         let room = |(worker, device): &(&WorkerId, &str)| {
             let here = group.old.iter().filter(|p| p.worker == **worker && p.device == *device).filter(spare);
             let freed = here.filter_map(|p| view.replica(p)).map(|r| held(view, r)).fold(0, u64::saturating_add);
-            freed > 0 && ledger.free_later(worker, device).saturating_add(freed) >= bytes
+            freed > 0 && ledger.free_later(view, worker, device).saturating_add(freed) >= bytes
         };
         let Some((worker, device)) = devices.into_iter().find(room) else { continue };
         let leaves = |p: &PlacementRecord| p.worker == *worker && p.device == device && spare(&p);
         let (gone, kept): (Vec<_>, Vec<_>) = group.old.iter().cloned().partition(leaves);
         group.old = kept;
         for replica in gone.iter().filter_map(|p| view.replica(p)) {
-            ledger.leave(view, replica);
+            ledger.leave(replica);
         }
         return true;
     }
@@ -267,7 +268,7 @@ impl Target<'_> {
     /// Whether there will be room for one more once what leaves has gone.
     fn waits(&self, view: &View<'_>, ledger: &Ledger<'_>) -> bool {
         let bytes = self.bytes(view);
-        let free = |w: &crate::WorkerRecord| choose::serving(w, self.model).any(|(device, _)| ledger.free_later(&w.id, device) >= bytes);
+        let free = |w: &crate::WorkerRecord| choose::serving(w, self.model).any(|(device, _)| ledger.free_later(view, &w.id, device) >= bytes);
         let taken = |w: &crate::WorkerRecord| self.all().any(|p| p.worker == w.id);
         self.eligible.iter().any(|w| !taken(w) && free(w))
     }

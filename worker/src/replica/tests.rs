@@ -1,0 +1,229 @@
+use super::*;
+use crate::engine::fake::FakeEngine;
+use crate::engine::{EngineSignature, TensorOut};
+use policy::{DataType, InputTensor, RequestedOutput, Shape, TensorSpec, Version};
+use proto::call::Caller;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+const LIMITS: Limits = Limits { rows_max: 4, queue_len_max: 8, queue_bytes_max: 1 << 20 };
+
+fn signature() -> Signature {
+    let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1, 2], optional: false };
+    Signature { max_batch_size: 4, inputs: vec![spec("x")], outputs: vec![spec("y")] }
+}
+
+fn variant() -> VariantId {
+    VariantId::parse("m:1:fp32@ort").unwrap()
+}
+
+fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
+    let worker = WorkerId::new("w").unwrap();
+    Parts { variant: variant(), worker, signature: signature(), latency: Latency { alpha_us: 10.0, beta_us: 5.0 }, limits: LIMITS, on_failed }
+}
+
+/// A request of `rows` rows that all hold `value`.
+fn call(value: f32, rows: u32, remaining: Option<Duration>) -> InferCall {
+    let bytes = value.to_le_bytes().repeat(rows as usize * 2);
+    let shape = Shape::from_slice(&[i64::from(rows), 2]);
+    let input = InputTensor { name: "x".into(), datatype: "FP32".into(), shape, byte_length: bytes.len() as u64, ..Default::default() };
+    InferCall {
+        envelope: Arc::new(Envelope { model: "m".into(), id: format!("{value}"), inputs: vec![input], ..Default::default() }),
+        raw: vec![Chain::from(bytes)],
+        rows,
+        variant: variant(),
+        remaining,
+        caller: Caller { tenant: Arc::from("t") },
+        trace: None,
+    }
+}
+
+fn values(reply: &InferReply) -> Vec<f32> {
+    reply.raw[0].clone().into_bytes().chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+/// An engine that doubles, tells the rows of every run, and waits for a word before each.
+struct Gate {
+    runs: mpsc::Receiver<i64>,
+    go: mpsc::SyncSender<()>,
+}
+
+fn gated(fail: impl Fn(&[f32]) -> Option<EngineError> + Send + 'static) -> (Box<dyn Engine>, Gate) {
+    let (runs_tx, runs) = mpsc::sync_channel(64);
+    let (go, go_rx) = mpsc::sync_channel(64);
+    let signature = EngineSignature { inputs: signature().inputs, outputs: signature().outputs, ..Default::default() };
+    let engine = FakeEngine::new(
+        signature,
+        Box::new(move |inputs, _| {
+            let view = inputs[0];
+            runs_tx.send(view.shape[0]).unwrap();
+            let _ = go_rx.recv(); // a dropped gate lets everything through
+            let values: Vec<f32> = view.data.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+            if let Some(error) = fail(&values) {
+                return Err(error);
+            }
+            let data: Vec<u8> = values.iter().flat_map(|v| (v * 2.0).to_le_bytes()).collect();
+            Ok(vec![TensorOut { name: "y".into(), datatype: DataType::Fp32, shape: view.shape.to_vec(), data: data.into() }])
+        }),
+    );
+    (Box::new(engine), Gate { runs, go })
+}
+
+/// Rows of the next run, once it has begun.
+async fn first_run(gate: &Gate) -> i64 {
+    loop {
+        match gate.runs.try_recv() {
+            Ok(rows) => return rows,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+}
+
+fn start(engine: Box<dyn Engine>) -> Arc<Replica> {
+    Arc::new(Replica::start(parts(Box::new(|_| ())), vec![engine]).unwrap())
+}
+
+fn spawn(replica: &Arc<Replica>, call: InferCall) -> tokio::task::JoinHandle<Result<InferReply, Failure>> {
+    let replica = replica.clone();
+    tokio::spawn(async move { replica.infer(call).await })
+}
+
+/// Waits until `count` requests are queued.
+async fn queued(replica: &Replica, count: usize) {
+    while replica.shared.lock().batcher.len() != count {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn i5_each_caller_of_a_batch_gets_its_own_rows() {
+    let (engine, gate) = gated(|_| None);
+    let replica = start(engine);
+    let first = spawn(&replica, call(1.0, 1, None));
+    assert_eq!(first_run(&gate).await, 1);
+    let others: Vec<_> = [(2.0, 2), (3.0, 1), (4.0, 1)].map(|(value, rows)| spawn(&replica, call(value, rows, None))).into();
+    queued(&replica, 3).await;
+    drop(gate.go);
+    assert_eq!(values(&first.await.unwrap().unwrap()), [2.0; 2]);
+    for (other, (value, rows)) in others.into_iter().zip([(2.0, 2), (3.0, 1), (4.0f32, 1usize)]) {
+        let reply = other.await.unwrap().unwrap();
+        assert_eq!(values(&reply), vec![value * 2.0; rows * 2]);
+        assert_eq!(reply.reply.outputs[0].shape.as_slice(), [rows as i64, 2]);
+        assert_eq!(reply.reply.id, format!("{value}"));
+    }
+    assert_eq!(gate.runs.recv().unwrap(), 4, "what waited rode together");
+}
+
+#[tokio::test]
+async fn i7_expired_and_cancelled_requests_never_reach_the_engine() {
+    let (engine, gate) = gated(|_| None);
+    let replica = start(engine);
+    let running = spawn(&replica, call(1.0, 1, None));
+    assert_eq!(first_run(&gate).await, 1);
+    let expired = spawn(&replica, call(2.0, 1, Some(Duration::from_micros(1))));
+    let cancelled = spawn(&replica, call(3.0, 1, None));
+    let fine = spawn(&replica, call(4.0, 1, None));
+    loop {
+        let len = replica.shared.lock().batcher.len();
+        if len >= 2 && expired.is_finished() || len == 3 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    cancelled.abort();
+    assert!(cancelled.await.unwrap_err().is_cancelled());
+    drop(gate.go);
+    running.await.unwrap().unwrap();
+    assert!(matches!(expired.await.unwrap(), Err(Failure::DeadlineExceeded { .. })));
+    assert_eq!(values(&fine.await.unwrap().unwrap()), [8.0; 2]);
+    assert_eq!(gate.runs.recv().unwrap(), 1, "only the fine one rode");
+    assert!(gate.runs.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn one_bad_request_does_not_take_its_batch_mates_along() {
+    let bad = |values: &[f32]| values.contains(&-1.0).then(|| EngineError::BadInput { what: "no minus one".into() });
+    let (engine, gate) = gated(bad);
+    let replica = start(engine);
+    let first = spawn(&replica, call(1.0, 1, None));
+    assert_eq!(first_run(&gate).await, 1);
+    let good = spawn(&replica, call(2.0, 1, None));
+    queued(&replica, 1).await;
+    let bad = spawn(&replica, call(-1.0, 1, None));
+    queued(&replica, 2).await;
+    drop(gate.go);
+    first.await.unwrap().unwrap();
+    assert_eq!(values(&good.await.unwrap().unwrap()), [4.0; 2]);
+    assert!(matches!(bad.await.unwrap(), Err(Failure::EngineInput { .. })));
+}
+
+#[tokio::test]
+async fn a_failed_engine_ends_the_replica_and_answers_everyone() {
+    let failed = Arc::new(AtomicUsize::new(0));
+    let (engine, gate) = gated(|_| Some(EngineError::Failed { reason: "broken".into() }));
+    let count = failed.clone();
+    let parts = parts(Box::new(move |_| {
+        count.fetch_add(1, Ordering::SeqCst);
+    }));
+    let replica = Arc::new(Replica::start(parts, vec![engine]).unwrap());
+    let running = spawn(&replica, call(1.0, 1, None));
+    assert_eq!(first_run(&gate).await, 1);
+    let waiting = spawn(&replica, call(2.0, 1, None));
+    queued(&replica, 1).await;
+    drop(gate.go);
+    assert!(matches!(running.await.unwrap(), Err(Failure::Engine { .. })));
+    // It never ran, so it may be tried on another worker.
+    assert!(matches!(waiting.await.unwrap(), Err(Failure::NotReady { .. })));
+    assert!(matches!(replica.infer(call(3.0, 1, None)).await, Err(Failure::NotReady { .. })));
+    replica.drain().await;
+    assert_eq!(failed.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_drain_answers_what_is_there_and_takes_no_more() {
+    let (engine, gate) = gated(|_| None);
+    let replica = start(engine);
+    let running = spawn(&replica, call(1.0, 1, None));
+    assert_eq!(first_run(&gate).await, 1);
+    let waiting = spawn(&replica, call(2.0, 1, None));
+    queued(&replica, 1).await;
+    let drained = { let replica = replica.clone(); tokio::spawn(async move { replica.drain().await }) };
+    while !replica.shared.lock().closed {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(replica.infer(call(3.0, 1, None)).await, Err(Failure::NotReady { .. })));
+    assert!(!drained.is_finished());
+    drop(gate.go);
+    running.await.unwrap().unwrap();
+    waiting.await.unwrap().unwrap();
+    drained.await.unwrap();
+}
+
+#[tokio::test]
+async fn only_the_outputs_asked_for_come_back() {
+    let (engine, gate) = gated(|_| None);
+    drop(gate.go);
+    let replica = start(engine);
+    let mut asked = call(1.0, 1, None);
+    Arc::make_mut(&mut asked.envelope).outputs.push(RequestedOutput { name: "y".into(), ..Default::default() });
+    assert_eq!(replica.infer(asked).await.unwrap().reply.outputs.len(), 1);
+    assert_eq!(replica.infer(call(1.0, 1, None)).await.unwrap().reply.version, Version::parse("1").unwrap().to_string());
+}
+
+#[test]
+fn i5_an_output_without_a_row_per_input_row_is_nobodys_answer() {
+    let output = TensorOut { name: "y".into(), datatype: DataType::Fp32, shape: vec![1, 2], data: vec![0; 8].into() };
+    assert!(matches!(split::split(true, &[output], &[1, 1]), Err(EngineError::Failed { .. })));
+}
+
+#[test]
+fn strings_are_split_at_their_own_lengths() {
+    let element = |text: &[u8]| [&(text.len() as u32).to_le_bytes()[..], text].concat();
+    let data = [element(b"a"), element(b""), element(b"long"), element(b"z")].concat();
+    let output = TensorOut { name: "y".into(), datatype: DataType::Bytes, shape: vec![2, 2], data: data.clone().into() };
+    let parts = split::split(true, &[output], &[1, 1]).unwrap();
+    let replies: Vec<_> = parts.into_iter().map(|p| p.into_reply(&variant(), &Envelope::default(), Default::default(), Default::default())).collect();
+    assert_eq!(replies[0].raw[0].clone().into_bytes(), [element(b"a"), element(b"")].concat());
+    assert_eq!(replies[1].raw[0].clone().into_bytes(), [element(b"long"), element(b"z")].concat());
+}
