@@ -15,7 +15,8 @@ pub(crate) fn apply(command: Command, args: Vec<OsString>) -> Result<Command, St
     let text = std::fs::read_to_string(&path).map_err(|e| format!("configuration file {}: {e}", path.to_string_lossy()))?;
     let table: toml::Table = toml::from_str(&text).map_err(|e| format!("configuration file {}: {e}", path.to_string_lossy()))?;
     let role = args.iter().skip(1).filter_map(|a| a.to_str()).find(|a| ROLES.contains(a)).map(str::to_owned);
-    merge(command, role.as_deref(), &table).map_err(|problems| format!("configuration file {}:\n{}", path.to_string_lossy(), problems.join("\n")))
+    merge(command, role.as_deref(), &table)
+        .map_err(|problems| format!("configuration file {}:\n{}", path.to_string_lossy(), problems.join("\n")))
 }
 
 fn path(args: &[OsString]) -> Option<OsString> {

@@ -49,7 +49,9 @@ type Column = (&'static str, &'static str);
 
 fn columns(kind: Kind) -> &'static [Column] {
     match kind {
-        Kind::Models => &[("MODEL", "/name"), ("WANTED", "/wanted"), ("VERSIONS", "/versions"), ("REPLICAS", "/replicas"), ("PROVIDER", "/provider")],
+        Kind::Models => {
+            &[("MODEL", "/name"), ("WANTED", "/wanted"), ("VERSIONS", "/versions"), ("REPLICAS", "/replicas"), ("PROVIDER", "/provider")]
+        }
         Kind::Variants => &[
             ("VARIANT", "/variant"),
             ("VALIDATION", "/validation/state"),

@@ -18,7 +18,8 @@ pub(crate) async fn run(args: Infer) -> anyhow::Result<()> {
     let mut labels = None;
     if let Some(path) = &args.image {
         let version = version_record(&args).await?;
-        let spec = version.image.with_context(|| format!("model {} has no [image] in its sluice.toml: give --input instead", args.model))?;
+        let spec =
+            version.image.with_context(|| format!("model {} has no [image] in its sluice.toml: give --input instead", args.model))?;
         let (shape, bytes) = picture::prepare(&picture::read(path)?, &spec)?;
         request.inputs.push(InferInputTensor { name: spec.input, datatype: "FP32".to_owned(), shape, ..Default::default() });
         request.raw_input_contents.push(bytes.into());
@@ -60,7 +61,8 @@ fn tensor(input: &str) -> anyhow::Result<(InferInputTensor, Vec<u8>)> {
     let bytes = std::fs::read(path).with_context(|| path.to_owned())?;
     let file = NpyFile::new(&bytes[..]).with_context(|| format!("{path} is not a NumPy file"))?;
     anyhow::ensure!(file.order() == npyz::Order::C, "{path} is in Fortran order: save np.ascontiguousarray(x)");
-    let datatype = datatype(&file.dtype()).with_context(|| format!("{path} has a type that tensors do not have: {}", file.dtype().descr()))?;
+    let datatype =
+        datatype(&file.dtype()).with_context(|| format!("{path} has a type that tensors do not have: {}", file.dtype().descr()))?;
     let shape = file.shape().iter().map(|d| i64::try_from(*d)).collect::<Result<_, _>>()?;
     let length = file.len().saturating_mul(datatype.size().unwrap_or(0) as u64);
     let start = bytes.len().checked_sub(usize::try_from(length)?).with_context(|| format!("{path} is cut short"))?;

@@ -27,8 +27,16 @@ pub(crate) fn init(config: &Telemetry) -> anyhow::Result<Guard> {
     let filter = || EnvFilter::try_new(&config.log).with_context(|| format!("--log {:?} is not a filter", config.log));
     let not_spans = || FilterFn::new(|meta| meta.target() != proto::trace::TARGET);
     let terminal = std::io::stderr().is_terminal();
-    let human = if terminal { Some(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter()?).with_filter(not_spans())) } else { None };
-    let json = if terminal { None } else { Some(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).with_filter(filter()?).with_filter(not_spans())) };
+    let human = if terminal {
+        Some(tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter()?).with_filter(not_spans()))
+    } else {
+        None
+    };
+    let json = if terminal {
+        None
+    } else {
+        Some(tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).with_filter(filter()?).with_filter(not_spans()))
+    };
     let provider = config.otlp.as_deref().map(exporter).transpose()?;
     let otlp = provider.as_ref().map(|provider| {
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("sluice"));

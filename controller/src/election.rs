@@ -72,7 +72,12 @@ impl Term {
 
     /// Goes above a greater epoch that a worker turned up with: it outlived a registry that was wiped, and would obey nothing
     /// we write. False: this term is over.
-    pub(crate) async fn outdo(&mut self, registry: &dyn Registry, config: &ControllerConfig, records: &Records) -> Result<bool, RegistryError> {
+    pub(crate) async fn outdo(
+        &mut self,
+        registry: &dyn Registry,
+        config: &ControllerConfig,
+        records: &Records,
+    ) -> Result<bool, RegistryError> {
         let newest = epochs(records).max().unwrap_or_default();
         if newest <= self.epoch {
             return Ok(true);

@@ -23,7 +23,9 @@ fn router(core: Arc<Core>) -> axum::Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route(
             "/readyz",
-            get(move || async move { if ready.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") } }),
+            get(move || async move {
+                if ready.is_ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+            }),
         )
         .route(
             "/metrics",

@@ -42,7 +42,11 @@ impl Shard {
                 let result = self.answer_version(version, envelope, raw, context).instrument(span).await;
                 let metrics = &version.metrics;
                 metrics.observe(started.elapsed());
-                if result.is_ok() { metrics.success.inc() } else { metrics.failure.inc() };
+                if result.is_ok() {
+                    metrics.success.inc()
+                } else {
+                    metrics.failure.inc()
+                };
                 result
             }
             Err(failure) => Err(failure),
@@ -50,7 +54,13 @@ impl Shard {
         result.inspect_err(|failure| self.core.metrics.refused(failure.wire().0))
     }
 
-    async fn answer_version(&self, version: &Arc<ModelVersion>, envelope: Envelope, raw: Vec<Chain>, context: Context) -> Result<InferReply, Failure> {
+    async fn answer_version(
+        &self,
+        version: &Arc<ModelVersion>,
+        envelope: Envelope,
+        raw: Vec<Chain>,
+        context: Context,
+    ) -> Result<InferReply, Failure> {
         let checked = check_request(version.signature(), &envelope)?;
         check_bytes_inputs(&envelope, &raw)?;
         let pin = pinned(version, &envelope)?;

@@ -165,10 +165,7 @@ impl GrpcInferenceService for Oip {
         unsupported("ModelStatistics", "it is not built yet; /metrics on the admin port has the counters")
     }
 
-    async fn system_shared_memory_status(
-        &self,
-        _: Request<SystemSharedMemoryStatusRequest>,
-    ) -> Answer<SystemSharedMemoryStatusResponse> {
+    async fn system_shared_memory_status(&self, _: Request<SystemSharedMemoryStatusRequest>) -> Answer<SystemSharedMemoryStatusResponse> {
         Ok(Response::new(SystemSharedMemoryStatusResponse::default()))
     }
 
@@ -190,10 +187,7 @@ impl GrpcInferenceService for Oip {
         Ok(Response::new(CudaSharedMemoryStatusResponse::default()))
     }
 
-    async fn cuda_shared_memory_register(
-        &self,
-        _: Request<CudaSharedMemoryRegisterRequest>,
-    ) -> Answer<CudaSharedMemoryRegisterResponse> {
+    async fn cuda_shared_memory_register(&self, _: Request<CudaSharedMemoryRegisterRequest>) -> Answer<CudaSharedMemoryRegisterResponse> {
         unsupported("CUDA shared memory", "a gateway is not on the GPU's host; send the tensor bytes in the request")
     }
 

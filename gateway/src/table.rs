@@ -176,13 +176,18 @@ impl Table {
         let model = self.models.get(name).ok_or_else(|| unknown(name))?;
         if !version.is_empty() {
             let number = Version::parse(version)?;
-            let found = model.versions.get(&number).ok_or_else(|| Failure::UnknownVersion { model: name.to_owned(), version: version.to_owned() })?;
+            let found = model
+                .versions
+                .get(&number)
+                .ok_or_else(|| Failure::UnknownVersion { model: name.to_owned(), version: version.to_owned() })?;
             return if found.is_ready() { Ok(found) } else { Err(model.not_ready(name, found)) };
         }
         let ready = model.versions.values().rev().find(|v| v.is_ready());
         ready.ok_or_else(|| match model.versions.values().next_back() {
             Some(latest) => model.not_ready(name, latest),
-            None => Failure::NotReady { model: name.to_owned(), version: "any".to_owned(), reason: "no worker offers its files".to_owned() },
+            None => {
+                Failure::NotReady { model: name.to_owned(), version: "any".to_owned(), reason: "no worker offers its files".to_owned() }
+            }
         })
     }
 }

@@ -168,10 +168,7 @@ mod tests {
         let fine = batcher.arrive(Moment::from_us(0), pending(1, Some(501))).unwrap();
         let batch = take(&mut batcher, 500); // a deadline is exclusive: on it is too late
         assert_eq!(batch, Batch { run: vec![fine], late: vec![(late, 0)] });
-        assert_eq!(
-            batcher.arrive(Moment::from_us(9), pending(1, Some(2))),
-            Err(Failure::DeadlineExceeded { late_us: 7 })
-        );
+        assert_eq!(batcher.arrive(Moment::from_us(9), pending(1, Some(2))), Err(Failure::DeadlineExceeded { late_us: 7 }));
     }
 
     #[test]

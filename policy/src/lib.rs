@@ -24,8 +24,9 @@ pub use envelope::{Envelope, InputTensor, OutputTensor, Param, Parameters, Reply
 pub use failure::{Code, Dims, Failure, Retry};
 pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
 pub use records::{
-    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, ImageSpec, Labels, LeaderRecord, ModelRecord,
-    PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Slo, Unknown, UnplacedRecord, VersionRecord, VersionState, WorkerRecord, SCHEMA,
+    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, ImageSpec, Labels, LeaderRecord, ModelRecord, PlacementRecord,
+    PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Slo, Unknown, UnplacedRecord, VersionRecord,
+    VersionState, WorkerRecord,
 };
 pub use tensor::{DataType, ExecutionProvider, Shape, Signature, TensorSpec};
 pub use time::Moment;

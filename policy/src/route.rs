@@ -67,7 +67,7 @@ fn draw(candidates: &[Candidate], standing: Standing, draw: f64) -> Option<(usiz
             return Some((i, candidate));
         }
     }
-    eligible().last() // rounding left a remainder, or draw was 1
+    eligible().next_back() // rounding left a remainder, or draw was 1
 }
 
 #[cfg(test)]

@@ -103,11 +103,7 @@ fn read_reply_fields(message: &mut Chain) -> Result<(Reply, Vec<Chain>), Failure
             _ => skip(message, field, wire)?,
         }
     }
-    if raw.len() == reply.outputs.len() {
-        Ok((reply, raw))
-    } else {
-        Err(Failure::RawCount { inputs: reply.outputs.len(), raw: raw.len() })
-    }
+    if raw.len() == reply.outputs.len() { Ok((reply, raw)) } else { Err(Failure::RawCount { inputs: reply.outputs.len(), raw: raw.len() }) }
 }
 
 /// Writes a request as slices: a freshly written head, then each input's bytes behind its own small prefix. No tensor is copied.
@@ -205,7 +201,11 @@ fn malformed(what: impl Into<String>) -> Failure {
 }
 
 fn bounded(what: &str, already: usize, limit: usize) -> Result<(), Failure> {
-    if already < limit { Ok(()) } else { Err(Failure::Limit { what: format!("number of {what}"), got: already as u64 + 1, limit: limit as u64 }) }
+    if already < limit {
+        Ok(())
+    } else {
+        Err(Failure::Limit { what: format!("number of {what}"), got: already as u64 + 1, limit: limit as u64 })
+    }
 }
 
 fn key(message: &mut Chain) -> Result<(u32, WireType), Failure> {

@@ -23,8 +23,8 @@ use tonic::{Request, Response, Status};
 use crate::{Entry, Keys, Mirror, Registry, State};
 pub use desired::{Change, parse_model, set_models};
 pub use records::Records;
-pub use wait::{Outcome, wait_routable};
 use wait::Waiter;
+pub use wait::{Outcome, wait_routable};
 
 /// Answers waiting for a slow reader. Each is a complete list or a change of state, so few suffice.
 const ANSWERS_MAX: usize = 4;

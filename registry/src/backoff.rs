@@ -14,9 +14,7 @@ pub(crate) struct Backoff {
 impl Backoff {
     /// The pause after one more failure.
     pub(crate) fn next(&mut self) -> Duration {
-        let pause = FIRST
-            .saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX))
-            .min(LONGEST);
+        let pause = FIRST.saturating_mul(1_u32.checked_shl(self.failures).unwrap_or(u32::MAX)).min(LONGEST);
         self.failures = self.failures.saturating_add(1).min(16);
         jitter(pause, 0.5, 1.0)
     }
@@ -40,11 +38,7 @@ mod tests {
     fn pauses_grow_to_five_seconds_and_start_over_after_a_success() {
         let mut backoff = Backoff::default();
         let pauses: Vec<Duration> = (0..100).map(|_| backoff.next()).collect();
-        assert!(
-            pauses[0] >= FIRST / 2 && pauses[0] <= FIRST,
-            "{:?}",
-            pauses[0]
-        );
+        assert!(pauses[0] >= FIRST / 2 && pauses[0] <= FIRST, "{:?}", pauses[0]);
         assert!(pauses[99] >= LONGEST / 2, "{:?}", pauses[99]);
         assert!(pauses.iter().all(|pause| *pause <= LONGEST));
         backoff.reset();

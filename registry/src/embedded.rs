@@ -15,9 +15,7 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::lease::Keeper;
-use crate::{
-    Change, Entry, Lease, LeaseId, Listing, Registry, RegistryError, Txn, TxnOutcome, Watch,
-};
+use crate::{Change, Entry, Lease, LeaseId, Listing, Registry, RegistryError, Txn, TxnOutcome, Watch};
 use journal::Journal;
 use memory::{Memory, Plan};
 
@@ -52,24 +50,14 @@ impl Embedded {
         let (journal, memory) = match data_dir {
             Some(dir) => {
                 let (journal, recovered) = Journal::open(dir)?;
-                (
-                    Some(journal),
-                    Memory::new(recovered.entries, recovered.revision),
-                )
+                (Some(journal), Memory::new(recovered.entries, recovered.revision))
             }
             None => (None, Memory::default()),
         };
         let durable = journal.is_some();
         let (changes, _) = watch::channel(memory.changes());
-        let shared = Shared {
-            writer: Mutex::new(journal),
-            memory: RwLock::new(memory),
-            changes,
-            durable,
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        let shared = Shared { writer: Mutex::new(journal), memory: RwLock::new(memory), changes, durable };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Ends a lease over its holder's head, as `etcdctl lease revoke` would: its keys go and [`Lease::lost`] resolves.
@@ -115,13 +103,7 @@ impl Registry for Embedded {
 }
 
 /// Ends a lease when its holder wants it, or `ttl` after the holder went.
-async fn keep(
-    shared: Arc<Shared>,
-    id: LeaseId,
-    ttl: Duration,
-    mut keeper: Keeper,
-    mut gone: oneshot::Receiver<()>,
-) {
+async fn keep(shared: Arc<Shared>, id: LeaseId, ttl: Duration, mut keeper: Keeper, mut gone: oneshot::Receiver<()>) {
     let answer = tokio::select! {
         _ = &mut gone => return keeper.lose(),
         asked = keeper.asked() => asked,
@@ -150,11 +132,7 @@ async fn follow(shared: Arc<Shared>, prefix: String, sender: mpsc::Sender<Change
             }
         }
         read = Some(batch.read);
-        if latest
-            .wait_for(|changes| *changes > batch.read)
-            .await
-            .is_err()
-        {
+        if latest.wait_for(|changes| *changes > batch.read).await.is_err() {
             return;
         }
     }
@@ -184,10 +162,7 @@ impl Shared {
         let shared = self.clone();
         match tokio::task::spawn_blocking(move || work(&shared)).await {
             Ok(done) => done,
-            Err(error) => Err(RegistryError::Unavailable {
-                endpoints: vec!["embedded".to_owned()],
-                cause: error.to_string(),
-            }),
+            Err(error) => Err(RegistryError::Unavailable { endpoints: vec!["embedded".to_owned()], cause: error.to_string() }),
         }
     }
 
@@ -195,10 +170,7 @@ impl Shared {
         let mut writer = self.writer();
         let plan = self.memory().plan(txn)?;
         let Some(plan) = plan else {
-            return Ok(TxnOutcome {
-                applied: false,
-                revision: self.memory().revision(),
-            });
+            return Ok(TxnOutcome { applied: false, revision: self.memory().revision() });
         };
         if let Some(journal) = writer.as_mut() {
             self.write_ahead(journal, &plan)?;
@@ -208,10 +180,7 @@ impl Shared {
         if let Some(journal) = writer.as_mut() {
             journal.compact_if_due(|| self.memory().durable());
         }
-        Ok(TxnOutcome {
-            applied: true,
-            revision,
-        })
+        Ok(TxnOutcome { applied: true, revision })
     }
 
     fn end_lease(&self, id: LeaseId) -> Result<(), RegistryError> {
@@ -232,9 +201,7 @@ impl Shared {
     fn write_ahead(&self, journal: &mut Journal, plan: &Plan) -> Result<(), RegistryError> {
         match self.memory().lasting(plan) {
             Some(record) => journal.append(&record),
-            None if plan.revision > journal.revision() => {
-                journal.reserve(plan.revision.saturating_add(REVISIONS_AHEAD))
-            }
+            None if plan.revision > journal.revision() => journal.reserve(plan.revision.saturating_add(REVISIONS_AHEAD)),
             None => Ok(()),
         }
     }

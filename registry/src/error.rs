@@ -133,10 +133,7 @@ impl RegistryError {
     /// Whether the same call may succeed later without anyone changing it. A lost lease is not: the holder needs a new one first.
     pub fn may_retry(&self) -> bool {
         match self {
-            Self::Unavailable { .. }
-            | Self::Locked { .. }
-            | Self::DiskFull { .. }
-            | Self::Disk { .. } => true,
+            Self::Unavailable { .. } | Self::Locked { .. } | Self::DiskFull { .. } | Self::Disk { .. } => true,
             Self::Refused { .. }
             | Self::LeaseGone { .. }
             | Self::ValueTooLarge { .. }
@@ -155,31 +152,14 @@ impl RegistryError {
     pub(crate) fn disk(action: &'static str, path: &Path, error: &io::Error) -> Self {
         let path = path.to_path_buf();
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::DiskFull { action, path }
-            }
-            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly {
-                action,
-                path,
-                cause: "read-only file system",
-            },
-            io::ErrorKind::PermissionDenied => Self::ReadOnly {
-                action,
-                path,
-                cause: "permission denied",
-            },
-            _ => Self::Disk {
-                action,
-                path,
-                cause: error.to_string(),
-            },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull { action, path },
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly { action, path, cause: "read-only file system" },
+            io::ErrorKind::PermissionDenied => Self::ReadOnly { action, path, cause: "permission denied" },
+            _ => Self::Disk { action, path, cause: error.to_string() },
         }
     }
 }
 
 fn holder(pid: Option<u32>) -> String {
-    pid.map_or_else(
-        || "another process".to_owned(),
-        |pid| format!("process {pid}"),
-    )
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }

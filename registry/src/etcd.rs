@@ -11,10 +11,7 @@ use async_trait::async_trait;
 use etcd_client::{CompareOp, DeleteOptions, GetOptions, KeyValue, PutOptions, TxnOp};
 use tokio::time::Instant;
 
-use crate::{
-    Compare, Entry, EtcdConfig, Lease, LeaseId, Listing, Op, Registry, RegistryError, Txn,
-    TxnOutcome, Watch,
-};
+use crate::{Compare, Entry, EtcdConfig, Lease, LeaseId, Listing, Op, Registry, RegistryError, Txn, TxnOutcome, Watch};
 use members::{Members, Repeat};
 
 /// Records asked for at once: 16 MiB if each is as large as a record may be.
@@ -38,9 +35,7 @@ struct Listed {
 impl Etcd {
     /// Takes the settings; fails only for settings that can never work, not because etcd is away.
     pub fn connect(config: EtcdConfig) -> Result<Self, RegistryError> {
-        Ok(Self {
-            members: Arc::new(Members::new(config)?),
-        })
+        Ok(Self { members: Arc::new(Members::new(config)?) })
     }
 }
 
@@ -50,8 +45,7 @@ impl Registry for Etcd {
         if key.is_empty() {
             return Err(RegistryError::EmptyKey);
         }
-        let call =
-            |client: etcd_client::Client| async move { client.kv_client().get(key, None).await };
+        let call = |client: etcd_client::Client| async move { client.kv_client().get(key, None).await };
         let answer = self.members.call(Repeat::Safe, call).await?;
         Ok(answer.kvs().first().and_then(entry))
     }
@@ -62,13 +56,7 @@ impl Registry for Etcd {
 
     async fn txn(&self, txn: Txn) -> Result<TxnOutcome, RegistryError> {
         txn.check()?;
-        let lease = txn.then.iter().find_map(|op| {
-            if let Op::Put { lease, .. } = op {
-                *lease
-            } else {
-                None
-            }
-        });
+        let lease = txn.then.iter().find_map(|op| if let Op::Put { lease, .. } = op { *lease } else { None });
         let when: Vec<_> = txn.when.into_iter().map(compare).collect();
         let then: Vec<_> = txn.then.into_iter().map(operation).collect();
         let request = etcd_client::Txn::new().when(when).and_then(then);
@@ -76,33 +64,21 @@ impl Registry for Etcd {
             let request = request.clone();
             async move { client.kv_client().txn(request).await }
         };
-        let answer = self
-            .members
-            .call(Repeat::IfUnsent, call)
-            .await
-            .map_err(|error| match (error, lease) {
-                // etcd does not say which; with several leases in one transaction the first stands for all.
-                (RegistryError::LeaseGone { .. }, Some(id)) => RegistryError::LeaseGone { id },
-                (error, _) => error,
-            })?;
+        let answer = self.members.call(Repeat::IfUnsent, call).await.map_err(|error| match (error, lease) {
+            // etcd does not say which; with several leases in one transaction the first stands for all.
+            (RegistryError::LeaseGone { .. }, Some(id)) => RegistryError::LeaseGone { id },
+            (error, _) => error,
+        })?;
         let revision = answer.header().map_or(0, |header| header.revision());
-        Ok(TxnOutcome {
-            applied: answer.succeeded(),
-            revision,
-        })
+        Ok(TxnOutcome { applied: answer.succeeded(), revision })
     }
 
     async fn lease(&self, ttl: Duration) -> Result<Lease, RegistryError> {
-        let seconds = ttl
-            .as_secs()
-            .saturating_add(u64::from(ttl.subsec_nanos() > 0))
-            .max(1);
+        let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0)).max(1);
         let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
         let asked = Instant::now();
         // Safe to repeat: a grant whose answer was lost runs out unused.
-        let call = |client: etcd_client::Client| async move {
-            client.lease_client().grant(seconds, None).await
-        };
+        let call = |client: etcd_client::Client| async move { client.lease_client().grant(seconds, None).await };
         let granted = self.members.call(Repeat::Safe, call).await?;
         let ttl = Duration::from_secs(granted.ttl().max(1).unsigned_abs());
         let id = LeaseId(granted.id());
@@ -126,19 +102,11 @@ async fn list(members: &Members, prefix: &str) -> Result<Listed, RegistryError> 
         let options = if revision == 0 {
             GetOptions::new().with_prefix()
         } else {
-            GetOptions::new()
-                .with_range(end_of(prefix))
-                .with_revision(revision)
+            GetOptions::new().with_range(end_of(prefix)).with_revision(revision)
         };
         let call = |client: etcd_client::Client| {
             let (from, options) = (from.clone(), options.clone().with_limit(PAGE_LEN));
-            async move {
-                client
-                    .kv_client()
-                    .max_decoding_message_size(ANSWER_BYTES_MAX)
-                    .get(from, Some(options))
-                    .await
-            }
+            async move { client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX).get(from, Some(options)).await }
         };
         let page = members.call(Repeat::Safe, call).await?;
         let cluster = page.header().map_or(0, |header| header.cluster_id());
@@ -147,10 +115,7 @@ async fn list(members: &Members, prefix: &str) -> Result<Listed, RegistryError> 
         }
         entries.extend(page.kvs().iter().filter_map(entry));
         let Some(last) = page.kvs().last().filter(|_| page.more()) else {
-            return Ok(Listed {
-                listing: Listing { entries, revision },
-                cluster,
-            });
+            return Ok(Listed { listing: Listing { entries, revision }, cluster });
         };
         from = last.key().to_vec();
         from.push(0); // the least key beyond the last
@@ -172,38 +137,23 @@ fn end_of(prefix: &str) -> Vec<u8> {
 /// A record as we know it. A key that is not text is not ours.
 fn entry(kv: &KeyValue) -> Option<Entry> {
     let key = kv.key_str().ok()?.to_owned();
-    Some(Entry {
-        key,
-        value: kv.value().to_vec(),
-        revision: kv.mod_revision(),
-        created: kv.create_revision(),
-    })
+    Some(Entry { key, value: kv.value().to_vec(), revision: kv.mod_revision(), created: kv.create_revision() })
 }
 
 fn compare(compare: Compare) -> etcd_client::Compare {
     match compare {
         Compare::Absent(key) => etcd_client::Compare::create_revision(key, CompareOp::Equal, 0),
         Compare::Exists(key) => etcd_client::Compare::create_revision(key, CompareOp::Greater, 0),
-        Compare::Revision(key, revision) => {
-            etcd_client::Compare::mod_revision(key, CompareOp::Equal, revision)
-        }
-        Compare::Created(key, revision) => {
-            etcd_client::Compare::create_revision(key, CompareOp::Equal, revision)
-        }
+        Compare::Revision(key, revision) => etcd_client::Compare::mod_revision(key, CompareOp::Equal, revision),
+        Compare::Created(key, revision) => etcd_client::Compare::create_revision(key, CompareOp::Equal, revision),
     }
 }
 
 fn operation(op: Op) -> TxnOp {
     match op {
-        Op::Put { key, value, lease } => TxnOp::put(
-            key,
-            value,
-            lease.map(|lease| PutOptions::new().with_lease(lease.0)),
-        ),
+        Op::Put { key, value, lease } => TxnOp::put(key, value, lease.map(|lease| PutOptions::new().with_lease(lease.0))),
         Op::Delete { key } => TxnOp::delete(key, None),
-        Op::DeletePrefix { prefix } => {
-            TxnOp::delete(prefix, Some(DeleteOptions::new().with_prefix()))
-        }
+        Op::DeletePrefix { prefix } => TxnOp::delete(prefix, Some(DeleteOptions::new().with_prefix())),
     }
 }
 
@@ -221,34 +171,14 @@ mod tests {
     async fn settings_that_can_never_work_are_named_at_once() {
         let check = |config: EtcdConfig, setting: &str| {
             let error = Etcd::connect(config).unwrap_err();
-            assert!(
-                matches!(&error, RegistryError::Config { setting: at, .. } if at == setting),
-                "{error}"
-            );
+            assert!(matches!(&error, RegistryError::Config { setting: at, .. } if at == setting), "{error}");
         };
         check(EtcdConfig::new(Vec::<String>::new()), "endpoints");
         check(EtcdConfig::new(["http://a b:2379"]), "endpoints");
         check(EtcdConfig::new(["https://localhost:2379"]), "tls");
-        let tls = crate::TlsConfig {
-            ca: "/nowhere/ca.pem".into(),
-            cert: None,
-            key: None,
-            domain: None,
-        };
-        check(
-            EtcdConfig {
-                tls: Some(tls.clone()),
-                ..EtcdConfig::new(["http://localhost:2379"])
-            },
-            "tls",
-        );
-        check(
-            EtcdConfig {
-                tls: Some(tls),
-                ..EtcdConfig::new(["https://localhost:2379"])
-            },
-            "tls.ca",
-        );
+        let tls = crate::TlsConfig { ca: "/nowhere/ca.pem".into(), cert: None, key: None, domain: None };
+        check(EtcdConfig { tls: Some(tls.clone()), ..EtcdConfig::new(["http://localhost:2379"]) }, "tls");
+        check(EtcdConfig { tls: Some(tls), ..EtcdConfig::new(["https://localhost:2379"]) }, "tls.ca");
     }
 
     #[tokio::test]
@@ -259,9 +189,7 @@ mod tests {
         let etcd = Etcd::connect(EtcdConfig::new([endpoint.clone()])).unwrap();
         let error = etcd.get("/k").await.unwrap_err();
         assert!(error.may_retry());
-        let RegistryError::Unavailable { endpoints, cause } = error else {
-            panic!("{error}")
-        };
+        let RegistryError::Unavailable { endpoints, cause } = error else { panic!("{error}") };
         assert_eq!(endpoints, [endpoint]);
         assert!(cause.contains("refused"), "{cause}");
     }

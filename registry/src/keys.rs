@@ -77,9 +77,7 @@ pub enum Key<'a> {
 impl Keys {
     /// The key space of `cluster`.
     pub fn new(cluster: &str) -> Self {
-        Self {
-            root: format!("/sluice/v1/{cluster}/"),
-        }
+        Self { root: format!("/sluice/v1/{cluster}/") }
     }
 
     /// What every key begins with.
@@ -216,30 +214,16 @@ impl Keys {
         }
         Some(match (kind, words) {
             ("workers", [Some(id), None, ..]) => Key::Worker { id },
-            ("replicas", [Some(worker), Some(variant), None, _]) => {
-                Key::Replica { worker, variant }
-            }
+            ("replicas", [Some(worker), Some(variant), None, _]) => Key::Replica { worker, variant },
             ("models", [Some(model), None, ..]) => Key::Model { model },
-            ("versions", [Some(model), Some(version), None, _]) => Key::Version {
-                model,
-                version: number(version)?,
-            },
+            ("versions", [Some(model), Some(version), None, _]) => Key::Version { model, version: number(version)? },
             ("artifacts", [Some(sha256), None, ..]) => Key::Artifact { sha256 },
             ("artifacts", [Some(sha256), Some(worker), None, _]) => Key::Holder { sha256, worker },
             ("profiles", [Some(artifact), Some(how), Some(class), None]) => {
-                let (engine, hint) = how
-                    .rsplit_once('-')
-                    .filter(|(engine, hint)| !engine.is_empty() && !hint.is_empty())?;
-                Key::Profile {
-                    artifact,
-                    engine,
-                    hint,
-                    class,
-                }
+                let (engine, hint) = how.rsplit_once('-').filter(|(engine, hint)| !engine.is_empty() && !hint.is_empty())?;
+                Key::Profile { artifact, engine, hint, class }
             }
-            ("placements", [Some(worker), Some(variant), None, _]) => {
-                Key::Placement { worker, variant }
-            }
+            ("placements", [Some(worker), Some(variant), None, _]) => Key::Placement { worker, variant },
             ("plan", [Some(model), None, ..]) => Key::Plan { model },
             ("leader", [None, ..]) => Key::Leader,
             _ => return None,
@@ -266,34 +250,14 @@ mod tests {
         };
         let (worker, variant, model) = ("w-1", "resnet:3:int8@ort", "resnet");
         check(keys.worker(worker), Key::Worker { id: worker });
-        check(
-            keys.replica(worker, variant),
-            Key::Replica { worker, variant },
-        );
+        check(keys.replica(worker, variant), Key::Replica { worker, variant });
         check(keys.model(model), Key::Model { model });
         check(keys.version(model, 3), Key::Version { model, version: 3 });
         check(keys.artifact("ab12"), Key::Artifact { sha256: "ab12" });
-        check(
-            keys.holder("ab12", worker),
-            Key::Holder {
-                sha256: "ab12",
-                worker,
-            },
-        );
-        let profile = Key::Profile {
-            artifact: "ab12",
-            engine: "my-engine",
-            hint: "int8",
-            class: "avx512-16c",
-        };
-        check(
-            keys.profile("ab12", "my-engine", "int8", "avx512-16c"),
-            profile,
-        );
-        check(
-            keys.placement(worker, variant),
-            Key::Placement { worker, variant },
-        );
+        check(keys.holder("ab12", worker), Key::Holder { sha256: "ab12", worker });
+        let profile = Key::Profile { artifact: "ab12", engine: "my-engine", hint: "int8", class: "avx512-16c" };
+        check(keys.profile("ab12", "my-engine", "int8", "avx512-16c"), profile);
+        check(keys.placement(worker, variant), Key::Placement { worker, variant });
         check(keys.plan(model), Key::Plan { model });
         check(keys.leader(), Key::Leader);
     }
@@ -303,40 +267,16 @@ mod tests {
         let keys = Keys::new("blue");
         for (key, prefixes) in [
             (keys.worker("w"), vec![keys.workers()]),
-            (
-                keys.replica("w", "v"),
-                vec![keys.replicas(), keys.replicas_of("w")],
-            ),
+            (keys.replica("w", "v"), vec![keys.replicas(), keys.replicas_of("w")]),
             (keys.model("m"), vec![keys.models()]),
-            (
-                keys.version("m", 1),
-                vec![keys.versions(), keys.versions_of("m")],
-            ),
-            (
-                keys.holder("a", "w"),
-                vec![keys.artifacts(), keys.holders_of("a")],
-            ),
-            (
-                keys.profile("a", "e", "h", "c"),
-                vec![keys.profiles(), keys.profiles_of("a")],
-            ),
-            (
-                keys.placement("w", "v"),
-                vec![keys.placements(), keys.placements_of("w")],
-            ),
+            (keys.version("m", 1), vec![keys.versions(), keys.versions_of("m")]),
+            (keys.holder("a", "w"), vec![keys.artifacts(), keys.holders_of("a")]),
+            (keys.profile("a", "e", "h", "c"), vec![keys.profiles(), keys.profiles_of("a")]),
+            (keys.placement("w", "v"), vec![keys.placements(), keys.placements_of("w")]),
         ] {
-            assert!(
-                prefixes
-                    .iter()
-                    .all(|prefix| key.starts_with(prefix.as_str())),
-                "{key}"
-            );
+            assert!(prefixes.iter().all(|prefix| key.starts_with(prefix.as_str())), "{key}");
         }
-        assert!(
-            !keys
-                .placement("w2", "v")
-                .starts_with(&keys.placements_of("w"))
-        );
+        assert!(!keys.placement("w2", "v").starts_with(&keys.placements_of("w")));
     }
 
     #[test]

@@ -34,13 +34,7 @@ impl Lease {
         let (lost_sender, lost) = watch::channel(false);
         // One: a handle can be revoked once.
         let (revoke, revocations) = mpsc::channel(1);
-        (
-            Self { id, lost, revoke },
-            Keeper {
-                lost: lost_sender,
-                revoke: revocations,
-            },
-        )
+        (Self { id, lost, revoke }, Keeper { lost: lost_sender, revoke: revocations })
     }
 
     /// What to put keys under.

@@ -38,10 +38,7 @@ impl Mirror {
             let _open = registry;
             follow(changes, &sender).await;
         };
-        Self {
-            states,
-            _task: Arc::new(Task::spawn(task)),
-        }
+        Self { states, _task: Arc::new(Task::spawn(task)) }
     }
 
     /// The newest state known. Cheap; holding it holds up nothing.
@@ -89,17 +86,9 @@ impl State {
     fn take(&mut self, change: Change) -> bool {
         match change {
             Change::Reset(listing) => {
-                let entries = listing
-                    .entries
-                    .into_iter()
-                    .map(|entry| (entry.key.clone(), entry))
-                    .collect();
+                let entries = listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
                 let differs = !self.synced || self.entries != entries;
-                *self = Self {
-                    entries,
-                    revision: listing.revision,
-                    synced: true,
-                };
+                *self = Self { entries, revision: listing.revision, synced: true };
                 differs
             }
             Change::Put(entry) => {
@@ -121,59 +110,26 @@ mod tests {
     use crate::Listing;
 
     fn entry(key: &str, revision: i64) -> Entry {
-        Entry {
-            key: key.to_owned(),
-            value: Vec::new(),
-            revision,
-            created: revision,
-        }
+        Entry { key: key.to_owned(), value: Vec::new(), revision, created: revision }
     }
 
     #[test]
     fn a_reset_removes_what_it_does_not_name() {
         let mut state = State::default();
-        assert!(state.take(Change::Reset(Listing {
-            entries: vec![entry("a", 2), entry("b", 3)],
-            revision: 3
-        })));
-        assert!(state.take(Change::Reset(Listing {
-            entries: vec![entry("b", 3)],
-            revision: 4
-        })));
+        assert!(state.take(Change::Reset(Listing { entries: vec![entry("a", 2), entry("b", 3)], revision: 3 })));
+        assert!(state.take(Change::Reset(Listing { entries: vec![entry("b", 3)], revision: 4 })));
         assert_eq!(state.entries.keys().collect::<Vec<_>>(), ["b"]);
-        assert!(
-            state.take(Change::Reset(Listing {
-                entries: Vec::new(),
-                revision: 1
-            })),
-            "a wiped store goes back"
-        );
-        assert_eq!(
-            state,
-            State {
-                entries: BTreeMap::new(),
-                revision: 1,
-                synced: true
-            }
-        );
+        assert!(state.take(Change::Reset(Listing { entries: Vec::new(), revision: 1 })), "a wiped store goes back");
+        assert_eq!(state, State { entries: BTreeMap::new(), revision: 1, synced: true });
     }
 
     #[test]
     fn a_reset_that_says_nothing_new_moves_only_the_revision() {
         let mut state = State::default();
-        assert!(
-            state.take(Change::Reset(Listing::default())),
-            "the first answer is news, even if empty"
-        );
+        assert!(state.take(Change::Reset(Listing::default())), "the first answer is news, even if empty");
         assert!(state.take(Change::Put(entry("a", 2))));
-        assert!(!state.take(Change::Reset(Listing {
-            entries: vec![entry("a", 2)],
-            revision: 9
-        })));
+        assert!(!state.take(Change::Reset(Listing { entries: vec![entry("a", 2)], revision: 9 })));
         assert_eq!(state.revision, 9);
-        assert!(!state.take(Change::Delete {
-            key: "never".to_owned(),
-            revision: 10
-        }));
+        assert!(!state.take(Change::Delete { key: "never".to_owned(), revision: 10 }));
     }
 }

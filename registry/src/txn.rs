@@ -78,26 +78,13 @@ impl Txn {
 
     /// Adds a write that stays.
     pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
-        self.then.push(Op::Put {
-            key: key.into(),
-            value: value.into(),
-            lease: None,
-        });
+        self.then.push(Op::Put { key: key.into(), value: value.into(), lease: None });
         self
     }
 
     /// Adds a write that goes when the lease ends.
-    pub fn put_leased(
-        mut self,
-        key: impl Into<String>,
-        value: impl Into<Vec<u8>>,
-        lease: LeaseId,
-    ) -> Self {
-        self.then.push(Op::Put {
-            key: key.into(),
-            value: value.into(),
-            lease: Some(lease),
-        });
+    pub fn put_leased(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>, lease: LeaseId) -> Self {
+        self.then.push(Op::Put { key: key.into(), value: value.into(), lease: Some(lease) });
         self
     }
 
@@ -109,24 +96,15 @@ impl Txn {
 
     /// Adds the deletion of every key that begins so.
     pub fn delete_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.then.push(Op::DeletePrefix {
-            prefix: prefix.into(),
-        });
+        self.then.push(Op::DeletePrefix { prefix: prefix.into() });
         self
     }
 
     /// The limits and rules every store keeps, checked before any store is asked.
     pub(crate) fn check(&self) -> Result<(), RegistryError> {
-        for (what, ops) in [
-            ("operations", self.then.len()),
-            ("comparisons", self.when.len()),
-        ] {
+        for (what, ops) in [("operations", self.then.len()), ("comparisons", self.when.len())] {
             if ops > TXN_OPS_MAX {
-                return Err(RegistryError::TxnTooLong {
-                    what,
-                    ops,
-                    ops_max: TXN_OPS_MAX,
-                });
+                return Err(RegistryError::TxnTooLong { what, ops, ops_max: TXN_OPS_MAX });
             }
         }
         if self.when.iter().any(|compare| compare.key().is_empty()) {
@@ -136,20 +114,13 @@ impl Txn {
         for (at, op) in self.then.iter().enumerate() {
             bytes_total = bytes_total.saturating_add(op.check()?);
             if let Op::Put { key, .. } = op
-                && self
-                    .then
-                    .iter()
-                    .enumerate()
-                    .any(|(other, op)| other != at && op.touches(key))
+                && self.then.iter().enumerate().any(|(other, op)| other != at && op.touches(key))
             {
                 return Err(RegistryError::DuplicateKey { key: key.clone() });
             }
         }
         if bytes_total > TXN_BYTES_MAX {
-            return Err(RegistryError::TxnTooLarge {
-                bytes: bytes_total,
-                bytes_max: TXN_BYTES_MAX,
-            });
+            return Err(RegistryError::TxnTooLarge { bytes: bytes_total, bytes_max: TXN_BYTES_MAX });
         }
         Ok(())
     }
@@ -159,10 +130,7 @@ impl Compare {
     /// The key it looks at.
     pub fn key(&self) -> &str {
         match self {
-            Self::Absent(key)
-            | Self::Exists(key)
-            | Self::Revision(key, _)
-            | Self::Created(key, _) => key,
+            Self::Absent(key) | Self::Exists(key) | Self::Revision(key, _) | Self::Created(key, _) => key,
         }
     }
 }
@@ -179,15 +147,9 @@ impl Op {
     /// Its size, if it is within the limits.
     fn check(&self) -> Result<usize, RegistryError> {
         match self {
-            Self::Put { key, .. } | Self::Delete { key } if key.is_empty() => {
-                Err(RegistryError::EmptyKey)
-            }
+            Self::Put { key, .. } | Self::Delete { key } if key.is_empty() => Err(RegistryError::EmptyKey),
             Self::Put { key, value, .. } if value.len() > VALUE_BYTES_MAX => {
-                Err(RegistryError::ValueTooLarge {
-                    key: key.clone(),
-                    bytes: value.len(),
-                    bytes_max: VALUE_BYTES_MAX,
-                })
+                Err(RegistryError::ValueTooLarge { key: key.clone(), bytes: value.len(), bytes_max: VALUE_BYTES_MAX })
             }
             Self::Put { key, value, .. } => Ok(key.len().saturating_add(value.len())),
             Self::Delete { key } | Self::DeletePrefix { prefix: key } => Ok(key.len()),

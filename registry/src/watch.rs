@@ -38,10 +38,7 @@ impl Watch {
         F: Future<Output = ()> + Send + 'static,
     {
         let (sender, changes) = mpsc::channel(WAITING_MAX);
-        Self {
-            changes,
-            _task: Task::spawn(follow(sender)),
-        }
+        Self { changes, _task: Task::spawn(follow(sender)) }
     }
 
     /// The next change. Waits for ever while there is none, be it that the store is away. Cancel safe.

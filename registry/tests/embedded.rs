@@ -1,11 +1,5 @@
 //! The contract of a registry, kept by the embedded one: in memory, and with a journal.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "all of this file is a test"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "all of this file is a test")]
 
 #[macro_use]
 mod contract;
@@ -21,11 +15,7 @@ mod in_memory {
 
     async fn store() -> Option<Store> {
         let registry = open(RegistryConfig::Embedded { data_dir: None }).unwrap();
-        Some(Store {
-            registry,
-            ttl: Duration::from_secs(15),
-            _host: Box::new(()),
-        })
+        Some(Store { registry, ttl: Duration::from_secs(15), _host: Box::new(()) })
     }
 
     contract!([tokio::test(start_paused = true)] store);
@@ -36,15 +26,8 @@ mod with_a_journal {
 
     async fn store() -> Option<Store> {
         let dir = tempfile::tempdir().unwrap();
-        let registry = open(RegistryConfig::Embedded {
-            data_dir: Some(dir.path().to_path_buf()),
-        })
-        .unwrap();
-        Some(Store {
-            registry,
-            ttl: Duration::from_secs(15),
-            _host: Box::new(dir),
-        })
+        let registry = open(RegistryConfig::Embedded { data_dir: Some(dir.path().to_path_buf()) }).unwrap();
+        Some(Store { registry, ttl: Duration::from_secs(15), _host: Box::new(dir) })
     }
 
     contract!([tokio::test(start_paused = true)] store);

@@ -17,9 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contract::{Store, converged, follow, next, reset};
-use registry::{
-    Change, Credentials, Etcd, EtcdConfig, LeaseId, Mirror, Registry, RegistryError, Txn,
-};
+use registry::{Change, Credentials, Etcd, EtcdConfig, LeaseId, Mirror, Registry, RegistryError, Txn};
 use support::{EtcdProcess, Wire, binary};
 use tokio::time::timeout;
 
@@ -28,11 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn store() -> Option<Store> {
     let etcd = EtcdProcess::start(binary()?).await;
-    Some(Store {
-        registry: etcd.registry(),
-        ttl: Duration::from_secs(2),
-        _host: Box::new(etcd),
-    })
+    Some(Store { registry: etcd.registry(), ttl: Duration::from_secs(2), _host: Box::new(etcd) })
 }
 
 mod a_real_etcd {
@@ -42,11 +36,7 @@ mod a_real_etcd {
 }
 
 async fn put(registry: &dyn Registry, key: &str) -> i64 {
-    registry
-        .txn(Txn::new().put(key, "x"))
-        .await
-        .unwrap()
-        .revision
+    registry.txn(Txn::new().put(key, "x")).await.unwrap().revision
 }
 
 async fn put_change(watch: &mut registry::Watch) -> (String, i64) {
@@ -71,10 +61,7 @@ async fn i2_a_watch_goes_on_without_a_gap_when_etcd_is_killed_and_comes_back() {
     etcd.kill();
     assert!(registry.get("/t/1").await.unwrap_err().may_retry());
     let kept = mirror.snapshot();
-    assert!(
-        kept.synced && kept.entries.contains_key("/t/1"),
-        "the last state stays"
-    );
+    assert!(kept.synced && kept.entries.contains_key("/t/1"), "the last state stays");
     etcd.restart().await;
 
     // Written by another client, possibly before the watch is back.
@@ -83,17 +70,10 @@ async fn i2_a_watch_goes_on_without_a_gap_when_etcd_is_killed_and_comes_back() {
         put(other.as_ref(), &format!("/t/{at}")).await;
     }
     for at in 2..50 {
-        assert_eq!(
-            put_change(&mut watch).await,
-            (format!("/t/{at}"), first + at - 1),
-            "resumed, not reset"
-        );
+        assert_eq!(put_change(&mut watch).await, (format!("/t/{at}"), first + at - 1), "resumed, not reset");
     }
     converged(&mut mirror, other.as_ref(), "/t/").await;
-    assert!(
-        registry.get("/t/1").await.unwrap().is_some(),
-        "calls work again, too"
-    );
+    assert!(registry.get("/t/1").await.unwrap().is_some(), "calls work again, too");
 }
 
 #[tokio::test]
@@ -102,8 +82,7 @@ async fn a_watch_whose_history_was_compacted_away_is_told_the_whole_truth() {
     let etcd = EtcdProcess::start(binary).await;
     let wire = Wire::to(etcd.address()).await;
     let direct = etcd.registry();
-    let cut: Arc<dyn Registry> =
-        Arc::new(Etcd::connect(EtcdConfig::new([wire.url.clone()])).unwrap());
+    let cut: Arc<dyn Registry> = Arc::new(Etcd::connect(EtcdConfig::new([wire.url.clone()])).unwrap());
     put(direct.as_ref(), "/t/goes").await;
     put(direct.as_ref(), "/t/stays").await;
     let mut watch = cut.watch("/t/");
@@ -115,16 +94,9 @@ async fn a_watch_whose_history_was_compacted_away_is_told_the_whole_truth() {
     for at in 0..500 {
         put(direct.as_ref(), &format!("/t/{}", at % 10)).await;
     }
-    direct
-        .txn(Txn::new().delete("/t/goes").delete_prefix("/t/1"))
-        .await
-        .unwrap();
+    direct.txn(Txn::new().delete("/t/goes").delete_prefix("/t/1")).await.unwrap();
     let truth = direct.list("/t/").await.unwrap();
-    etcd.client()
-        .await
-        .compact(truth.revision, None)
-        .await
-        .unwrap();
+    etcd.client().await.compact(truth.revision, None).await.unwrap();
     wire.mend();
 
     assert_eq!(reset(&mut watch).await, truth);
@@ -151,11 +123,7 @@ async fn a_wiped_etcd_resets_those_who_knew_more() {
     assert_eq!(reset(&mut watch).await.entries, []);
     converged(&mut mirror, etcd.registry().as_ref(), "/t/").await;
     let revision = put(etcd.registry().as_ref(), "/t/new").await;
-    assert_eq!(
-        put_change(&mut watch).await,
-        ("/t/new".to_owned(), revision),
-        "not waiting for the old future"
-    );
+    assert_eq!(put_change(&mut watch).await, ("/t/new".to_owned(), revision), "not waiting for the old future");
 }
 
 #[tokio::test]
@@ -163,8 +131,7 @@ async fn a_wiped_etcd_that_has_overtaken_us_is_found_out_soon() {
     let Some(binary) = binary() else { return };
     let mut etcd = EtcdProcess::start(binary).await;
     let wire = Wire::to(etcd.address()).await;
-    let cut: Arc<dyn Registry> =
-        Arc::new(Etcd::connect(EtcdConfig::new([wire.url.clone()])).unwrap());
+    let cut: Arc<dyn Registry> = Arc::new(Etcd::connect(EtcdConfig::new([wire.url.clone()])).unwrap());
     put(etcd.registry().as_ref(), "/t/old").await;
     let mut mirror = Mirror::spawn(cut, "/t/");
     mirror.synced().await;
@@ -190,13 +157,7 @@ async fn an_etcd_absent_at_the_start_is_waited_for() {
     let registry = etcd.registry();
     let mut watch = registry.watch("/t/");
     let mirror = Mirror::spawn(registry.clone(), "/t/");
-    assert!(
-        registry
-            .txn(Txn::new().put("/t/2", "x"))
-            .await
-            .unwrap_err()
-            .may_retry()
-    );
+    assert!(registry.txn(Txn::new().put("/t/2", "x")).await.unwrap_err().may_retry());
     assert!(registry.lease(Duration::from_secs(2)).await.is_err());
     assert!(!mirror.snapshot().synced);
     etcd.restart().await;
@@ -209,15 +170,10 @@ async fn a_lease_revoked_by_others_is_known_as_lost() {
     let etcd = EtcdProcess::start(binary).await;
     let registry = etcd.registry();
     let lease = registry.lease(Duration::from_secs(2)).await.unwrap();
-    registry
-        .txn(Txn::new().put_leased("/t/1", "x", lease.id()))
-        .await
-        .unwrap();
+    registry.txn(Txn::new().put_leased("/t/1", "x", lease.id())).await.unwrap();
     let LeaseId(id) = lease.id();
     etcd.client().await.lease_client().revoke(id).await.unwrap();
-    timeout(Duration::from_secs(2), lease.lost())
-        .await
-        .expect("noticed with the next renewal, well within 2 s");
+    timeout(Duration::from_secs(2), lease.lost()).await.expect("noticed with the next renewal, well within 2 s");
     assert!(lease.is_lost());
     assert_eq!(registry.get("/t/1").await.unwrap(), None);
     lease.revoke().await.unwrap();
@@ -229,9 +185,7 @@ async fn a_lease_that_cannot_be_renewed_within_its_ttl_is_known_as_lost() {
     let mut etcd = EtcdProcess::start(binary).await;
     let lease = etcd.registry().lease(Duration::from_secs(2)).await.unwrap();
     etcd.kill();
-    timeout(Duration::from_secs(4), lease.lost())
-        .await
-        .expect("lost 2 s after the last renewal");
+    timeout(Duration::from_secs(4), lease.lost()).await.expect("lost 2 s after the last renewal");
 }
 
 #[tokio::test]
@@ -240,10 +194,7 @@ async fn a_lease_survives_an_outage_shorter_than_its_ttl() {
     let mut etcd = EtcdProcess::start(binary).await;
     let registry = etcd.registry();
     let lease = registry.lease(Duration::from_secs(10)).await.unwrap();
-    registry
-        .txn(Txn::new().put_leased("/t/1", "x", lease.id()))
-        .await
-        .unwrap();
+    registry.txn(Txn::new().put_leased("/t/1", "x", lease.id())).await.unwrap();
     etcd.kill();
     etcd.restart().await;
     let beyond = timeout(Duration::from_secs(12), lease.lost());
@@ -257,11 +208,7 @@ async fn one_dead_member_among_several_is_stepped_over() {
     let etcd = EtcdProcess::start(binary).await;
     // One address where nobody listens, one where nobody ever answers.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let dead = tokio::net::TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    let dead = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let silent_url = format!("http://{}", silent.local_addr().unwrap());
     let endpoints = [format!("http://{dead}"), silent_url, etcd.url()];
     let mut config = EtcdConfig::new(endpoints);
@@ -287,25 +234,12 @@ async fn i2_a_watch_goes_on_when_the_restart_of_etcd_has_ended_our_login() {
     operator.user_grant_role("root", "root").await.unwrap();
     operator.auth_enable().await.unwrap();
     let with = |password: &str| {
-        let credentials = Some(Credentials {
-            user: "root".to_owned(),
-            password: password.to_owned(),
-        });
-        Etcd::connect(EtcdConfig {
-            credentials,
-            ..EtcdConfig::new([etcd.url()])
-        })
-        .unwrap()
+        let credentials = Some(Credentials { user: "root".to_owned(), password: password.to_owned() });
+        Etcd::connect(EtcdConfig { credentials, ..EtcdConfig::new([etcd.url()]) }).unwrap()
     };
-    for refused in [
-        with("wrong").get("/t/1").await,
-        etcd.registry().get("/t/1").await,
-    ] {
+    for refused in [with("wrong").get("/t/1").await, etcd.registry().get("/t/1").await] {
         let error = refused.unwrap_err();
-        assert!(
-            matches!(error, RegistryError::Refused { .. }) && !error.may_retry(),
-            "{error}"
-        );
+        assert!(matches!(error, RegistryError::Refused { .. }) && !error.may_retry(), "{error}");
     }
     let registry = with("secret");
     let mut watch = registry.watch("/t/");
@@ -328,11 +262,7 @@ async fn a_listing_in_between_repeats_nothing_and_leaves_nothing_out() {
     let cut = Etcd::connect(EtcdConfig::new([wire.url.clone()])).unwrap();
     let mut watch = cut.watch("/t/");
     let (mut known, mut revision) = (BTreeMap::new(), 0);
-    follow(
-        &mut known,
-        &mut revision,
-        Change::Reset(reset(&mut watch).await),
-    );
+    follow(&mut known, &mut revision, Change::Reset(reset(&mut watch).await));
     wire.cut();
     wire.mend();
     let direct = etcd.registry();

@@ -84,10 +84,9 @@ impl Artifacts {
     /// A cached artifact may have been changed on disk since.
     async fn verify(&self, artifact: &ArtifactRecord, folder: &Path) -> Result<(), WorkerError> {
         let (digest, folder) = (artifact.digest.clone(), folder.to_owned());
-        let found = tokio::task::spawn_blocking(move || hash_folder(&folder)).await.map_err(|e| WorkerError::Artifact {
-            digest: digest.to_string(),
-            what: e.to_string(),
-        })??;
+        let found = tokio::task::spawn_blocking(move || hash_folder(&folder))
+            .await
+            .map_err(|e| WorkerError::Artifact { digest: digest.to_string(), what: e.to_string() })??;
         if found.digest == artifact.digest {
             return Ok(());
         }

@@ -105,7 +105,9 @@ fn device_id(device: &str) -> i32 {
 
 fn check_signature(promised: &Signature, engine: &dyn Engine) -> Result<(), WorkerError> {
     let found = engine.signature();
-    let same = |a: &[TensorSpec], b: &[TensorSpec]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name == b.name && a.datatype == b.datatype);
+    let same = |a: &[TensorSpec], b: &[TensorSpec]| {
+        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name == b.name && a.datatype == b.datatype)
+    };
     if same(&promised.inputs, &found.inputs) && same(&promised.outputs, &found.outputs) {
         return Ok(());
     }

@@ -10,8 +10,8 @@ use crate::offer::publish_holder;
 use crate::publish::Publisher;
 use policy::reconcile::{Action, Loaded, newest_epoch, reconcile};
 use policy::{
-    ArtifactRecord, Digest, HolderRecord, PlacementRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Unknown, VariantId, VersionRecord,
-    WorkerRecord,
+    ArtifactRecord, Digest, HolderRecord, PlacementRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Unknown,
+    VariantId, VersionRecord, WorkerRecord,
 };
 use registry::{Mirror, Registry, Txn, decode};
 use std::collections::BTreeMap;
@@ -100,13 +100,17 @@ impl Manager {
 
     fn actions(&mut self, mirror: &Mirror) -> Vec<Action> {
         let state = mirror.snapshot();
-        let placements: Vec<PlacementRecord> = state.entries.values().filter_map(|e| match decode(e, SCHEMA) {
-            Ok(placement) => Some(placement),
-            Err(error) => {
-                tracing::warn!(%error, "placement cannot be read");
-                None
-            }
-        }).collect();
+        let placements: Vec<PlacementRecord> = state
+            .entries
+            .values()
+            .filter_map(|e| match decode(e, SCHEMA) {
+                Ok(placement) => Some(placement),
+                Err(error) => {
+                    tracing::warn!(%error, "placement cannot be read");
+                    None
+                }
+            })
+            .collect();
         let newest = newest_epoch(self.record.epoch, &placements);
         if newest != self.record.epoch {
             self.record.epoch = newest;
@@ -142,7 +146,8 @@ impl Manager {
         permits: Arc<Semaphore>,
         failed: mpsc::Sender<(VariantId, u64, String)>,
     ) -> impl Future<Output = Finished> + use<> {
-        let (config, runtime, registry, artifacts) = (self.config.clone(), self.runtime.clone(), self.registry.clone(), self.artifacts.clone());
+        let (config, runtime, registry, artifacts) =
+            (self.config.clone(), self.runtime.clone(), self.registry.clone(), self.artifacts.clone());
         let device = config.devices.iter().find(|d| d.name == placement.device).cloned();
         let promised: u64 = self.slots.values().filter(|s| s.placement.device == placement.device).map(|s| s.bytes).sum();
         let variant = placement.variant.clone();
@@ -176,7 +181,8 @@ impl Manager {
                 self.keep_profile(&variant, class, &warm);
                 let Some(slot) = self.slots.get_mut(&variant) else { return };
                 let (artifact, generation) = (slot.loaded.artifact.clone(), slot.loaded.generation);
-                slot.report = Some(Report { artifact, generation, instances: warm.instances, latency: warm.latency, provider: warm.provider });
+                slot.report =
+                    Some(Report { artifact, generation, instances: warm.instances, latency: warm.latency, provider: warm.provider });
                 publish_holder(&self.config, &self.publisher, &slot.placement.artifact);
                 if let Some(old) = self.handle.insert(variant.clone(), warm.replica) {
                     tokio::spawn(async move { old.drain().await });

@@ -8,9 +8,7 @@ use crate::error::WorkerError;
 use crate::publish::Publisher;
 use crate::repository::{Found, MODEL_FILE, scan};
 use crate::validate::{self, Facts, Limits, Request, Verdict};
-use policy::{
-    ArtifactRecord, HolderRecord, ModelRecord, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState,
-};
+use policy::{ArtifactRecord, HolderRecord, ModelRecord, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState};
 use registry::{Compare, Registry, Txn};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -219,12 +217,7 @@ fn no_facts(config: &WorkerConfig) -> Facts {
     Facts {
         inputs: Vec::new(),
         outputs: Vec::new(),
-        provider: crate::engine::ProviderReport {
-            asked: config.provider,
-            used: Vec::new(),
-            summary: config.provider,
-            fallback: None,
-        },
+        provider: crate::engine::ProviderReport { asked: config.provider, used: Vec::new(), summary: config.provider, fallback: None },
         engine_version: String::new(),
         bytes_resident: 0,
         load_ms: 0,

@@ -281,10 +281,13 @@ impl Shared {
 
     fn run_together(&self, engine: &mut dyn Engine, assembler: &mut Assembler, jobs: &mut Vec<Job>) -> Result<(), EngineError> {
         let started = Instant::now();
-        let runs: Vec<_> = jobs.iter_mut().map(|job| {
-            drop(job.queued.take());
-            span!("run", job.trace, self.parts.variant)
-        }).collect();
+        let runs: Vec<_> = jobs
+            .iter_mut()
+            .map(|job| {
+                drop(job.queued.take());
+                span!("run", job.trace, self.parts.variant)
+            })
+            .collect();
         let requests: Vec<(&Envelope, &[Chain])> = jobs.iter().map(|job| (&*job.envelope, job.raw.as_slice())).collect();
         let inputs = assembler.assemble(&self.parts.signature, &requests)?;
         let outputs = engine.run(&inputs.views(), &CancelFlag::default())?;

@@ -86,7 +86,10 @@ fn scan_model(folder: &Path, name: String) -> Result<Vec<Found>, WorkerError> {
     let problem = |path: &Path, what: String| WorkerError::Repository { path: path.to_owned(), what };
     let model = ModelName::new(name).map_err(|e| problem(folder, e.to_string()))?;
     if folder.join(TRITON_FILE).exists() {
-        return Err(problem(&folder.join(TRITON_FILE), "config.pbtxt is not read by this version; remove it and use sluice.toml".to_owned()));
+        return Err(problem(
+            &folder.join(TRITON_FILE),
+            "config.pbtxt is not read by this version; remove it and use sluice.toml".to_owned(),
+        ));
     }
     let settings = settings(&folder.join(SETTINGS_FILE))?;
     let labels = settings.labels.as_ref().map(|l| labels(folder, l)).transpose()?;

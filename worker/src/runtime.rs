@@ -1,5 +1,6 @@
 //! Starts a worker and stops it.
 
+use crate::admin;
 use crate::artifact::Artifacts;
 use crate::config::WorkerConfig;
 use crate::engine::ort::Runtime;
@@ -9,7 +10,6 @@ use crate::manage::Manager;
 use crate::offer::Offer;
 use crate::publish::{self, Publisher};
 use crate::serve::DataPort;
-use crate::admin;
 use policy::{SCHEMA, Unknown, WorkerRecord};
 use proto::listen::Limits;
 use proto::server::Server;
@@ -51,7 +51,12 @@ impl Worker {
     ///
     /// # Errors
     /// When the data directory cannot be used or the system gives no thread.
-    pub fn start(config: WorkerConfig, runtime: Arc<Runtime>, registry: Arc<dyn Registry>, ports: Option<WorkerPorts>) -> Result<Self, WorkerError> {
+    pub fn start(
+        config: WorkerConfig,
+        runtime: Arc<Runtime>,
+        registry: Arc<dyn Registry>,
+        ports: Option<WorkerPorts>,
+    ) -> Result<Self, WorkerError> {
         let config = Arc::new(config);
         let artifacts = Arc::new(Artifacts::open(&config.data_dir)?);
         let (publisher, records) = Publisher::new();

@@ -24,7 +24,10 @@ impl Handler for DataPort {
     async fn call(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         if request.uri().path() != INFER_PATH {
             let what = format!("method {:?}", request.uri().path().chars().take(160).collect::<String>());
-            return refuse(&Failure::Unsupported { what, why: "a worker's data port answers ModelInfer only; ask a gateway".to_owned() }, "");
+            return refuse(
+                &Failure::Unsupported { what, why: "a worker's data port answers ModelInfer only; ask a gateway".to_owned() },
+                "",
+            );
         }
         match self.infer(request).await {
             Ok(reply) => {

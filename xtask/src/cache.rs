@@ -25,15 +25,13 @@ impl Cache {
     pub(crate) fn open(root: Option<PathBuf>) -> Result<Self> {
         let root = match root {
             Some(root) => std::path::absolute(root)?,
-            None => std::env::home_dir()
-                .filter(|home| home.is_absolute())
-                .context("no home folder: set SLUICE_CACHE")?
-                .join(".cache/sluice"),
+            None => {
+                std::env::home_dir().filter(|home| home.is_absolute()).context("no home folder: set SLUICE_CACHE")?.join(".cache/sluice")
+            }
         };
         for folder in ["downloads", "stamps"] {
             let folder = root.join(folder);
-            fs::create_dir_all(&folder)
-                .with_context(|| format!("cannot make {}", folder.display()))?;
+            fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }
         Ok(Self { root })
     }
@@ -47,17 +45,12 @@ impl Cache {
     }
 
     pub(crate) fn onnxruntime(&self, version: &str) -> PathBuf {
-        self.root
-            .join("onnxruntime")
-            .join(version)
-            .join(format!("libonnxruntime.so.{version}"))
+        self.root.join("onnxruntime").join(version).join(format!("libonnxruntime.so.{version}"))
     }
 
     /// The folder with `etcd` and `etcdctl`. Debian's version ends in its own revision (`3.5.16-4`), which is left out.
     pub(crate) fn etcd(&self, version: &str) -> PathBuf {
-        let version = version
-            .split_once('-')
-            .map_or(version, |(upstream, _)| upstream);
+        let version = version.split_once('-').map_or(version, |(upstream, _)| upstream);
         self.root.join("etcd").join(version)
     }
 
@@ -99,10 +92,8 @@ impl Cache {
     /// Held while something is made, so that two fetches at once do the work once. Freed when dropped, or when the process ends.
     pub(crate) fn lock(&self) -> Result<File> {
         let path = self.root.join("lock");
-        let file =
-            File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        file.lock()
-            .with_context(|| format!("cannot lock {}", path.display()))?;
+        let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
         Ok(file)
     }
 
@@ -134,8 +125,7 @@ pub(crate) fn replace_tree(from: &Path, to: &Path) -> Result<()> {
     if to.exists() {
         fs::rename(to, &old).with_context(|| format!("cannot move {} away", to.display()))?;
     }
-    fs::rename(from, to)
-        .with_context(|| format!("cannot move {} to {}", from.display(), to.display()))?;
+    fs::rename(from, to).with_context(|| format!("cannot move {} to {}", from.display(), to.display()))?;
     remove_tree(&old)
 }
 
@@ -162,11 +152,7 @@ pub(crate) fn check_sha256(path: &Path, expected: &str) -> Result<()> {
         hasher.update(bytes);
     }
     let got = hex(&hasher.finalize());
-    ensure!(
-        got == expected,
-        "{}: sha256 {got}, expected {expected}",
-        path.display()
-    );
+    ensure!(got == expected, "{}: sha256 {got}, expected {expected}", path.display());
     Ok(())
 }
 
@@ -183,14 +169,9 @@ mod tests {
         let path = std::env::temp_dir().join(format!("sluice-xtask-{}", std::process::id()));
         fs::write(&path, b"abc").unwrap();
         let abc = sha256_hex(b"abc");
-        assert_eq!(
-            abc,
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(abc, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert!(check_sha256(&path, &abc).is_ok());
-        let error = check_sha256(&path, &sha256_hex(b"abd"))
-            .unwrap_err()
-            .to_string();
+        let error = check_sha256(&path, &sha256_hex(b"abd")).unwrap_err().to_string();
         fs::remove_file(&path).unwrap();
         assert!(error.contains(&abc), "{error}");
     }

@@ -23,13 +23,8 @@ pub(crate) struct Growth {
 pub(crate) fn run(mut command: Command, label: &str, growth: Option<&Growth>) -> Result<String> {
     let shown = shown(&command);
     let (mut output, end) = std::io::pipe()?;
-    command
-        .stdin(Stdio::null())
-        .stdout(end.try_clone()?)
-        .stderr(end);
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("cannot run `{shown}`"))?;
+    command.stdin(Stdio::null()).stdout(end.try_clone()?).stderr(end);
+    let mut child = command.spawn().with_context(|| format!("cannot run `{shown}`"))?;
     drop(command); // it holds the write end, without which `output` would never end
 
     let (done, wait) = sync_channel(1); // one message: everything the command wrote
@@ -61,22 +56,15 @@ pub(crate) fn run(mut command: Command, label: &str, growth: Option<&Growth>) ->
 pub(crate) fn foreground(command: &mut Command) -> Result<ExitCode> {
     let shown = shown(command);
     eprintln!("+ {shown}");
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run `{shown}`"))?;
-    Ok(status
-        .code()
-        .and_then(|code| u8::try_from(code).ok())
-        .map_or(ExitCode::FAILURE, ExitCode::from))
+    let status = command.status().with_context(|| format!("cannot run `{shown}`"))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// As [`foreground`], for steps after which nothing goes on if they fail.
 pub(crate) fn foreground_ok(command: &mut Command) -> Result<()> {
     let shown = shown(command);
     eprintln!("+ {shown}");
-    let status = command
-        .status()
-        .with_context(|| format!("cannot run `{shown}`"))?;
+    let status = command.status().with_context(|| format!("cannot run `{shown}`"))?;
     if !status.success() {
         bail!("`{shown}` failed ({status})");
     }
@@ -84,32 +72,23 @@ pub(crate) fn foreground_ok(command: &mut Command) -> Result<()> {
 }
 
 fn shown(command: &Command) -> String {
-    let words = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(OsStr::to_string_lossy);
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy);
     words.collect::<Vec<_>>().join(" ")
 }
 
 fn bar(label: &str, growth: Option<&Growth>) -> Result<ProgressBar> {
     let bar = match growth {
-        Some(growth) => ProgressBar::new(growth.bytes).with_style(ProgressStyle::with_template(
-            "{msg:24} {bar:30} {bytes}/{total_bytes} {elapsed}",
-        )?),
-        None => ProgressBar::new_spinner().with_style(ProgressStyle::with_template(
-            "{msg:24} {spinner} {elapsed}",
-        )?),
+        Some(growth) => {
+            ProgressBar::new(growth.bytes).with_style(ProgressStyle::with_template("{msg:24} {bar:30} {bytes}/{total_bytes} {elapsed}")?)
+        }
+        None => ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{msg:24} {spinner} {elapsed}")?),
     };
     Ok(bar.with_message(label.to_owned()))
 }
 
 fn tail(output: &str) -> String {
-    let lines: Vec<&str> = output
-        .lines()
-        .filter(|line| !line.trim().is_empty())
-        .collect();
-    let last = lines
-        .get(lines.len().saturating_sub(TAIL_LINES)..)
-        .unwrap_or_default();
+    let lines: Vec<&str> = output.lines().filter(|line| !line.trim().is_empty()).collect();
+    let last = lines.get(lines.len().saturating_sub(TAIL_LINES)..).unwrap_or_default();
     last.iter().map(|line| format!("  {line}\n")).collect()
 }
 
@@ -135,26 +114,15 @@ mod tests {
     #[test]
     fn a_failed_command_is_reported_with_its_words_and_last_lines() {
         let mut command = Command::new("sh");
-        command.args([
-            "-c",
-            "for i in $(seq 40); do echo line $i; done; echo bad >&2; exit 3",
-        ]);
+        command.args(["-c", "for i in $(seq 40); do echo line $i; done; echo bad >&2; exit 3"]);
         let error = run(command, "test", None).unwrap_err().to_string();
-        assert!(
-            error.contains("sh -c") && error.contains("exit status: 3"),
-            "{error}"
-        );
-        assert!(
-            error.contains("line 40\n  bad") && !error.contains("line 28\n"),
-            "{error}"
-        );
+        assert!(error.contains("sh -c") && error.contains("exit status: 3"), "{error}");
+        assert!(error.contains("line 40\n  bad") && !error.contains("line 28\n"), "{error}");
     }
 
     #[test]
     fn a_missing_program_is_named() {
-        let error = run(Command::new("no-such-program-here"), "test", None)
-            .unwrap_err()
-            .to_string();
+        let error = run(Command::new("no-such-program-here"), "test", None).unwrap_err().to_string();
         assert!(error.contains("no-such-program-here"), "{error}");
     }
 }

@@ -13,41 +13,18 @@ use crate::test::cargo;
 
 pub(crate) fn demo(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     fetch::fetch(cache, &[Item::Onnxruntime, Item::Protoc, Item::Models])?;
-    child::foreground_ok(cargo(cache)?.args([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "sluice",
-        "-p",
-        "demo",
-    ]))?;
+    child::foreground_ok(cargo(cache)?.args(["build", "--release", "--locked", "-p", "sluice", "-p", "demo"]))?;
     let release = crate::repository()?.join("target/release");
     let mut command = Command::new(release.join("demo"));
     command.arg("--sluice").arg(release.join("sluice"));
-    command
-        .arg("--models")
-        .arg(cache.models().join("demo"))
-        .arg("--photos")
-        .arg(cache.photos());
-    command
-        .arg("--tokenizer")
-        .arg(cache.models().join("minilm_tokenizer.json"))
-        .args(args);
+    command.arg("--models").arg(cache.models().join("demo")).arg("--photos").arg(cache.photos());
+    command.arg("--tokenizer").arg(cache.models().join("minilm_tokenizer.json")).args(args);
     become_program(command, cache)
 }
 
 pub(crate) fn bench(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     fetch::fetch(cache, &[Item::Onnxruntime, Item::Protoc, Item::Models])?;
-    child::foreground_ok(cargo(cache)?.args([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "sluice",
-        "-p",
-        "loadtest",
-    ]))?;
+    child::foreground_ok(cargo(cache)?.args(["build", "--release", "--locked", "-p", "sluice", "-p", "loadtest"]))?;
     let mut command = Command::new(crate::repository()?.join("target/release/sluice-load"));
     command.args(args);
     become_program(command, cache)
@@ -56,10 +33,7 @@ pub(crate) fn bench(cache: &Cache, args: &[String]) -> Result<ExitCode> {
 /// Replaces this process, so that the program has the terminal and its signals to itself.
 fn become_program(mut command: Command, cache: &Cache) -> Result<ExitCode> {
     let pins = Pins::load()?;
-    command.env(
-        "SLUICE_ONNXRUNTIME",
-        cache.onnxruntime(pins.version(Item::Onnxruntime)?),
-    );
+    command.env("SLUICE_ONNXRUNTIME", cache.onnxruntime(pins.version(Item::Onnxruntime)?));
     let program = command.get_program().to_owned();
     Err(command.exec()).with_context(|| format!("cannot run {}", program.display()))
 }

@@ -33,13 +33,7 @@ pub(crate) enum Item {
 
 impl Item {
     /// In the order in which they are made: models are built with the Python of the venv.
-    pub(crate) const ALL: &[Self] = &[
-        Self::Onnxruntime,
-        Self::Etcd,
-        Self::Protoc,
-        Self::Venv,
-        Self::Models,
-    ];
+    pub(crate) const ALL: &[Self] = &[Self::Onnxruntime, Self::Etcd, Self::Protoc, Self::Venv, Self::Models];
 
     fn name(self) -> &'static str {
         match self {
@@ -52,10 +46,7 @@ impl Item {
     }
 
     fn key(self, pins: &Pins) -> Result<String> {
-        let mut parts: Vec<String> = pins
-            .of(self)
-            .map(|pin| format!("{} {}", pin.file, pin.sha256))
-            .collect();
+        let mut parts: Vec<String> = pins.of(self).map(|pin| format!("{} {}", pin.file, pin.sha256)).collect();
         let mut files: Vec<PathBuf> = match self {
             Self::Onnxruntime | Self::Etcd => Vec::new(),
             Self::Protoc => vec![pip::protoc_requirements()?],
@@ -64,8 +55,7 @@ impl Item {
         };
         files.sort();
         for file in files {
-            let contents =
-                std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            let contents = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
             parts.push(sha256_hex(&contents));
         }
         Ok(sha256_hex(parts.join("\n").as_bytes()))
@@ -79,15 +69,9 @@ impl Item {
                 let folder = cache.etcd(pins.version(self)?);
                 vec![folder.join("etcd"), folder.join("etcdctl")]
             }
-            Self::Protoc => ["protoc", "python"]
-                .map(|name| cache.protoc().join("bin").join(name))
-                .to_vec(),
+            Self::Protoc => ["protoc", "python"].map(|name| cache.protoc().join("bin").join(name)).to_vec(),
             Self::Venv => vec![cache.python()],
-            Self::Models => vec![
-                cache.models().join("demo"),
-                cache.models().join("test"),
-                cache.photos(),
-            ],
+            Self::Models => vec![cache.models().join("demo"), cache.models().join("test"), cache.photos()],
         })
     }
 
@@ -105,9 +89,7 @@ impl Item {
 /// Makes each item that is missing or out of date. One that fails does not keep the others from being made.
 pub(crate) fn fetch(cache: &Cache, items: &[Item]) -> Result<()> {
     let pins = Pins::load()?;
-    let wanted = |item: &&Item| {
-        items.contains(item) || (**item == Item::Venv && items.contains(&Item::Models))
-    };
+    let wanted = |item: &&Item| items.contains(item) || (**item == Item::Venv && items.contains(&Item::Models));
     let mut failures = Vec::new();
     for item in Item::ALL.iter().filter(wanted) {
         if let Err(error) = make_if_needed(*item, cache, &pins) {
@@ -139,10 +121,6 @@ fn make_if_needed(item: Item, cache: &Cache, pins: &Pins) -> Result<()> {
     cache.clear_stamp(item.name())?;
     item.make(cache, pins)?;
     cache.set_stamp(item.name(), &key)?;
-    eprintln!(
-        "fetched {} in {:.1} s",
-        item.name(),
-        start.elapsed().as_secs_f64()
-    );
+    eprintln!("fetched {} in {:.1} s", item.name(), start.elapsed().as_secs_f64());
     Ok(())
 }

@@ -4,11 +4,7 @@
 //! outside the repository, so that `cargo build` itself stays offline. The checks that clippy cannot make are tests in `tidy.rs`.
 //!
 //! Not here: anything of the product; this crate depends on none of the others.
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command line tool talks to a terminal"
-)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks to a terminal")]
 
 mod cache;
 mod child;
@@ -92,7 +88,5 @@ fn run(cli: Cli) -> Result<ExitCode> {
 
 /// The top folder of this checkout.
 fn repository() -> Result<&'static Path> {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("xtask/ has no parent folder")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask/ has no parent folder")
 }

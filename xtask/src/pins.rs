@@ -35,19 +35,13 @@ pub(crate) struct Pins(Vec<Pin>);
 impl Pins {
     pub(crate) fn load() -> Result<Self> {
         let path = path()?;
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text, std::env::consts::ARCH).with_context(|| format!("in {}", path.display()))
     }
 
     fn parse(text: &str, arch: &str) -> Result<Self> {
         let file: File = toml::from_str(text)?;
-        Ok(Self(
-            file.pin
-                .into_iter()
-                .filter(|pin| pin.arch.as_deref().is_none_or(|a| a == arch))
-                .collect(),
-        ))
+        Ok(Self(file.pin.into_iter().filter(|pin| pin.arch.as_deref().is_none_or(|a| a == arch)).collect()))
     }
 
     pub(crate) fn of(&self, item: Item) -> impl Iterator<Item = &Pin> {
@@ -55,12 +49,8 @@ impl Pins {
     }
 
     pub(crate) fn version(&self, item: Item) -> Result<&str> {
-        let pin = self.of(item).next().with_context(|| {
-            format!(
-                "pins.toml has no {item:?} for the processor {}",
-                std::env::consts::ARCH
-            )
-        })?;
+        let pin =
+            self.of(item).next().with_context(|| format!("pins.toml has no {item:?} for the processor {}", std::env::consts::ARCH))?;
         Ok(&pin.version)
     }
 }
@@ -79,24 +69,12 @@ mod tests {
         for arch in ["x86_64", "aarch64"] {
             let pins = Pins::parse(&text, arch).unwrap();
             let count = |item| pins.of(item).count();
-            assert_eq!(
-                (count(Item::Onnxruntime), count(Item::Etcd)),
-                (1, 2),
-                "{arch}"
-            );
+            assert_eq!((count(Item::Onnxruntime), count(Item::Etcd)), (1, 2), "{arch}");
             assert!(count(Item::Models) >= 5, "{arch}");
             for pin in &pins.0 {
                 let hashes = [Some(&pin.sha256), pin.inside_sha256.as_ref()];
-                assert!(
-                    hashes.into_iter().flatten().all(|hash| hash.len() == 64),
-                    "{}",
-                    pin.file
-                );
-                assert!(
-                    pin.inside.is_some() == pin.inside_sha256.is_some() && pin.bytes > 0,
-                    "{}",
-                    pin.file
-                );
+                assert!(hashes.into_iter().flatten().all(|hash| hash.len() == 64), "{}", pin.file);
+                assert!(pin.inside.is_some() == pin.inside_sha256.is_some() && pin.bytes > 0, "{}", pin.file);
             }
         }
     }

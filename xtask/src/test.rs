@@ -12,9 +12,7 @@ use crate::pins::Pins;
 pub(crate) fn test(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     fetch::fetch(cache, Item::ALL)?;
     let repository = crate::repository()?;
-    child::foreground_ok(
-        cargo(cache)?.args(["build", "--locked", "-p", "sluice", "--bin", "sluice"]),
-    )?;
+    child::foreground_ok(cargo(cache)?.args(["build", "--locked", "-p", "sluice", "--bin", "sluice"]))?;
 
     let mut runner = cargo(cache)?;
     if has_nextest() {
@@ -22,25 +20,17 @@ pub(crate) fn test(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     } else {
         runner.arg("test");
     }
-    if !args
-        .iter()
-        .any(|arg| arg == "-p" || arg.starts_with("--package"))
-    {
+    if !args.iter().any(|arg| arg == "-p" || arg.starts_with("--package")) {
         runner.arg("--workspace");
     }
     runner.arg("--locked").args(args);
     let pins = Pins::load()?;
     let etcd = cache.etcd(pins.version(Item::Etcd)?);
     runner.env("SLUICE_BIN", repository.join("target/debug/sluice"));
-    runner.env(
-        "SLUICE_ONNXRUNTIME",
-        cache.onnxruntime(pins.version(Item::Onnxruntime)?),
-    );
+    runner.env("SLUICE_ONNXRUNTIME", cache.onnxruntime(pins.version(Item::Onnxruntime)?));
     runner.env("SLUICE_TEST_MODELS", cache.models());
     runner.env("SLUICE_PHOTOS", cache.photos());
-    runner
-        .env("SLUICE_ETCD", etcd.join("etcd"))
-        .env("SLUICE_ETCDCTL", etcd.join("etcdctl"));
+    runner.env("SLUICE_ETCD", etcd.join("etcd")).env("SLUICE_ETCDCTL", etcd.join("etcdctl"));
     runner.env("SLUICE_PYTHON", cache.python());
     child::foreground(&mut runner)
 }
@@ -49,19 +39,12 @@ pub(crate) fn test(cache: &Cache, args: &[String]) -> Result<ExitCode> {
 pub(crate) fn cargo(cache: &Cache) -> Result<Command> {
     let repository = crate::repository()?;
     let mut command = Command::new("cargo");
-    command
-        .current_dir(repository)
-        .env("CARGO_TARGET_DIR", repository.join("target"))
-        .env("SLUICE_CACHE", cache.root());
+    command.current_dir(repository).env("CARGO_TARGET_DIR", repository.join("target")).env("SLUICE_CACHE", cache.root());
     Ok(command)
 }
 
 fn has_nextest() -> bool {
     let mut command = Command::new("cargo");
-    command
-        .args(["nextest", "--version"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    command.args(["nextest", "--version"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
 }

@@ -11,31 +11,17 @@ use rules::{Problems, SourceFile};
 /// Every file that git tracks or would track.
 fn files() -> Vec<SourceFile> {
     let root = crate::repository().unwrap();
-    let output = Command::new("git")
-        .current_dir(root)
-        .args(["ls-files", "-co", "--exclude-standard", "-z"])
-        .output()
-        .unwrap();
-    assert!(
-        output.status.success(),
-        "git: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new("git").current_dir(root).args(["ls-files", "-co", "--exclude-standard", "-z"]).output().unwrap();
+    assert!(output.status.success(), "git: {}", String::from_utf8_lossy(&output.stderr));
     let names = String::from_utf8(output.stdout).unwrap();
     // A deleted file is listed until the deletion is committed.
-    let names = names
-        .split_terminator('\0')
-        .filter(|name| root.join(name).is_file());
+    let names = names.split_terminator('\0').filter(|name| root.join(name).is_file());
     names.map(|name| read(root, name)).collect()
 }
 
 fn read(root: &Path, name: &str) -> SourceFile {
     let bytes = std::fs::read(root.join(name)).unwrap();
-    SourceFile {
-        name: name.to_owned(),
-        bytes: bytes.len(),
-        text: String::from_utf8(bytes).unwrap_or_default(),
-    }
+    SourceFile { name: name.to_owned(), bytes: bytes.len(), text: String::from_utf8(bytes).unwrap_or_default() }
 }
 
 fn check(rule: impl Fn(&[SourceFile]) -> Problems) {

@@ -1,9 +1,9 @@
 //! `sluice up`: a whole cluster in one process. No socket between gateway and worker, the same code otherwise.
 
+use super::controller::Running;
 use super::{bind, gateway, library, stop, worker};
 use crate::args::Up;
 use crate::telemetry::say;
-use super::controller::Running;
 use ::controller::ControllerConfig;
 use ::gateway::{Dial, Gateway, ModelControl};
 use ::worker::Worker;

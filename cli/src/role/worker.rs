@@ -42,7 +42,8 @@ pub(crate) async fn run(args: crate::args::Worker) -> anyhow::Result<()> {
 pub(crate) fn lock(dir: &std::path::Path) -> anyhow::Result<std::fs::File> {
     std::fs::create_dir_all(dir).with_context(|| format!("--data-dir {}", dir.display()))?;
     let path = dir.join("worker.lock");
-    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(|| format!("{}", path.display()))?;
+    let file =
+        std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).with_context(|| format!("{}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(_) => anyhow::bail!("--data-dir {} is used by another process; give each process its own", dir.display()),

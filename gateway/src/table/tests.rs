@@ -114,7 +114,12 @@ impl Content {
 fn i1_only_a_ready_replica_of_a_living_incarnation_is_routable() {
     let states = [ReplicaState::Loading("x".into()), ReplicaState::Failed("x".into()), ReplicaState::Draining];
     for state in states {
-        let content = Content::default().worker(&worker("w", 7)).version(&version(1, VersionState::Valid)).replica(&replica("w", 7, 1, state.clone()));
+        let content = Content::default().worker(&worker("w", 7)).version(&version(1, VersionState::Valid)).replica(&replica(
+            "w",
+            7,
+            1,
+            state.clone(),
+        ));
         assert!(matches!(content.table().resolve("m", ""), Err(Failure::NotReady { .. })), "{state:?}");
     }
     let ready = Content::default().version(&version(1, VersionState::Valid)).replica(&replica("w", 7, 1, ReplicaState::Ready));
@@ -159,7 +164,12 @@ fn an_unwanted_model_says_so_and_one_bad_record_hides_no_other() {
 
 #[test]
 fn what_was_learned_of_a_replica_survives_a_new_table() {
-    let content = Content::default().worker(&worker("w", 1)).version(&version(1, VersionState::Valid)).replica(&replica("w", 1, 1, ReplicaState::Ready));
+    let content = Content::default().worker(&worker("w", 1)).version(&version(1, VersionState::Valid)).replica(&replica(
+        "w",
+        1,
+        1,
+        ReplicaState::Ready,
+    ));
     let before = content.table();
     before.resolve("m", "").unwrap().replicas[0].gauge.doubt(Moment::from_us(9));
     let after = Table::build(&content.0, &Content::keys(), ("s", "z"), &Metrics::new(), &before);

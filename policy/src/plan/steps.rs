@@ -1,6 +1,6 @@
 //! The steps of a plan, in their order. Each takes what the one before left in the targets.
 
-use super::ledger::{Ledger, at_least, at_most, held};
+use super::ledger::{Ledger, at_least, at_most, held, needed};
 use super::target::{Group, Target};
 use super::view::View;
 use super::{Unplaced, choose};
@@ -55,11 +55,19 @@ fn sort_existing<'a>(view: &View<'a>, groups: &mut Groups<'a>) {
     for target in groups.values_mut().flat_map(|g| &mut g.targets) {
         target.cut(view);
     }
+    groups.values_mut().for_each(|group| drop(group.relieved(view)));
 }
 
 /// Charges what the placements that count will hold beyond what is there. What cannot be taken back (something is loading)
 /// is charged in any case, then the rest as far as it fits: a placement that no longer fits is dropped.
 fn charge_existing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Ledger<'a>) {
+    // A reload may be under way in what will go, too.
+    for p in groups.values().flat_map(|g| g.old.iter().chain(g.targets.iter().flat_map(|t| &t.surplus))) {
+        let version = view.versions.get(&(&p.variant.model, p.variant.version));
+        if let Some(version) = version.filter(|_| view.answer(p).is_none() && view.failure(p).is_none()) {
+            ledger.charge(&p.worker, &p.device, needed(view, version, p.instances));
+        }
+    }
     for target in groups.values().flat_map(|g| &g.targets) {
         let bytes = target.bytes(view);
         for p in target.live.iter().filter(|p| target.is_current(p, view)) {
@@ -183,10 +191,7 @@ fn release_covered<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledg
             gone.append(&mut target.failed);
         }
     }
-    let mut targets = group.targets.iter();
-    if targets.any(|t| t.model.replicas == Some(0) || t.live.iter().any(|p| view.is_routable(p))) {
-        gone.append(&mut group.old);
-    }
+    gone.append(&mut group.relieved(view));
     for placement in gone {
         view.replica(&placement).into_iter().for_each(|r| ledger.leave(r));
     }
@@ -268,13 +273,20 @@ impl Target<'_> {
     /// Whether there will be room for one more once what leaves has gone.
     fn waits(&self, view: &View<'_>, ledger: &Ledger<'_>) -> bool {
         let bytes = self.bytes(view);
-        let free = |w: &crate::WorkerRecord| choose::serving(w, self.model).any(|(device, _)| ledger.free_later(view, &w.id, device) >= bytes);
+        let free =
+            |w: &crate::WorkerRecord| choose::serving(w, self.model).any(|(device, _)| ledger.free_later(view, &w.id, device) >= bytes);
         let taken = |w: &crate::WorkerRecord| self.all().any(|p| p.worker == w.id);
         self.eligible.iter().any(|w| !taken(w) && free(w))
     }
 }
 
 impl Group<'_> {
+    /// Takes out the placements of versions no longer wanted, once a successor is routable.
+    fn relieved(&mut self, view: &View<'_>) -> Vec<PlacementRecord> {
+        let successor = |t: &Target<'_>| t.model.replicas == Some(0) || t.live.iter().any(|p| view.is_routable(p));
+        if self.targets.iter().any(successor) { std::mem::take(&mut self.old) } else { Vec::new() }
+    }
+
     fn all(&self) -> impl Iterator<Item = &PlacementRecord> {
         self.targets.iter().flat_map(Target::all).chain(&self.old)
     }

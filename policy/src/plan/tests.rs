@@ -116,7 +116,11 @@ fn the_reason_says_what_is_needed_and_what_there_is() {
     check(vec![], |_| {}, &["no worker is alive"]);
     check(small(), |s| s.observed.workers[0].draining = true, &["every worker is draining"]);
     check(small(), |s| s.model("m").provider = ExecutionProvider::Cuda, &["no worker that takes new work has cuda"]);
-    check(small(), |s| _ = s.observed.workers[0].capabilities.engines.insert("x".to_owned(), "1".to_owned()), &["no worker has the engine `ort`"]);
+    check(
+        small(),
+        |s| _ = s.observed.workers[0].capabilities.engines.insert("x".to_owned(), "1".to_owned()),
+        &["no worker has the engine `ort`"],
+    );
     check(small(), |s| s.observed.versions[0].state = VersionState::Invalid("bad".to_owned()), &["version 3 is invalid: bad"]);
     check(small(), |s| s.model("m").versions = vec![Version::try_from(7).unwrap()], &["no worker offers version 7"]);
     check(small(), |s| s.observed.versions.clear(), &["no worker offers model `m`: put it in a --models directory"]);
@@ -179,7 +183,10 @@ fn a_reload_goes_one_ahead_and_stops_when_that_fails() {
     sim.settle();
     assert_eq!(sim.ready("m", None), ["a", "b"], "the old one stays");
     let why = progress_of(&sim, "m");
-    assert!(matches!(&why, Progress::Failed(reason) if reason.contains("failed on a: no") && reason.contains("failed on b: no")), "{why:?}");
+    assert!(
+        matches!(&why, Progress::Failed(reason) if reason.contains("failed on a: no") && reason.contains("failed on b: no")),
+        "{why:?}"
+    );
 }
 
 #[test]

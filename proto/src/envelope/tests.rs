@@ -1,6 +1,6 @@
 use super::*;
-use prost::Message as _;
 use proptest::prelude::*;
+use prost::Message as _;
 
 fn request() -> pb::ModelInferRequest {
     let input = |name: &str| pb::model_infer_request::InferInputTensor {

@@ -97,8 +97,7 @@ pub fn parse_model(json: &str) -> Result<ModelRecord, Failure> {
     }
     let mut whole = base();
     whole.extend(fields);
-    let record: ModelRecord =
-        serde_json::from_value(Value::Object(whole)).map_err(|e| malformed(format!("model `{name}`: {e}")))?;
+    let record: ModelRecord = serde_json::from_value(Value::Object(whole)).map_err(|e| malformed(format!("model `{name}`: {e}")))?;
     let zero = [("replicas", record.replicas), ("instances", record.instances)].into_iter().find(|(_, n)| *n == Some(0));
     if let Some((field, _)) = zero {
         return Err(malformed(format!("model `{name}`: field `{field}`: must be at least 1; `wanted: false` unloads a model")));

@@ -79,7 +79,11 @@ fn outcome(state: &State, keys: &Keys, model: &ModelName, revision: i64, elapsed
         Progress::Unknown(reason) if elapsed >= UNKNOWN_WAIT => return Outcome::Failed(reason),
         Progress::Unknown(reason) | Progress::Waiting(reason) => reason,
     };
-    if elapsed < timeout { Outcome::Waiting(waiting) } else { Outcome::Failed(format!("not ready after {} ms: {waiting}", timeout.as_millis())) }
+    if elapsed < timeout {
+        Outcome::Waiting(waiting)
+    } else {
+        Outcome::Failed(format!("not ready after {} ms: {waiting}", timeout.as_millis()))
+    }
 }
 
 fn judge(state: &State, keys: &Keys, model: &ModelName, revision: i64) -> Progress {

@@ -71,27 +71,17 @@ impl Journal {
         let path = dir.join("journal");
         let fault = |action, error: io::Error| RegistryError::disk(action, &path, &error);
         let _ = fs::remove_file(temporary(dir)); // left by a kill during a rewriting
-        let opened = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(&path);
+        let opened = OpenOptions::new().read(true).append(true).create(true).open(&path);
         let mut file = opened.map_err(|error| fault("open", error))?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes)
-            .map_err(|error| fault("read", error))?;
+        file.read_to_end(&mut bytes).map_err(|error| fault("read", error))?;
         let (recovered, whole) = replay(&bytes, &path)?;
         let beyond = bytes.len().saturating_sub(whole);
         if beyond > 0 {
             tracing::warn!(path = %path.display(), bytes = beyond, "cut the torn end of the journal");
-            file.cut(length(whole))
-                .map_err(|error| fault("cut", error))?;
+            file.cut(length(whole)).map_err(|error| fault("cut", error))?;
         }
-        let lasting: u64 = recovered
-            .entries
-            .values()
-            .map(|entry| length(entry.key.len()) + length(entry.value.len()))
-            .sum();
+        let lasting: u64 = recovered.entries.values().map(|entry| length(entry.key.len()) + length(entry.value.len())).sum();
         let mut journal = Self {
             dir: dir.to_path_buf(),
             path,
@@ -128,9 +118,7 @@ impl Journal {
             self.unnamed = false;
         }
         if self.torn {
-            self.storage
-                .cut(self.len)
-                .map_err(|error| fault("cut", error))?;
+            self.storage.cut(self.len).map_err(|error| fault("cut", error))?;
             self.torn = false;
         }
         if let Err(error) = self.storage.append(&frame) {
@@ -140,9 +128,7 @@ impl Journal {
         }
         self.len = self.len.saturating_add(length(frame.len()));
         match record {
-            Record::Txn { revision, .. } | Record::Reserve(revision) => {
-                self.revision = self.revision.max(*revision)
-            }
+            Record::Txn { revision, .. } | Record::Reserve(revision) => self.revision = self.revision.max(*revision),
             Record::Format(_) => {}
         }
         Ok(())
@@ -168,10 +154,7 @@ impl Journal {
         for record in lasting {
             bytes.extend(frame(record)?);
         }
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create_new(true)
-            .open(&temporary)?;
+        let mut file = OpenOptions::new().append(true).create_new(true).open(&temporary)?;
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)?;
@@ -187,10 +170,7 @@ impl Journal {
     }
 
     #[cfg(test)]
-    pub(super) fn with_storage(
-        &mut self,
-        replace: impl FnOnce(Box<dyn Storage>) -> Box<dyn Storage>,
-    ) {
+    pub(super) fn with_storage(&mut self, replace: impl FnOnce(Box<dyn Storage>) -> Box<dyn Storage>) {
         let empty = Box::new(tempfile::tempfile().unwrap());
         self.storage = replace(std::mem::replace(&mut self.storage, empty));
     }
@@ -227,9 +207,7 @@ fn frame(record: &Record) -> io::Result<Vec<u8>> {
 fn split(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = bytes.split_first_chunk()?;
     let (crc, rest) = rest.split_first_chunk()?;
-    let len = usize::try_from(u32::from_le_bytes(*len))
-        .ok()
-        .filter(|len| (1..=FRAME_BYTES_MAX).contains(len))?;
+    let len = usize::try_from(u32::from_le_bytes(*len)).ok().filter(|len| (1..=FRAME_BYTES_MAX).contains(len))?;
     let (payload, rest) = rest.split_at_checked(len)?;
     (crc32fast::hash(payload) == u32::from_le_bytes(*crc)).then_some((payload, rest))
 }
@@ -241,17 +219,11 @@ fn replay(bytes: &[u8], path: &Path) -> Result<(Recovered, usize), RegistryError
     while let Some((payload, after)) = split(rest) {
         let at = bytes.len().saturating_sub(rest.len());
         // Whole, but not ours to read: a later build wrote it, and cutting it would destroy what that one knows.
-        let unreadable = |cause| RegistryError::Disk {
-            action: "read",
-            path: path.to_path_buf(),
-            cause,
-        };
+        let unreadable = |cause| RegistryError::Disk { action: "read", path: path.to_path_buf(), cause };
         match serde_json::from_slice(payload) {
             Ok(Record::Format(FORMAT)) => {}
             Ok(Record::Format(found)) => {
-                return Err(unreadable(format!(
-                    "format {found}, this build reads {FORMAT}"
-                )));
+                return Err(unreadable(format!("format {found}, this build reads {FORMAT}")));
             }
             Ok(record) => recovered.take(record),
             Err(error) => return Err(unreadable(format!("record at byte {at}: {error}"))),
@@ -266,18 +238,13 @@ impl Recovered {
         match record {
             Record::Format(_) => {}
             Record::Reserve(revision) => self.revision = self.revision.max(revision),
-            Record::Txn {
-                revision,
-                puts,
-                deletes,
-            } => {
+            Record::Txn { revision, puts, deletes } => {
                 self.revision = self.revision.max(revision);
                 for key in deletes {
                     self.entries.remove(&key);
                 }
                 let entries = puts.into_iter().map(|put| put.into_entry(revision));
-                self.entries
-                    .extend(entries.map(|entry| (entry.key.clone(), entry)));
+                self.entries.extend(entries.map(|entry| (entry.key.clone(), entry)));
             }
         }
     }

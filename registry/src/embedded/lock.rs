@@ -21,21 +21,13 @@ impl DirLock {
             move |error| RegistryError::disk(action, &path, &error)
         };
         // Not truncated: the file is the holder's until the lock is ours.
-        let options = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path);
+        let options = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = options.map_err(fault("open"))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
-                let pid = file
-                    .read_to_string(&mut text)
-                    .ok()
-                    .and_then(|_| text.trim().parse().ok());
+                let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
                 return Err(RegistryError::Locked { path, pid });
             }
             Err(TryLockError::Error(error)) => return Err(fault("lock")(error)),

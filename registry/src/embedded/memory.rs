@@ -101,30 +101,19 @@ impl Memory {
 
     pub(super) fn list(&self, prefix: &str) -> Listing {
         let entries = self.under(prefix).map(|item| item.entry.clone()).collect();
-        Listing {
-            entries,
-            revision: self.revision,
-        }
+        Listing { entries, revision: self.revision }
     }
 
     fn under<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Item> {
         let from = (Bound::Included(prefix), Bound::Unbounded);
-        self.items
-            .range::<str, _>(from)
-            .take_while(move |(key, _)| key.starts_with(prefix))
-            .map(|(_, item)| item)
+        self.items.range::<str, _>(from).take_while(move |(key, _)| key.starts_with(prefix)).map(|(_, item)| item)
     }
 
     /// What lies under `prefix` for a watch that has read up to `read`: what came since, or everything.
     pub(super) fn since(&self, prefix: &str, read: Option<u64>) -> Batch {
-        let behind = read
-            .and_then(|read| self.changes.checked_sub(read))
-            .and_then(|behind| usize::try_from(behind).ok());
+        let behind = read.and_then(|read| self.changes.checked_sub(read)).and_then(|behind| usize::try_from(behind).ok());
         let Some(skip) = behind.and_then(|behind| self.history.len().checked_sub(behind)) else {
-            return Batch {
-                changes: vec![Change::Reset(self.list(prefix))],
-                read: self.changes,
-            };
+            return Batch { changes: vec![Change::Reset(self.list(prefix))], read: self.changes };
         };
         let mut read = read.unwrap_or_default();
         let mut changes = Vec::new();
@@ -154,19 +143,8 @@ impl Memory {
                     if let Some(id) = lease.filter(|id| !self.leases.contains_key(id)) {
                         return Err(RegistryError::LeaseGone { id });
                     }
-                    let created = self
-                        .items
-                        .get(&key)
-                        .map_or(revision, |item| item.entry.created);
-                    effects.push(Effect::Put(Item {
-                        entry: Entry {
-                            key,
-                            value,
-                            revision,
-                            created,
-                        },
-                        lease,
-                    }));
+                    let created = self.items.get(&key).map_or(revision, |item| item.entry.created);
+                    effects.push(Effect::Put(Item { entry: Entry { key, value, revision, created }, lease }));
                 }
                 Op::Delete { key } => {
                     if self.items.contains_key(&key) && deleted.insert(key.clone()) {
@@ -175,10 +153,7 @@ impl Memory {
                 }
                 Op::DeletePrefix { prefix } => {
                     let keys = self.under(&prefix).map(|item| item.entry.key.clone());
-                    effects.extend(
-                        keys.filter(|key| deleted.insert(key.clone()))
-                            .map(Effect::Delete),
-                    );
+                    effects.extend(keys.filter(|key| deleted.insert(key.clone())).map(Effect::Delete));
                 }
             }
         }
@@ -187,20 +162,14 @@ impl Memory {
 
     /// The deletion of what hangs on a lease.
     pub(super) fn plan_end(&self, id: LeaseId) -> Plan {
-        let keys = self
-            .leases
-            .get(&id)
-            .map(|held| held.keys.iter().cloned().map(Effect::Delete).collect());
+        let keys = self.leases.get(&id).map(|held| held.keys.iter().cloned().map(Effect::Delete).collect());
         self.planned(keys.unwrap_or_default())
     }
 
     /// What changes nothing takes no revision.
     fn planned(&self, effects: Vec<Effect>) -> Plan {
         let step = i64::from(!effects.is_empty());
-        Plan {
-            revision: self.revision.saturating_add(step),
-            effects,
-        }
+        Plan { revision: self.revision.saturating_add(step), effects }
     }
 
     fn holds(&self, compare: &Compare) -> bool {
@@ -219,11 +188,7 @@ impl Memory {
         for effect in &plan.effects {
             match effect {
                 Effect::Put(Item { entry, lease: None }) => puts.push(Put::new(entry)),
-                Effect::Put(Item {
-                    entry: Entry { key, .. },
-                    ..
-                })
-                | Effect::Delete(key) => {
+                Effect::Put(Item { entry: Entry { key, .. }, .. }) | Effect::Delete(key) => {
                     if self.items.get(key).is_some_and(|item| item.lease.is_none()) {
                         deletes.push(key.clone());
                     }
@@ -231,27 +196,14 @@ impl Memory {
             }
         }
         let nothing = puts.is_empty() && deletes.is_empty();
-        (!nothing).then_some(Record::Txn {
-            revision: plan.revision,
-            puts,
-            deletes,
-        })
+        (!nothing).then_some(Record::Txn { revision: plan.revision, puts, deletes })
     }
 
     /// All that outlasts the process, oldest first.
     pub(super) fn durable(&self) -> Vec<Record> {
-        let mut entries: Vec<&Entry> = self
-            .items
-            .values()
-            .filter(|item| item.lease.is_none())
-            .map(|item| &item.entry)
-            .collect();
+        let mut entries: Vec<&Entry> = self.items.values().filter(|item| item.lease.is_none()).map(|item| &item.entry).collect();
         entries.sort_by_key(|entry| entry.revision);
-        let record = |entry: &Entry| Record::Txn {
-            revision: entry.revision,
-            puts: vec![Put::new(entry)],
-            deletes: Vec::new(),
-        };
+        let record = |entry: &Entry| Record::Txn { revision: entry.revision, puts: vec![Put::new(entry)], deletes: Vec::new() };
         entries.into_iter().map(record).collect()
     }
 
@@ -267,21 +219,13 @@ impl Memory {
                     }
                     let lease = item.lease;
                     let before = self.items.insert(key.clone(), item);
-                    self.unhang(
-                        &key,
-                        before
-                            .and_then(|item| item.lease)
-                            .filter(|old| Some(*old) != lease),
-                    );
+                    self.unhang(&key, before.and_then(|item| item.lease).filter(|old| Some(*old) != lease));
                     self.remember(Change::Put(entry));
                 }
                 Effect::Delete(key) => {
                     let before = self.items.remove(&key);
                     self.unhang(&key, before.and_then(|item| item.lease));
-                    self.remember(Change::Delete {
-                        key,
-                        revision: plan.revision,
-                    });
+                    self.remember(Change::Delete { key, revision: plan.revision });
                 }
             }
         }
@@ -309,13 +253,7 @@ impl Memory {
     pub(super) fn grant(&mut self) -> (LeaseId, oneshot::Receiver<()>) {
         self.last_lease = self.last_lease.saturating_add(1);
         let (alive, gone) = oneshot::channel();
-        self.leases.insert(
-            LeaseId(self.last_lease),
-            Held {
-                keys: BTreeSet::new(),
-                _alive: alive,
-            },
-        );
+        self.leases.insert(LeaseId(self.last_lease), Held { keys: BTreeSet::new(), _alive: alive });
         (LeaseId(self.last_lease), gone)
     }
 
@@ -337,10 +275,6 @@ fn key_of(change: &Change) -> &str {
 }
 
 fn bytes_of(change: &Change) -> usize {
-    let value = if let Change::Put(entry) = change {
-        entry.value.len()
-    } else {
-        0
-    };
+    let value = if let Change::Put(entry) = change { entry.value.len() } else { 0 };
     key_of(change).len().saturating_add(value)
 }

@@ -50,11 +50,7 @@ impl Put {
             Ok(text) => Value::Text(text),
             Err(error) => Value::Bytes(error.into_bytes()),
         };
-        Self {
-            key: entry.key.clone(),
-            created: entry.created,
-            value,
-        }
+        Self { key: entry.key.clone(), created: entry.created, value }
     }
 
     pub(super) fn into_entry(self, revision: i64) -> Entry {
@@ -62,11 +58,6 @@ impl Put {
             Value::Text(text) => text.into_bytes(),
             Value::Bytes(bytes) => bytes,
         };
-        Entry {
-            key: self.key,
-            value,
-            revision,
-            created: self.created,
-        }
+        Entry { key: self.key, value, revision, created: self.created }
     }
 }

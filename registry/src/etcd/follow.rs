@@ -73,11 +73,7 @@ pub(super) async fn follow(members: Arc<Members>, prefix: String, sender: mpsc::
     loop {
         let member = follower.members.current();
         let end = follower.once(member).await;
-        if follower
-            .opened
-            .take()
-            .is_some_and(|opened| opened.elapsed() >= STEADY)
-        {
+        if follower.opened.take().is_some_and(|opened| opened.elapsed() >= STEADY) {
             (failures, told) = (0, false);
             backoff.reset();
         }
@@ -114,15 +110,7 @@ pub(super) async fn follow(members: Arc<Members>, prefix: String, sender: mpsc::
 
 impl Follower {
     fn new(members: Arc<Members>, prefix: String, sender: mpsc::Sender<Change>) -> Self {
-        Self {
-            members,
-            prefix,
-            sender,
-            position: None,
-            doubtful: false,
-            unauthorised: false,
-            opened: None,
-        }
+        Self { members, prefix, sender, position: None, doubtful: false, unauthorised: false, opened: None }
     }
 
     /// Follows on one member until something breaks.
@@ -171,9 +159,7 @@ impl Follower {
 
     /// Opens the stream after what is known, and looks at its first message, which says where the store is.
     async fn open(&mut self, member: usize) -> Result<WatchStream, End> {
-        let from = self
-            .position
-            .map_or(0, |position| position.revision.saturating_add(1));
+        let from = self.position.map_or(0, |position| position.revision.saturating_add(1));
         let (prefix, unauthorised) = (self.prefix.as_str(), self.unauthorised);
         let call = |client: Client| async move {
             if unauthorised {
@@ -181,9 +167,7 @@ impl Follower {
                 client.refresh_token().await?;
             }
             let options = WatchOptions::new().with_prefix().with_start_revision(from);
-            let mut watch = client
-                .watch_client()
-                .max_decoding_message_size(ANSWER_BYTES_MAX);
+            let mut watch = client.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX);
             let mut stream = watch.watch(prefix, Some(options)).await?;
             let first = stream.message().await?;
             Ok((stream, first))
@@ -209,13 +193,8 @@ impl Follower {
         let revision = listing.revision;
         self.tell(Change::Reset(listing)).await?;
         let before = self.position.replace(Position { revision, cluster });
-        let kept =
-            before.is_none_or(|before| before.cluster == cluster && before.revision <= revision);
-        Ok(if kept {
-            Continuity::Kept
-        } else {
-            Continuity::Lost
-        })
+        let kept = before.is_none_or(|before| before.cluster == cluster && before.revision <= revision);
+        Ok(if kept { Continuity::Kept } else { Continuity::Lost })
     }
 
     /// Tells what one message says.
@@ -229,18 +208,11 @@ impl Follower {
             }
             // etcd would silently wait for the future to come again.
             if response.created() && header.revision() < known.revision {
-                return Err(End::Gap(format!(
-                    "the store is at revision {}, we at {}",
-                    header.revision(),
-                    known.revision
-                )));
+                return Err(End::Gap(format!("the store is at revision {}, we at {}", header.revision(), known.revision)));
             }
         }
         if response.compact_revision() > 0 {
-            return Err(End::Gap(format!(
-                "history before revision {} is compacted",
-                response.compact_revision()
-            )));
+            return Err(End::Gap(format!("history before revision {} is compacted", response.compact_revision())));
         }
         if response.canceled() {
             self.unauthorised = response.cancel_reason().contains("auth token");
@@ -256,10 +228,7 @@ impl Follower {
             let Some(entry) = entry(kv) else { continue };
             self.tell(match event.event_type() {
                 EventType::Put => Change::Put(entry),
-                EventType::Delete => Change::Delete {
-                    key: entry.key,
-                    revision: entry.revision,
-                },
+                EventType::Delete => Change::Delete { key: entry.key, revision: entry.revision },
             })
             .await?;
         }
@@ -273,9 +242,5 @@ impl Follower {
 }
 
 fn relist_in(soon: bool) -> Duration {
-    if soon {
-        jitter(RELIST_SOON, 0.4, 1.0)
-    } else {
-        jitter(RELIST_EVERY, 0.8, 1.2)
-    }
+    if soon { jitter(RELIST_SOON, 0.4, 1.0) } else { jitter(RELIST_EVERY, 0.8, 1.2) }
 }

@@ -18,13 +18,7 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// Renews lease `id` until its handle is dropped or revoked, the store says it is gone, or `ttl` has passed since the last
 /// renewal that worked, which began no later than the store's own count.
-pub(super) async fn keep(
-    members: Arc<Members>,
-    id: LeaseId,
-    ttl: Duration,
-    granted: Instant,
-    mut keeper: Keeper,
-) {
+pub(super) async fn keep(members: Arc<Members>, id: LeaseId, ttl: Duration, granted: Instant, mut keeper: Keeper) {
     let usual = ttl.checked_div(RENEWALS).unwrap_or(ttl);
     let mut renewed = granted;
     let mut pause = usual;
@@ -53,11 +47,7 @@ pub(super) async fn keep(
                 pause = jitter(RETRY.min(usual), 0.5, 1.0);
             }
             Err(_) => {
-                tracing::warn!(
-                    lease = id.0,
-                    ttl_s = ttl.as_secs(),
-                    "could not renew a lease in its time"
-                );
+                tracing::warn!(lease = id.0, ttl_s = ttl.as_secs(), "could not renew a lease in its time");
                 return keeper.lose();
             }
         }
@@ -66,8 +56,7 @@ pub(super) async fn keep(
 
 /// One renewal, on as many members as it takes. A stream of its own: one that hangs on a frozen member must not hold up the next.
 async fn renew(members: &Members, id: LeaseId) -> Result<(), RegistryError> {
-    let call =
-        |client: Client| async move { client.lease_client().keep_alive(id.0).await.map(drop) };
+    let call = |client: Client| async move { client.lease_client().keep_alive(id.0).await.map(drop) };
     members.call(Repeat::Safe, call).await
 }
 

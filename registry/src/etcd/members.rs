@@ -72,9 +72,7 @@ pub(super) enum Fault {
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Not the options: they hold the password.
-        f.debug_struct("Slot")
-            .field("endpoint", &self.endpoint)
-            .finish_non_exhaustive()
+        f.debug_struct("Slot").field("endpoint", &self.endpoint).finish_non_exhaustive()
     }
 }
 
@@ -92,16 +90,13 @@ impl Members {
         check_endpoints(&config.endpoints, config.tls.is_some())?;
         if let Some(tls) = tls? {
             for endpoint in &config.endpoints {
-                let checked = Endpoint::from_shared(endpoint.clone())
-                    .and_then(|made| made.tls_config(tls.clone()));
+                let checked = Endpoint::from_shared(endpoint.clone()).and_then(|made| made.tls_config(tls.clone()));
                 checked.map_err(|error| mistake("tls", &describe(&error)))?;
             }
             options = options.with_tls(tls);
         }
         if let Some(credentials) = config.credentials {
-            options = options
-                .with_user(credentials.user, credentials.password)
-                .with_auto_token_refresh(true);
+            options = options.with_user(credentials.user, credentials.password).with_auto_token_refresh(true);
         }
         let slot = |endpoint: &String| Slot {
             calls: OnceCell::new(),
@@ -130,17 +125,11 @@ impl Members {
     /// Leaves member `at`, unless someone has left it already.
     pub(super) fn leave(&self, at: usize) {
         let next = at.saturating_add(1).checked_rem(self.len()).unwrap_or(0);
-        let _ = self
-            .current
-            .compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+        let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Makes a call, on as many members as it takes and `repeat` allows.
-    pub(super) async fn call<T, F>(
-        &self,
-        repeat: Repeat,
-        call: impl Fn(Client) -> F,
-    ) -> Result<T, RegistryError>
+    pub(super) async fn call<T, F>(&self, repeat: Repeat, call: impl Fn(Client) -> F) -> Result<T, RegistryError>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
@@ -169,19 +158,11 @@ impl Members {
                 break;
             }
         }
-        Err(RegistryError::Unavailable {
-            endpoints: self.endpoints.clone(),
-            cause,
-        })
+        Err(RegistryError::Unavailable { endpoints: self.endpoints.clone(), cause })
     }
 
     /// Makes a call on member `at`, within the time-out of one call.
-    pub(super) async fn attempt<T, F>(
-        &self,
-        at: usize,
-        lane: Lane,
-        call: &impl Fn(Client) -> F,
-    ) -> Result<T, Fault>
+    pub(super) async fn attempt<T, F>(&self, at: usize, lane: Lane, call: &impl Fn(Client) -> F) -> Result<T, Fault>
     where
         F: Future<Output = Result<T, etcd_client::Error>>,
     {
@@ -194,25 +175,17 @@ impl Members {
                 Lane::Calls => &slot.calls,
                 Lane::Watches => &slot.watches,
             };
-            let client = client
-                .get_or_try_init(connect)
-                .await
-                .map_err(|error| fault(error).unsent())?;
+            let client = client.get_or_try_init(connect).await.map_err(|error| fault(error).unsent())?;
             call(client.clone()).await.map_err(fault)
         };
         match timeout(self.call_timeout, work).await {
             Ok(done) => done,
-            Err(_) => Err(Fault::Unanswered(format!(
-                "no answer within {:?}",
-                self.call_timeout
-            ))),
+            Err(_) => Err(Fault::Unanswered(format!("no answer within {:?}", self.call_timeout))),
         }
     }
 
     fn away_since(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.away_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.away_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// No member answers: said once, until one does.
@@ -259,21 +232,13 @@ fn fault(error: etcd_client::Error) -> Fault {
     match status.code() {
         Code::Unavailable if was_refused(&status) => Fault::Unsent(describe(&status)),
         Code::Unavailable if message.contains("no leader") => Fault::Unsent(message.to_owned()),
-        Code::ResourceExhausted if message.contains("too many requests") => {
-            Fault::Unsent(message.to_owned())
-        }
+        Code::ResourceExhausted if message.contains("too many requests") => Fault::Unsent(message.to_owned()),
         Code::OutOfRange if message.contains("compacted") => Fault::Unanswered(message.to_owned()),
         Code::NotFound if message.contains("lease") => no_lease(),
-        Code::Unavailable
-        | Code::DeadlineExceeded
-        | Code::Cancelled
-        | Code::Unknown
-        | Code::Internal
-        | Code::Aborted
-        | Code::DataLoss => Fault::Unanswered(describe(&status)),
-        _ => Fault::Refused(RegistryError::Refused {
-            cause: message.to_owned(),
-        }),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal | Code::Aborted | Code::DataLoss => {
+            Fault::Unanswered(describe(&status))
+        }
+        _ => Fault::Refused(RegistryError::Refused { cause: message.to_owned() }),
     }
 }
 
@@ -284,11 +249,7 @@ fn no_lease() -> Fault {
 
 /// Whether there was no connection at all, so that nothing can have been sent.
 fn was_refused(error: &(dyn Error + 'static)) -> bool {
-    chain(error).any(|error| {
-        error
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-    })
+    chain(error).any(|error| error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused))
 }
 
 /// An error with its causes, each once.
@@ -296,15 +257,9 @@ pub(super) fn describe(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     for error in chain(error) {
         // tonic's status repeats itself at length; its message says it all.
-        let part = error
-            .downcast_ref::<tonic::Status>()
-            .map_or_else(|| error.to_string(), |status| status.message().to_owned());
+        let part = error.downcast_ref::<tonic::Status>().map_or_else(|| error.to_string(), |status| status.message().to_owned());
         if !part.is_empty() && !text.contains(&part) {
-            text = if text.is_empty() {
-                part
-            } else {
-                format!("{text}: {part}")
-            };
+            text = if text.is_empty() { part } else { format!("{text}: {part}") };
         }
     }
     text
@@ -315,10 +270,7 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 }
 
 fn mistake(setting: &str, cause: &str) -> RegistryError {
-    RegistryError::Config {
-        setting: setting.to_owned(),
-        cause: cause.to_owned(),
-    }
+    RegistryError::Config { setting: setting.to_owned(), cause: cause.to_owned() }
 }
 
 fn check_endpoints(endpoints: &[String], tls: bool) -> Result<(), RegistryError> {
@@ -326,26 +278,17 @@ fn check_endpoints(endpoints: &[String], tls: bool) -> Result<(), RegistryError>
         let scheme = match Endpoint::from_shared(endpoint.clone()) {
             Ok(made) => made.uri().scheme_str().unwrap_or_default().to_owned(),
             Err(error) => {
-                return Err(mistake(
-                    "endpoints",
-                    &format!("`{endpoint}`: {}", describe(&error)),
-                ));
+                return Err(mistake("endpoints", &format!("`{endpoint}`: {}", describe(&error))));
             }
         };
         match (scheme.as_str(), tls) {
             ("http", false) | ("https", true) => {}
             ("http", true) => return Err(mistake("tls", &format!("`{endpoint}` is not https"))),
             ("https", false) => {
-                return Err(mistake(
-                    "tls",
-                    &format!("`{endpoint}` is https: give at least the ca"),
-                ));
+                return Err(mistake("tls", &format!("`{endpoint}` is https: give at least the ca")));
             }
             _ => {
-                return Err(mistake(
-                    "endpoints",
-                    &format!("`{endpoint}`: write http://host:port or https://host:port"),
-                ));
+                return Err(mistake("endpoints", &format!("`{endpoint}`: write http://host:port or https://host:port")));
             }
         }
     }
@@ -353,18 +296,12 @@ fn check_endpoints(endpoints: &[String], tls: bool) -> Result<(), RegistryError>
 }
 
 fn tls_options(config: &TlsConfig) -> Result<TlsOptions, RegistryError> {
-    let read = |setting: &str, path: &Path| {
-        std::fs::read(path)
-            .map_err(|error| mistake(setting, &format!("`{}`: {error}", path.display())))
-    };
-    let mut tls =
-        TlsOptions::new().ca_certificate(Certificate::from_pem(read("tls.ca", &config.ca)?));
+    let read =
+        |setting: &str, path: &Path| std::fs::read(path).map_err(|error| mistake(setting, &format!("`{}`: {error}", path.display())));
+    let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(read("tls.ca", &config.ca)?));
     match (&config.cert, &config.key) {
         (Some(cert), Some(key)) => {
-            tls = tls.identity(Identity::from_pem(
-                read("tls.cert", cert)?,
-                read("tls.key", key)?,
-            ));
+            tls = tls.identity(Identity::from_pem(read("tls.cert", cert)?, read("tls.key", key)?));
         }
         (None, None) => {}
         (Some(_), None) => return Err(mistake("tls.key", "missing: `tls.cert` is given")),

@@ -36,10 +36,7 @@ pub(crate) fn binary() -> Option<OsString> {
 }
 
 fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 impl EtcdProcess {
@@ -48,13 +45,7 @@ impl EtcdProcess {
         loop {
             let (client, peer, dir) = (free_port(), free_port(), tempfile::tempdir().unwrap());
             let child = spawn(&binary, client, peer, &dir);
-            let mut etcd = Self {
-                binary: binary.clone(),
-                child,
-                client,
-                peer,
-                dir,
-            };
+            let mut etcd = Self { binary: binary.clone(), child, client, peer, dir };
             if etcd.answers().await {
                 return etcd;
             }
@@ -67,19 +58,11 @@ impl EtcdProcess {
         let began = Instant::now();
         let registry = Etcd::connect(EtcdConfig::new([self.url()])).unwrap();
         // A refusal is an answer, too.
-        while registry
-            .get("/up")
-            .await
-            .is_err_and(|error| error.may_retry())
-        {
+        while registry.get("/up").await.is_err_and(|error| error.may_retry()) {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
-            assert!(
-                began.elapsed() < START_MAX,
-                "etcd does not come up, see {:?}",
-                self.dir.path()
-            );
+            assert!(began.elapsed() < START_MAX, "etcd does not come up, see {:?}", self.dir.path());
             sleep(Duration::from_millis(20)).await;
         }
         true
@@ -99,9 +82,7 @@ impl EtcdProcess {
 
     /// etcd's own client, for what the registry does not offer.
     pub(crate) async fn client(&self) -> etcd_client::Client {
-        etcd_client::Client::connect([self.url()], None)
-            .await
-            .unwrap()
+        etcd_client::Client::connect([self.url()], None).await.unwrap()
     }
 
     /// SIGKILL.
@@ -113,11 +94,7 @@ impl EtcdProcess {
     /// Starts it again, on the same ports, with what it had.
     pub(crate) async fn restart(&mut self) {
         self.child = spawn(&self.binary, self.client, self.peer, &self.dir);
-        assert!(
-            self.answers().await,
-            "etcd ended, see {:?}",
-            self.dir.path()
-        );
+        assert!(self.answers().await, "etcd ended, see {:?}", self.dir.path());
     }
 
     /// Forgets all data of a killed etcd.
@@ -138,11 +115,7 @@ fn data(dir: &TempDir) -> PathBuf {
 }
 
 fn spawn(binary: &OsString, client: SocketAddr, peer: SocketAddr, dir: &TempDir) -> Child {
-    let log = std::fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(dir.path().join("log"))
-        .unwrap();
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.path().join("log")).unwrap();
     let mut command = Command::new(binary);
     command.arg("--data-dir").arg(data(dir));
     for (flag, value) in [
@@ -159,13 +132,7 @@ fn spawn(binary: &OsString, client: SocketAddr, peer: SocketAddr, dir: &TempDir)
         command.arg(flag).arg(value);
     }
     // The data outlasts the process, not the machine: enough here, and much faster.
-    command
-        .arg("--unsafe-no-fsync")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+    command.arg("--unsafe-no-fsync").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
 /// Forwards connections to an address, until cut.

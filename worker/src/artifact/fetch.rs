@@ -43,7 +43,9 @@ pub(crate) async fn fetch_file(artifact: &Digest, file: &ArtifactFile, holders: 
 fn check(file: &ArtifactFile, path: &Path) -> Result<(), String> {
     match hash_file(path) {
         Ok((sha256, _)) if sha256 == file.sha256 => Ok(()),
-        Ok((sha256, bytes)) => Err(format!("{} has sha256 {sha256} ({bytes} bytes), expected {} ({} bytes)", file.path, file.sha256, file.bytes)),
+        Ok((sha256, bytes)) => {
+            Err(format!("{} has sha256 {sha256} ({bytes} bytes), expected {} ({} bytes)", file.path, file.sha256, file.bytes))
+        }
         Err(error) => Err(error.to_string()),
     }
 }

@@ -56,12 +56,17 @@ impl Assembler {
     ///
     /// # Errors
     /// When a request lacks an input or the buffer cannot grow.
-    pub(crate) fn assemble<'a>(&'a mut self, signature: &'a Signature, requests: &[(&'a Envelope, &'a [Chain])]) -> Result<Inputs<'a>, EngineError> {
+    pub(crate) fn assemble<'a>(
+        &'a mut self,
+        signature: &'a Signature,
+        requests: &[(&'a Envelope, &'a [Chain])],
+    ) -> Result<Inputs<'a>, EngineError> {
         let mut plan: Vec<Planned<'a>> = Vec::with_capacity(signature.inputs.len());
         let mut copies: Vec<(Range<usize>, Vec<&'a Chain>)> = Vec::new();
         let mut end = 0usize;
         for spec in &signature.inputs {
-            let parts: Vec<(&'a Shape, &'a Chain)> = requests.iter().filter_map(|(envelope, raw)| part(envelope, raw, &spec.name)).collect();
+            let parts: Vec<(&'a Shape, &'a Chain)> =
+                requests.iter().filter_map(|(envelope, raw)| part(envelope, raw, &spec.name)).collect();
             if parts.len() != requests.len() {
                 if spec.optional && parts.is_empty() {
                     continue;

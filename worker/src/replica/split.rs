@@ -72,7 +72,8 @@ pub(crate) fn split(batches: bool, outputs: &[TensorOut], rows: &[u32]) -> Resul
 
 /// Takes the bytes of a tensor of `shape` off the front of `rest`.
 fn front(output: &TensorOut, rest: &mut Bytes, shape: &[i64]) -> Result<Bytes, EngineError> {
-    let short = || EngineError::Failed { reason: format!("output `{}` has fewer bytes than its shape {:?} needs", output.name, output.shape) };
+    let short =
+        || EngineError::Failed { reason: format!("output `{}` has fewer bytes than its shape {:?} needs", output.name, output.shape) };
     let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?)).ok_or_else(short)?;
     let len = match output.datatype.size() {
         Some(size) => elements.checked_mul(size).ok_or_else(short)?,

@@ -20,7 +20,14 @@ fn variant() -> VariantId {
 
 fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
     let worker = WorkerId::new("w").unwrap();
-    Parts { variant: variant(), worker, signature: signature(), latency: Latency { alpha_us: 10.0, beta_us: 5.0 }, limits: LIMITS, on_failed }
+    Parts {
+        variant: variant(),
+        worker,
+        signature: signature(),
+        latency: Latency { alpha_us: 10.0, beta_us: 5.0 },
+        limits: LIMITS,
+        on_failed,
+    }
 }
 
 /// A request of `rows` rows that all hold `value`.
@@ -188,7 +195,10 @@ async fn a_drain_answers_what_is_there_and_takes_no_more() {
     assert_eq!(first_run(&gate).await, 1);
     let waiting = spawn(&replica, call(2.0, 1, None));
     queued(&replica, 1).await;
-    let drained = { let replica = replica.clone(); tokio::spawn(async move { replica.drain().await }) };
+    let drained = {
+        let replica = replica.clone();
+        tokio::spawn(async move { replica.drain().await })
+    };
     while !replica.shared.lock().closed {
         tokio::task::yield_now().await;
     }
@@ -223,7 +233,8 @@ fn strings_are_split_at_their_own_lengths() {
     let data = [element(b"a"), element(b""), element(b"long"), element(b"z")].concat();
     let output = TensorOut { name: "y".into(), datatype: DataType::Bytes, shape: vec![2, 2], data: data.clone().into() };
     let parts = split::split(true, &[output], &[1, 1]).unwrap();
-    let replies: Vec<_> = parts.into_iter().map(|p| p.into_reply(&variant(), &Envelope::default(), Default::default(), Default::default())).collect();
+    let replies: Vec<_> =
+        parts.into_iter().map(|p| p.into_reply(&variant(), &Envelope::default(), Default::default(), Default::default())).collect();
     assert_eq!(replies[0].raw[0].clone().into_bytes(), [element(b"a"), element(b"")].concat());
     assert_eq!(replies[1].raw[0].clone().into_bytes(), [element(b"long"), element(b"z")].concat());
 }

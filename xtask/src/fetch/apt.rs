@@ -14,16 +14,10 @@ use crate::pins::{Pin, Pins};
 const SUITE: &str = "trixie";
 
 /// Debian signs all its releases with keys from one of these; they have the trixie keys on bookworm too.
-const KEYRINGS: [&str; 2] = [
-    "/usr/share/keyrings/debian-archive-keyring.gpg",
-    "/usr/share/keyrings/debian-archive-keyring.pgp",
-];
+const KEYRINGS: [&str; 2] = ["/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp"];
 
 pub(super) fn etcd(cache: &Cache, pins: &Pins) -> Result<()> {
-    let missing: Vec<&Pin> = pins
-        .of(Item::Etcd)
-        .filter(|pin| !cache.downloads().join(&pin.file).exists())
-        .collect();
+    let missing: Vec<&Pin> = pins.of(Item::Etcd).filter(|pin| !cache.downloads().join(&pin.file).exists()).collect();
     if !missing.is_empty() {
         download(cache, &missing)?;
     }
@@ -32,19 +26,13 @@ pub(super) fn etcd(cache: &Cache, pins: &Pins) -> Result<()> {
         let path = cache.downloads().join(&pin.file);
         check_sha256(&path, &pin.sha256).context("remove it and fetch again")?;
         let mut command = Command::new("dpkg-deb");
-        command
-            .arg("--extract")
-            .arg(&path)
-            .arg(scratch.join("root"));
+        command.arg("--extract").arg(&path).arg(scratch.join("root"));
         child::run(command, &pin.name, None)?;
     }
     std::fs::create_dir(scratch.join("bin"))?;
     for program in ["etcd", "etcdctl"] {
-        std::fs::rename(
-            scratch.join("root/usr/bin").join(program),
-            scratch.join("bin").join(program),
-        )
-        .with_context(|| format!("{program} is not in the package"))?;
+        std::fs::rename(scratch.join("root/usr/bin").join(program), scratch.join("bin").join(program))
+            .with_context(|| format!("{program} is not in the package"))?;
     }
     replace_tree(&scratch.join("bin"), &cache.etcd(pins.version(Item::Etcd)?))?;
     remove_tree(&scratch)
@@ -57,22 +45,13 @@ fn download(cache: &Cache, pins: &[&Pin]) -> Result<()> {
     }
     std::fs::write(scratch.join("status"), "")?;
     let keyring = KEYRINGS.into_iter().find(|path| Path::new(path).exists());
-    std::fs::write(
-        scratch.join("sources/trixie.sources"),
-        source(&machine_mirror()?, keyring),
-    )?;
+    std::fs::write(scratch.join("sources/trixie.sources"), source(&machine_mirror()?, keyring))?;
 
     child::run(apt_get(&scratch, "update"), "Debian's package list", None)?;
     let mut command = apt_get(&scratch, "download");
-    command.args(
-        pins.iter()
-            .map(|pin| format!("{}={}", pin.name, pin.version)),
-    );
+    command.args(pins.iter().map(|pin| format!("{}={}", pin.name, pin.version)));
     command.current_dir(scratch.join("files"));
-    let growth = Growth {
-        folder: scratch.join("files"),
-        bytes: pins.iter().map(|pin| pin.bytes).sum(),
-    };
+    let growth = Growth { folder: scratch.join("files"), bytes: pins.iter().map(|pin| pin.bytes).sum() };
     child::run(command, "etcd", Some(&growth))?;
     for pin in pins {
         let got = scratch.join("files").join(&pin.file);
@@ -111,15 +90,9 @@ fn source(mirror: &str, keyring: Option<&str>) -> String {
 
 /// Where this machine itself gets Debian from: the same place has the other releases.
 fn machine_mirror() -> Result<String> {
-    let release =
-        std::fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
-    let Some(codename) = release
-        .lines()
-        .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-    else {
-        bail!(
-            "etcd is fetched from Debian, and this machine is not Debian: /etc/os-release has no VERSION_CODENAME"
-        );
+    let release = std::fs::read_to_string("/etc/os-release").context("cannot read /etc/os-release")?;
+    let Some(codename) = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")) else {
+        bail!("etcd is fetched from Debian, and this machine is not Debian: /etc/os-release has no VERSION_CODENAME");
     };
     let mut files = vec![Path::new("/etc/apt/sources.list").to_owned()];
     if let Ok(entries) = std::fs::read_dir("/etc/apt/sources.list.d") {
@@ -144,11 +117,7 @@ fn machine_mirror() -> Result<String> {
 
 /// The newer form of apt's sources: fields in paragraphs.
 fn mirror_in_stanzas(text: &str, codename: &str) -> Option<String> {
-    let text: String = text
-        .lines()
-        .filter(|line| !line.starts_with('#'))
-        .map(|line| format!("{line}\n"))
-        .collect();
+    let text: String = text.lines().filter(|line| !line.starts_with('#')).map(|line| format!("{line}\n")).collect();
     text.split("\n\n").find_map(|stanza| {
         let words = |field: &str| -> Vec<&str> {
             let line = stanza.lines().find_map(|line| {
@@ -158,16 +127,10 @@ fn mirror_in_stanzas(text: &str, codename: &str) -> Option<String> {
             line.unwrap_or_default().split_whitespace().collect()
         };
         let fits = words("Types").contains(&"deb")
-            && words("Suites")
-                .iter()
-                .any(|suite| is_release(suite, codename))
+            && words("Suites").iter().any(|suite| is_release(suite, codename))
             && words("Components").contains(&"main")
             && !words("Enabled").contains(&"no");
-        if fits {
-            words("URIs").first().map(|uri| (*uri).to_owned())
-        } else {
-            None
-        }
+        if fits { words("URIs").first().map(|uri| (*uri).to_owned()) } else { None }
     })
 }
 
@@ -175,15 +138,10 @@ fn mirror_in_stanzas(text: &str, codename: &str) -> Option<String> {
 fn mirror_in_lines(text: &str, codename: &str) -> Option<String> {
     text.lines().find_map(|line| {
         let rest = line.trim().strip_prefix("deb ")?.trim_start();
-        let rest = if rest.starts_with('[') {
-            rest.split_once(']')?.1
-        } else {
-            rest
-        };
+        let rest = if rest.starts_with('[') { rest.split_once(']')?.1 } else { rest };
         let mut words = rest.split_whitespace();
         let (uri, suite) = (words.next()?, words.next()?);
-        (is_release(suite, codename) && words.any(|w| w == "main") && !uri.starts_with("cdrom:"))
-            .then(|| uri.to_owned())
+        (is_release(suite, codename) && words.any(|w| w == "main") && !uri.starts_with("cdrom:")).then(|| uri.to_owned())
     })
 }
 
@@ -201,19 +159,13 @@ mod tests {
         let stanzas = "Types: deb\nURIs: http://security.example/debian-security\nSuites: bookworm-security\nComponents: main\n\n\
             # a comment\nTypes: deb\n# another\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\
             Signed-By: /x.gpg\n\nTypes: deb\nURIs: http://other.example\nSuites: nodistro\nComponents: main\n";
-        assert_eq!(
-            mirror_in_stanzas(stanzas, "bookworm").as_deref(),
-            Some("http://mirror.example/debian")
-        );
+        assert_eq!(mirror_in_stanzas(stanzas, "bookworm").as_deref(), Some("http://mirror.example/debian"));
         assert_eq!(mirror_in_stanzas(stanzas, "bullseye"), None);
 
         let lines = "# deb http://old.example bookworm main\ndeb cdrom:[x]/ bookworm main\n\
             deb [arch=amd64 signed-by=/x.gpg] http://vendor.example vendor-bookworm main\n\
             deb [arch=amd64] http://mirror.example/debian bookworm contrib main\n";
-        assert_eq!(
-            mirror_in_lines(lines, "bookworm").as_deref(),
-            Some("http://mirror.example/debian")
-        );
+        assert_eq!(mirror_in_lines(lines, "bookworm").as_deref(), Some("http://mirror.example/debian"));
         assert_eq!(mirror_in_lines(lines, "bullseye"), None);
     }
 }

@@ -12,11 +12,8 @@ use crate::pins::{self, Pins};
 
 pub(super) fn scripts() -> Result<Vec<PathBuf>> {
     let folder = crate::repository()?.join("xtask/models");
-    let entries =
-        std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
-    let mut paths = entries
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<Vec<_>>>()?;
+    let entries = std::fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "py"));
     Ok(paths)
 }
@@ -27,16 +24,8 @@ pub(super) fn build(cache: &Cache, pins: &Pins) -> Result<()> {
     }
     let scratch = cache.scratch("models")?;
     let mut command = Command::new(cache.python());
-    command
-        .arg("-B")
-        .arg(crate::repository()?.join("xtask/models/build.py"));
-    command
-        .arg("--pins")
-        .arg(pins::path()?)
-        .arg("--downloads")
-        .arg(cache.downloads())
-        .arg("--out")
-        .arg(&scratch);
+    command.arg("-B").arg(crate::repository()?.join("xtask/models/build.py"));
+    command.arg("--pins").arg(pins::path()?).arg("--downloads").arg(cache.downloads()).arg("--out").arg(&scratch);
     child::run(command, "building models", None)?;
     replace_tree(&scratch.join("models"), &cache.models())?;
     replace_tree(&scratch.join("photos"), &cache.photos())?;

@@ -32,37 +32,14 @@ pub(super) fn wheel(cache: &Cache, pin: &Pin) -> Result<PathBuf> {
     if !path.exists() {
         let scratch = cache.scratch("pip")?;
         let mut command = pip("python3");
-        command.args([
-            "download",
-            "--no-deps",
-            "--no-cache-dir",
-            "--only-binary",
-            ":all:",
-        ]);
+        command.args(["download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:"]);
         if let Some(arch) = &pin.arch {
             let platform = format!("manylinux_2_28_{arch}");
-            command.args([
-                "--platform",
-                &platform,
-                "--implementation",
-                "cp",
-                "--python-version",
-                WHEEL_PYTHON,
-            ]);
+            command.args(["--platform", &platform, "--implementation", "cp", "--python-version", WHEEL_PYTHON]);
         }
-        command
-            .arg("--dest")
-            .arg(&scratch)
-            .arg(format!("{}=={}", pin.name, pin.version));
+        command.arg("--dest").arg(&scratch).arg(format!("{}=={}", pin.name, pin.version));
         command.env("TMPDIR", &scratch); // where pip writes while it downloads, so that the bar sees it
-        child::run(
-            command,
-            &pin.name,
-            Some(&Growth {
-                folder: scratch.clone(),
-                bytes: pin.bytes,
-            }),
-        )?;
+        child::run(command, &pin.name, Some(&Growth { folder: scratch.clone(), bytes: pin.bytes }))?;
         let got = scratch.join(&pin.file);
         check_sha256(&got, &pin.sha256)?;
         std::fs::rename(&got, &path)?;
@@ -77,10 +54,7 @@ pub(super) fn onnxruntime(cache: &Cache, pins: &Pins) -> Result<()> {
     let library = cache.onnxruntime(pins.version(Item::Onnxruntime)?);
     let pin = pins.of(Item::Onnxruntime).next().context("no pin")?;
     let (Some(inside), Some(sha256)) = (&pin.inside, &pin.inside_sha256) else {
-        anyhow::bail!(
-            "pins.toml does not say which file of {} is wanted",
-            pin.file
-        );
+        anyhow::bail!("pins.toml does not say which file of {} is wanted", pin.file);
     };
     let wheel = wheel(cache, pin)?;
     let scratch = cache.scratch("onnxruntime")?;
@@ -104,26 +78,9 @@ fn unzip(wheel: &Path, member: &str, to: &Path) -> Result<()> {
 pub(super) fn protoc(cache: &Cache) -> Result<()> {
     let scratch = cache.scratch("protoc")?;
     let mut command = pip("python3");
-    command.args([
-        "install",
-        "--no-deps",
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-        "--requirement",
-    ]);
-    command
-        .arg(protoc_requirements()?)
-        .arg("--target")
-        .arg(scratch.join("lib"));
-    child::run(
-        command,
-        "protoc",
-        Some(&Growth {
-            folder: scratch.clone(),
-            bytes: PROTOC_BYTES,
-        }),
-    )?;
+    command.args(["install", "--no-deps", "--require-hashes", "--only-binary", ":all:", "--requirement"]);
+    command.arg(protoc_requirements()?).arg("--target").arg(scratch.join("lib"));
+    child::run(command, "protoc", Some(&Growth { folder: scratch.clone(), bytes: PROTOC_BYTES }))?;
 
     // Linked, not searched for: the module fits the version of this Python only. When it goes, protoc is made again.
     let mut which = Command::new("python3");
@@ -150,31 +107,14 @@ pub(super) fn venv(cache: &Cache) -> Result<()> {
     create.args(["-m", "venv"]).arg(&venv);
     child::run(create, "venv", None)?;
     let mut install = pip(cache.python());
-    install
-        .args([
-            "install",
-            "--require-hashes",
-            "--only-binary",
-            ":all:",
-            "--requirement",
-        ])
-        .arg(venv_requirements()?);
-    child::run(
-        install,
-        "stock clients",
-        Some(&Growth {
-            folder: venv,
-            bytes: VENV_BYTES,
-        }),
-    )?;
+    install.args(["install", "--require-hashes", "--only-binary", ":all:", "--requirement"]).arg(venv_requirements()?);
+    child::run(install, "stock clients", Some(&Growth { folder: venv, bytes: VENV_BYTES }))?;
     Ok(())
 }
 
 fn pip(python: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(python);
     command.args(["-m", "pip", "--disable-pip-version-check", "--no-input"]);
-    command
-        .env("PIP_PROGRESS_BAR", "off")
-        .env("PIP_ROOT_USER_ACTION", "ignore");
+    command.env("PIP_PROGRESS_BAR", "off").env("PIP_ROOT_USER_ACTION", "ignore");
     command
 }

@@ -33,10 +33,7 @@ const SINGLE_VERSION: &[&str] = &["h2", "hyper", "prost", "rustls", "tonic"];
 /// What a crate is built from; its tests may import more (`dev-dependencies`).
 pub(super) fn import_direction(files: &[SourceFile]) -> Problems {
     let mut problems = Problems::new();
-    for file in files
-        .iter()
-        .filter(|file| file.name.ends_with("/Cargo.toml"))
-    {
+    for file in files.iter().filter(|file| file.name.ends_with("/Cargo.toml")) {
         let manifest: toml::Table = match toml::from_str(&file.text) {
             Ok(manifest) => manifest,
             Err(error) => {
@@ -44,29 +41,18 @@ pub(super) fn import_direction(files: &[SourceFile]) -> Problems {
                 continue;
             }
         };
-        let package = manifest
-            .get("package")
-            .and_then(|package| package.get("name")?.as_str())
-            .unwrap_or_default();
+        let package = manifest.get("package").and_then(|package| package.get("name")?.as_str()).unwrap_or_default();
         if MAY_IMPORT_ALL.contains(&package) {
             continue;
         }
         let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == package) else {
-            problems.push(format!(
-                "{}: crate `{package}` is not in xtask's list of who may import whom",
-                file.name
-            ));
+            problems.push(format!("{}: crate `{package}` is not in xtask's list of who may import whom", file.name));
             continue;
         };
-        let ours = |name: &str| {
-            MAY_IMPORT_ALL.contains(&name) || MAY_IMPORT.iter().any(|(known, _)| *known == name)
-        };
+        let ours = |name: &str| MAY_IMPORT_ALL.contains(&name) || MAY_IMPORT.iter().any(|(known, _)| *known == name);
         for dependency in dependencies(&manifest) {
             if ours(&dependency) && !allowed.contains(&dependency.as_str()) {
-                problems.push(format!(
-                    "{}: `{package}` must not import `{dependency}`",
-                    file.name
-                ));
+                problems.push(format!("{}: `{package}` must not import `{dependency}`", file.name));
             }
         }
     }
@@ -74,27 +60,11 @@ pub(super) fn import_direction(files: &[SourceFile]) -> Problems {
 }
 
 fn dependencies(manifest: &toml::Table) -> BTreeSet<String> {
-    let targets = manifest
-        .get("target")
-        .and_then(toml::Value::as_table)
-        .into_iter()
-        .flat_map(|targets| targets.values());
+    let targets = manifest.get("target").and_then(toml::Value::as_table).into_iter().flat_map(|targets| targets.values());
     let tables = std::iter::once(manifest).chain(targets.filter_map(toml::Value::as_table));
-    let sections = tables
-        .flat_map(|table| ["dependencies", "build-dependencies"].map(|section| table.get(section)));
-    let entries = sections
-        .flatten()
-        .filter_map(toml::Value::as_table)
-        .flatten();
-    entries
-        .map(|(name, value)| {
-            value
-                .get("package")
-                .and_then(toml::Value::as_str)
-                .unwrap_or(name)
-                .to_owned()
-        })
-        .collect()
+    let sections = tables.flat_map(|table| ["dependencies", "build-dependencies"].map(|section| table.get(section)));
+    let entries = sections.flatten().filter_map(toml::Value::as_table).flatten();
+    entries.map(|(name, value)| value.get("package").and_then(toml::Value::as_str).unwrap_or(name).to_owned()).collect()
 }
 
 /// A longer file is fine if its first comment has `length:` and the reason.
@@ -113,23 +83,14 @@ pub(super) fn file_length(files: &[SourceFile]) -> Problems {
 
 pub(super) fn file_size(files: &[SourceFile]) -> Problems {
     let large = files.iter().filter(|file| file.bytes > BYTES_MAX);
-    large
-        .map(|file| format!("{}: {} bytes, over {BYTES_MAX}", file.name, file.bytes))
-        .collect()
+    large.map(|file| format!("{}: {} bytes, over {BYTES_MAX}", file.name, file.bytes)).collect()
 }
 
 /// The folder beside a checkout that only its authors have.
 pub(super) fn shared_folder(files: &[SourceFile]) -> Problems {
     let needle = ["..", "shared"].join("/");
     let naming = files.iter().filter(|file| file.text.contains(&needle));
-    naming
-        .map(|file| {
-            format!(
-                "{}: names {needle}, which is no part of this repository",
-                file.name
-            )
-        })
-        .collect()
+    naming.map(|file| format!("{}: names {needle}, which is no part of this repository", file.name)).collect()
 }
 
 pub(super) fn single_versions(files: &[SourceFile]) -> Problems {
@@ -142,18 +103,11 @@ pub(super) fn single_versions(files: &[SourceFile]) -> Problems {
         if let Some(value) = line.strip_prefix("name = ") {
             name = value.trim_matches('"');
         } else if let Some(value) = line.strip_prefix("version = ") {
-            versions
-                .entry(name)
-                .or_default()
-                .insert(value.trim_matches('"'));
+            versions.entry(name).or_default().insert(value.trim_matches('"'));
         }
     }
-    let several = versions
-        .iter()
-        .filter(|(name, versions)| SINGLE_VERSION.contains(name) && versions.len() > 1);
-    several
-        .map(|(name, versions)| format!("Cargo.lock: {name} in versions {versions:?}, wanted one"))
-        .collect()
+    let several = versions.iter().filter(|(name, versions)| SINGLE_VERSION.contains(name) && versions.len() > 1);
+    several.map(|(name, versions)| format!("Cargo.lock: {name} in versions {versions:?}, wanted one")).collect()
 }
 
 /// ARCHITECTURE.md lists the invariants (`- I1 ...` or `| I1 | ...`); each is named by a test `i1_...`.
@@ -165,21 +119,14 @@ pub(super) fn invariants_tested(files: &[SourceFile]) -> Problems {
     if listed.is_empty() {
         return vec!["ARCHITECTURE.md: no line begins with `- I1 ` or `| I1 |`".to_owned()];
     }
-    let tested: BTreeSet<u32> = rust(files)
-        .flat_map(|file| tested_invariants(&file.text))
-        .collect();
+    let tested: BTreeSet<u32> = rust(files).flat_map(|file| tested_invariants(&file.text)).collect();
     let untested = listed.difference(&tested);
     untested.map(|id| format!("ARCHITECTURE.md: no test is named `i{id}_...`, so nothing fails when I{id} is broken")).collect()
 }
 
 fn listed_invariant(line: &str) -> Option<u32> {
-    let rest = line
-        .strip_prefix("- ")
-        .or_else(|| line.strip_prefix("| "))?;
-    let rest = rest
-        .trim_start_matches('*')
-        .trim_start_matches('`')
-        .strip_prefix('I')?;
+    let rest = line.strip_prefix("- ").or_else(|| line.strip_prefix("| "))?;
+    let rest = rest.trim_start_matches('*').trim_start_matches('`').strip_prefix('I')?;
     let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()
 }
@@ -190,10 +137,7 @@ fn tested_invariants(text: &str) -> Vec<u32> {
     for line in text.lines().map(str::trim) {
         if line.starts_with("#[") {
             is_test |= line.contains("test");
-        } else if let Some((_, name)) = line
-            .split_once("fn i")
-            .filter(|(before, _)| ["", "async "].contains(before))
-        {
+        } else if let Some((_, name)) = line.split_once("fn i").filter(|(before, _)| ["", "async "].contains(before)) {
             let id: Option<u32> = name.split_once('_').and_then(|(id, _)| id.parse().ok());
             found.extend(id.filter(|_| is_test));
             is_test = false;
@@ -213,21 +157,12 @@ mod tests {
     use super::*;
 
     fn file(name: &str, text: &str) -> SourceFile {
-        SourceFile {
-            name: name.to_owned(),
-            bytes: text.len(),
-            text: text.to_owned(),
-        }
+        SourceFile { name: name.to_owned(), bytes: text.len(), text: text.to_owned() }
     }
 
     #[test]
     fn an_upward_import_is_found_wherever_it_is_written() {
-        let manifest = |dependencies: &str| {
-            [file(
-                "worker/Cargo.toml",
-                &format!("[package]\nname = \"worker\"\n{dependencies}"),
-            )]
-        };
+        let manifest = |dependencies: &str| [file("worker/Cargo.toml", &format!("[package]\nname = \"worker\"\n{dependencies}"))];
         let fine = "[dependencies]\npolicy.workspace = true\nbytes = \"1\"\n[dev-dependencies]\ngateway.workspace = true";
         assert_eq!(import_direction(&manifest(fine)), Problems::new());
         for bad in [
@@ -239,10 +174,7 @@ mod tests {
         ] {
             assert_eq!(import_direction(&manifest(bad)).len(), 1, "{bad}");
         }
-        assert_eq!(
-            import_direction(&[file("new/Cargo.toml", "[package]\nname = \"new\"")]).len(),
-            1
-        );
+        assert_eq!(import_direction(&[file("new/Cargo.toml", "[package]\nname = \"new\"")]).len(), 1);
     }
 
     #[test]
@@ -250,71 +182,39 @@ mod tests {
         let body = "\n".repeat(LINES_MAX);
         let lengths = |first: &str| file_length(&[file("a.rs", &format!("{first}\n{body}"))]).len();
         assert_eq!(lengths("//! length: one table"), 0);
-        assert_eq!(
-            [
-                lengths("//! A table"),
-                lengths("//! length:"),
-                lengths("fn a() {} // length: no")
-            ],
-            [1, 1, 1]
-        );
-        assert_eq!(
-            file_length(&[file("a.md", &body), file("b.rs", &body)]).len(),
-            0
-        );
+        assert_eq!([lengths("//! A table"), lengths("//! length:"), lengths("fn a() {} // length: no")], [1, 1, 1]);
+        assert_eq!(file_length(&[file("a.md", &body), file("b.rs", &body)]).len(), 0);
     }
 
     #[test]
     fn a_large_file_is_found() {
-        let large = SourceFile {
-            name: "model.onnx".to_owned(),
-            bytes: BYTES_MAX + 1,
-            text: String::new(),
-        };
+        let large = SourceFile { name: "model.onnx".to_owned(), bytes: BYTES_MAX + 1, text: String::new() };
         assert_eq!(file_size(&[large, file("a.rs", "")]).len(), 1);
     }
 
     #[test]
     fn a_mention_of_the_shared_folder_is_found() {
         let text = format!("see {}/x.md", ["..", "shared"].join("/"));
-        assert_eq!(
-            shared_folder(&[file("a.md", &text), file("b.md", "shared/x.md")]).len(),
-            1
-        );
+        assert_eq!(shared_folder(&[file("a.md", &text), file("b.md", "shared/x.md")]).len(), 1);
     }
 
     #[test]
     fn a_second_version_is_found() {
-        let entry = |name: &str, version: &str| {
-            format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n")
-        };
+        let entry = |name: &str, version: &str| format!("[[package]]\nname = \"{name}\"\nversion = \"{version}\"\n");
         let lock = |text: String| single_versions(&[file("Cargo.lock", &text)]).len();
-        assert_eq!(
-            lock(entry("tonic", "0.14.9") + &entry("rand", "0.8.0") + &entry("rand", "0.9.0")),
-            0
-        );
-        assert_eq!(
-            lock(entry("tonic", "0.14.9") + &entry("tonic", "0.13.0")),
-            1
-        );
+        assert_eq!(lock(entry("tonic", "0.14.9") + &entry("rand", "0.8.0") + &entry("rand", "0.9.0")), 0);
+        assert_eq!(lock(entry("tonic", "0.14.9") + &entry("tonic", "0.13.0")), 1);
         assert_eq!(single_versions(&[]).len(), 1);
     }
 
     #[test]
     fn an_invariant_without_a_test_is_found() {
-        let untested = |map: &str, code: &str| {
-            invariants_tested(&[file("ARCHITECTURE.md", map), file("a.rs", code)]).len()
-        };
+        let untested = |map: &str, code: &str| invariants_tested(&[file("ARCHITECTURE.md", map), file("a.rs", code)]).len();
         let map = "- I1 A replica\n| I2 | The data plane |\n| I12 | More |\n- In short\n";
-        let tests = "#[test]\nfn i1_a() {}\n#[tokio::test(start_paused = true)]\n// why\nasync fn i2_b() {}\n#[test]\n#[ignore]\nfn i12_c() {}";
+        let tests =
+            "#[test]\nfn i1_a() {}\n#[tokio::test(start_paused = true)]\n// why\nasync fn i2_b() {}\n#[test]\n#[ignore]\nfn i12_c() {}";
         assert_eq!(untested(map, tests), 0);
-        assert_eq!(
-            untested(
-                map,
-                "fn i1_a() {}\n#[test]\nfn i2_b() {}\n#[test]\nfn other() {}\nfn i12_c() {}"
-            ),
-            2
-        );
+        assert_eq!(untested(map, "fn i1_a() {}\n#[test]\nfn i2_b() {}\n#[test]\nfn other() {}\nfn i12_c() {}"), 2);
         assert_eq!(untested("no list", tests), 1);
         assert_eq!(invariants_tested(&[]).len(), 1);
     }

@@ -59,7 +59,7 @@ impl Sim {
                     }
                     Action::Unload(variant) => {
                         let slot = self.slots.get_mut(&(worker.id.clone(), variant));
-                        slot.into_iter().for_each(|s| s.leaving = true);
+                        slot.into_iter().for_each(|s| (s.leaving, s.loading) = (true, None));
                     }
                     Action::IgnoreStale { .. } => panic!("one leader only"),
                 }
@@ -152,7 +152,8 @@ impl Sim {
             };
             let warm = matches!(state, ReplicaState::Ready | ReplicaState::Draining);
             let refused = slot.serving.as_ref().and(slot.failed.as_ref());
-            let reload_failed = refused.map(|p| ReloadFailure { artifact: p.artifact.clone(), generation: p.generation, reason: "no".to_owned() });
+            let reload_failed =
+                refused.map(|p| ReloadFailure { artifact: p.artifact.clone(), generation: p.generation, reason: "no".to_owned() });
             let incarnation = self.observed.workers.iter().find(|w| w.id == *worker)?.incarnation;
             Some(ReplicaRecord {
                 schema: crate::SCHEMA,
@@ -180,5 +181,9 @@ impl Sim {
 
 fn shown(plan: &Plan) -> String {
     let placed = |p: &PlacementRecord| format!("{} {} {:.4} g{}", p.worker, p.variant, &p.artifact.as_str()[60..], p.generation);
-    format!("{:?} {:?}", plan.placements.iter().map(placed).collect::<Vec<_>>(), plan.unplaced.iter().map(|u| &u.reason).collect::<Vec<_>>())
+    format!(
+        "{:?} {:?}",
+        plan.placements.iter().map(placed).collect::<Vec<_>>(),
+        plan.unplaced.iter().map(|u| &u.reason).collect::<Vec<_>>()
+    )
 }

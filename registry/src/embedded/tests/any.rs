@@ -32,22 +32,13 @@ fn check_damaged(damaged: &[u8], at: usize, states: &[Point]) {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("journal"), damaged).unwrap();
     let registry = open(dir.path());
-    let expected = &states
-        .iter()
-        .rev()
-        .find(|(length, _)| *length <= at)
-        .unwrap()
-        .1;
+    let expected = &states.iter().rev().find(|(length, _)| *length <= at).unwrap().1;
     assert_eq!(entries(&registry), *expected, "damaged at byte {at}");
     // And it goes on from there.
     block_on(registry.txn(Txn::new().put("/after", "x"))).unwrap();
     let after = entries(&registry);
     drop(registry);
-    assert_eq!(
-        entries(&open(dir.path())),
-        after,
-        "written after damage at byte {at}"
-    );
+    assert_eq!(entries(&open(dir.path())), after, "written after damage at byte {at}");
 }
 
 #[test]
@@ -86,11 +77,7 @@ fn any_txn() -> impl Strategy<Value = Txn> {
         2 => Compare::Revision(key, revision),
         _ => Compare::Created(key, revision),
     });
-    (
-        prop::collection::vec(compare, 0..2),
-        prop::collection::vec(op, 0..4),
-    )
-        .prop_map(|(when, then)| Txn { when, then })
+    (prop::collection::vec(compare, 0..2), prop::collection::vec(op, 0..4)).prop_map(|(when, then)| Txn { when, then })
 }
 
 /// The simplest thing that could be a registry.
@@ -102,11 +89,7 @@ struct Model {
 
 impl Model {
     fn txn(&mut self, txn: &Txn) -> TxnOutcome {
-        let at = |key: &String| {
-            self.entries
-                .get(key)
-                .map_or((0, 0), |entry| (entry.revision, entry.created))
-        };
+        let at = |key: &String| self.entries.get(key).map_or((0, 0), |entry| (entry.revision, entry.created));
         let applied = txn.when.iter().all(|compare| match compare {
             Compare::Absent(key) => at(key).0 == 0,
             Compare::Exists(key) => at(key).0 != 0,
@@ -118,25 +101,15 @@ impl Model {
             match op {
                 Op::Put { key, value, .. } => {
                     let created = before.get(key).map_or(revision, |entry| entry.created);
-                    let entry = Entry {
-                        key: key.clone(),
-                        value: value.clone(),
-                        revision,
-                        created,
-                    };
+                    let entry = Entry { key: key.clone(), value: value.clone(), revision, created };
                     self.entries.insert(key.clone(), entry);
                 }
                 Op::Delete { key } => drop(self.entries.remove(key)),
-                Op::DeletePrefix { prefix } => {
-                    self.entries.retain(|key, _| !key.starts_with(prefix))
-                }
+                Op::DeletePrefix { prefix } => self.entries.retain(|key, _| !key.starts_with(prefix)),
             }
         }
         self.revision += i64::from(self.entries != before);
-        TxnOutcome {
-            applied,
-            revision: self.revision,
-        }
+        TxnOutcome { applied, revision: self.revision }
     }
 }
 
