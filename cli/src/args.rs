@@ -233,7 +233,7 @@ pub(crate) enum Output {
 
 #[derive(Debug, Args)]
 pub(crate) struct Apply {
-    /// TOML file with [[model]] entries
+    /// TOML file with `[[model]]` entries
     #[arg(short, long, value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// Seconds to wait for the models to be routable; 0 does not wait

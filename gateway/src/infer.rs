@@ -213,3 +213,6 @@ impl Core {
         *self.draining.borrow()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@ mod snapshot;
 mod stream;
 mod sync;
 mod table;
+#[cfg(test)]
+mod testing;
 
 pub use config::{Dial, GatewayConfig, ModelControl};
 pub use runtime::{Gateway, GatewayError};

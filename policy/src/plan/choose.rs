@@ -1,6 +1,6 @@
 //! Which worker and device get the next replica.
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, held};
 use super::target::Target;
 use super::view::{self, View};
 use crate::{DeviceRecord, ExecutionProvider, ModelRecord, PlacementRecord, VariantId, WorkerId, WorkerRecord};
@@ -44,7 +44,7 @@ pub(super) fn add<'a>(target: &mut Target<'a>, view: &View<'a>, ledger: &mut Led
     let taken = |id: &WorkerId| target.all().any(|p| p.worker == *id);
     let candidates = target.eligible.iter().filter(|w| !taken(&w.id) && !is_blocked(w, target, view)).filter_map(|worker| {
         let free = |device: &str| ledger.free(&worker.id, device);
-        let extra = |device: &str| if is_there(worker, device, target, view) { 0 } else { bytes };
+        let extra = |device: &str| extra_bytes(worker, device, target, view, bytes);
         let roomy = serving(worker, target.model).filter(|(device, _)| extra(device) <= free(device));
         let (device, native) = roomy.max_by_key(|(name, native)| (*native, free(name), Reverse(*name)))?;
         let beside = |same: &dyn Fn(&WorkerRecord) -> bool| {
@@ -64,12 +64,13 @@ pub(super) fn add<'a>(target: &mut Target<'a>, view: &View<'a>, ledger: &mut Led
     true
 }
 
-/// A replica that was on its way out and is just what is wanted again is there already, and charged.
-fn is_there(worker: &WorkerRecord, device: &str, target: &Target<'_>, view: &View<'_>) -> bool {
-    view.replicas.get(&(&worker.id, &target.variant)).is_some_and(|r| {
+/// Bytes that a replica on a device adds to what is charged: one on its way out that is just what is wanted again is there already.
+fn extra_bytes(worker: &WorkerRecord, device: &str, target: &Target<'_>, view: &View<'_>, bytes: u64) -> u64 {
+    let there = view.replicas.get(&(&worker.id, &target.variant)).filter(|r| {
         let same = r.artifact == target.version.artifact && r.generation == target.model.generation;
-        same && r.device == device && r.bytes_resident > 0
-    })
+        same && r.device == device
+    });
+    there.map_or(bytes, |r| if r.bytes_resident > 0 { 0 } else { bytes.saturating_sub(held(view, r)) })
 }
 
 /// Whether a worker has failed at just this, or still has something else of the variant that must go first.

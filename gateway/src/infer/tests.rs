@@ -1,0 +1,174 @@
+use super::*;
+use crate::config::{GatewayConfig, ModelControl};
+use crate::testing::{Content, replica, version, worker};
+use policy::{InputTensor, Reply, ReplicaState, Shape, Signature, TensorSpec, VersionState, WorkerRecord};
+use proto::call::{LoadReport, Replies, Upstream};
+use registry::Embedded;
+use std::collections::HashMap;
+use std::sync::Mutex;
+use tokio::sync::Notify;
+
+/// What a fake worker does with every call.
+#[derive(Clone)]
+enum Behaviour {
+    Answers,
+    Fails(Failure),
+    Hangs,
+}
+
+/// Workers by id, with what they do and the calls they saw.
+#[derive(Default)]
+struct Workers {
+    behaviour: Mutex<HashMap<String, Behaviour>>,
+    calls: Mutex<Vec<(String, Option<Duration>)>>,
+    dropped: Notify,
+}
+
+struct Fake {
+    id: String,
+    workers: Arc<Workers>,
+}
+
+/// Tells that a hanging call was dropped.
+struct OnDrop(Arc<Workers>);
+
+impl Drop for OnDrop {
+    fn drop(&mut self) {
+        self.0.dropped.notify_one();
+    }
+}
+
+impl Upstream for Fake {
+    fn infer(&self, call: InferCall) -> Replies {
+        self.workers.calls.lock().unwrap().push((self.id.clone(), call.remaining));
+        let behaviour = self.workers.behaviour.lock().unwrap().get(&self.id).cloned().unwrap_or(Behaviour::Answers);
+        let (id, workers) = (self.id.clone(), self.workers.clone());
+        Replies::one(async move {
+            match behaviour {
+                Behaviour::Answers => {
+                    let reply = Reply { model: id, version: "1".into(), ..Reply::default() };
+                    Ok(InferReply { reply, raw: vec![], load: LoadReport::default() })
+                }
+                Behaviour::Fails(failure) => Err(failure),
+                Behaviour::Hangs => {
+                    let _told = OnDrop(workers);
+                    std::future::pending().await
+                }
+            }
+        })
+    }
+
+    fn reachable(&self) -> bool {
+        true
+    }
+}
+
+/// A gateway over workers `a` and `b` that both run `m:1`.
+async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<Workers>) {
+    let workers = Arc::new(Workers::default());
+    workers.behaviour.lock().unwrap().extend(behaviours.map(|(id, b)| (id.to_owned(), b)));
+    let dialled = workers.clone();
+    let config = GatewayConfig {
+        keys: Content::keys(),
+        site: "s".into(),
+        zone: "z".into(),
+        message_bytes_max: 1 << 20,
+        in_flight_bytes_max: 1 << 20,
+        trust_tenant: false,
+        model_control: ModelControl::None,
+        snapshot: None,
+        runtimes: 1,
+        dial: Arc::new(move |w: &WorkerRecord| Arc::new(Fake { id: w.id.to_string(), workers: dialled.clone() }) as Arc<dyn Upstream>),
+        drain_max: Duration::from_secs(1),
+    };
+    let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1], optional: false };
+    let mut record = version(1, VersionState::Valid);
+    record.signature = Signature { max_batch_size: 4, inputs: vec![spec.clone()], outputs: vec![spec] };
+    let content = ["a", "b"].into_iter().fold(Content::default().version(&record), |content, id| {
+        content.worker(&worker(id, 1)).replica(&replica(id, 1, 1, ReplicaState::Ready))
+    });
+    let core = Arc::new(Core::new(config, Arc::new(Embedded::open(None).unwrap())));
+    core.install(content.table());
+    let shard = Shard::new(core);
+    tokio::spawn(shard.clone().keep_upstreams());
+    while shard.upstream(&WorkerId::new("b").unwrap()).is_none() {
+        tokio::task::yield_now().await;
+    }
+    (shard, workers)
+}
+
+async fn ask(shard: &Shard, timeout: Option<Duration>) -> Result<InferReply, Failure> {
+    let input =
+        InputTensor { name: "x".into(), datatype: "FP32".into(), shape: Shape::from_slice(&[1]), byte_length: 4, ..Default::default() };
+    let envelope = Envelope { model: "m".into(), inputs: vec![input], ..Default::default() };
+    let context =
+        Context { caller: Caller { tenant: Arc::from("t") }, trace: None, deadline: timeout.map(|length| Instant::now() + length) };
+    shard.answer(envelope, vec![Chain::from(vec![0; 4])], context).await
+}
+
+fn seen(workers: &Workers) -> Vec<String> {
+    workers.calls.lock().unwrap().iter().map(|(id, _)| id.clone()).collect()
+}
+
+#[tokio::test]
+async fn i5_a_lost_connection_is_tried_once_on_another_worker() {
+    let (shard, workers) = gateway([("a", Behaviour::Fails(Failure::ConnectionLost)), ("b", Behaviour::Answers)]).await;
+    for _ in 0..50 {
+        assert_eq!(ask(&shard, None).await.unwrap().reply.model, "b");
+    }
+    let calls = seen(&workers);
+    assert!(calls.iter().any(|id| id == "a"), "the draw never fell on a");
+    assert!(calls.len() <= 52, "at most one attempt more per failure: {}", calls.len());
+}
+
+#[tokio::test]
+async fn i4_a_worker_that_failed_is_left_out_at_once() {
+    let (shard, workers) = gateway([("a", Behaviour::Fails(Failure::ConnectionLost)), ("b", Behaviour::Answers)]).await;
+    while !seen(&workers).contains(&"a".to_owned()) {
+        ask(&shard, None).await.unwrap();
+    }
+    workers.calls.lock().unwrap().clear();
+    for _ in 0..50 {
+        ask(&shard, None).await.unwrap();
+    }
+    assert!(!seen(&workers).contains(&"a".to_owned()), "its records are still there, its doubt is known");
+}
+
+#[tokio::test]
+async fn i5_what_may_have_run_is_not_tried_again() {
+    let engine = Failure::Engine { reason: "x".into() };
+    let (shard, workers) = gateway([("a", Behaviour::Fails(engine.clone())), ("b", Behaviour::Fails(engine.clone()))]).await;
+    assert_eq!(ask(&shard, None).await.unwrap_err(), engine);
+    assert_eq!(seen(&workers).len(), 1);
+}
+
+#[tokio::test]
+async fn i5_two_lost_connections_are_one_clear_error() {
+    let lost = Behaviour::Fails(Failure::ConnectionLost);
+    let (shard, workers) = gateway([("a", lost.clone()), ("b", lost)]).await;
+    assert_eq!(ask(&shard, None).await.unwrap_err(), Failure::ConnectionLost);
+    assert_eq!(seen(&workers).len(), 2);
+}
+
+#[tokio::test]
+async fn i7_at_its_deadline_a_call_is_answered_and_given_up() {
+    let (shard, workers) = gateway([("a", Behaviour::Hangs), ("b", Behaviour::Hangs)]).await;
+    let failure = ask(&shard, Some(Duration::from_millis(30))).await.unwrap_err();
+    assert!(matches!(failure, Failure::DeadlineExceeded { .. }), "{failure}");
+    workers.dropped.notified().await;
+    let (_, remaining) = workers.calls.lock().unwrap().remove(0);
+    assert!(remaining.unwrap() <= Duration::from_millis(30), "a child's deadline is never later than its parent's");
+    assert!(matches!(ask(&shard, Some(Duration::ZERO)).await.unwrap_err(), Failure::DeadlineExceeded { .. }));
+    assert!(workers.calls.lock().unwrap().is_empty(), "nothing is sent that is late already");
+}
+
+#[tokio::test]
+async fn bytes_in_flight_are_given_back_whatever_ends_a_request() {
+    let (shard, _) = gateway([("a", Behaviour::Hangs), ("b", Behaviour::Fails(Failure::ConnectionLost))]).await;
+    for _ in 0..8 {
+        let _ = ask(&shard, Some(Duration::from_millis(2))).await;
+    }
+    assert_eq!(shard.core.in_flight_bytes(), 0);
+    let _held = shard.core.admit(1 << 20).unwrap();
+    assert!(matches!(ask(&shard, None).await.unwrap_err(), Failure::Overloaded { .. }));
+}

@@ -1,0 +1,117 @@
+//! Records for tests of this crate.
+
+use crate::metrics::Metrics;
+use crate::table::Table;
+use registry::{Entry, Keys};
+use std::collections::BTreeMap;
+use policy::{ModelRecord, ReplicaRecord, ReplicaState, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord};
+use policy::{Capabilities, Digest, ExecutionProvider, ModelName, SCHEMA, Signature, Slo, Unknown, VariantName};
+
+pub(crate) fn digest() -> Digest {
+    Digest::new("0".repeat(64)).unwrap()
+}
+
+pub(crate) fn worker(id: &str, incarnation: u64) -> WorkerRecord {
+    WorkerRecord {
+        schema: SCHEMA,
+        id: WorkerId::new(id).unwrap(),
+        incarnation,
+        data: "127.0.0.1:1".into(),
+        admin: "127.0.0.1:2".into(),
+        host: "h".into(),
+        site: "s".into(),
+        zone: "z".into(),
+        devices: vec![],
+        capabilities: Capabilities::default(),
+        epoch: 1,
+        draining: false,
+        unknown: Unknown::new(),
+    }
+}
+
+pub(crate) fn replica(worker: &str, incarnation: u64, version: u64, state: ReplicaState) -> ReplicaRecord {
+    ReplicaRecord {
+        schema: SCHEMA,
+        worker: WorkerId::new(worker).unwrap(),
+        incarnation,
+        variant: VariantId::parse(&format!("m:{version}:fp32@ort")).unwrap(),
+        device: "cpu".into(),
+        epoch: 1,
+        state,
+        bytes_resident: 1,
+        instances: 1,
+        provider: ExecutionProvider::Cpu,
+        fallback: None,
+        artifact: digest(),
+        generation: 0,
+        reload_failed: None,
+        alpha_us: 10.0,
+        beta_us: 1.0,
+        unknown: Unknown::new(),
+    }
+}
+
+pub(crate) fn version(number: u64, state: VersionState) -> VersionRecord {
+    VersionRecord {
+        schema: SCHEMA,
+        model: ModelName::new("m").unwrap(),
+        version: Version::try_from(number).unwrap(),
+        state,
+        reference: VariantName::new("fp32@ort").unwrap(),
+        artifact: digest(),
+        files: vec![],
+        signature: Signature::default(),
+        bytes_resident: 1,
+        image: None,
+        labels: None,
+        unknown: Unknown::new(),
+    }
+}
+
+pub(crate) fn model(wanted: bool) -> ModelRecord {
+    ModelRecord {
+        schema: SCHEMA,
+        name: ModelName::new("m").unwrap(),
+        wanted,
+        versions: vec![],
+        replicas: None,
+        provider: ExecutionProvider::Cpu,
+        fallback: None,
+        instances: None,
+        slo: Slo::default(),
+        generation: 0,
+        unknown: Unknown::new(),
+    }
+}
+
+/// A registry's content, as the table reads it.
+#[derive(Default)]
+pub(crate) struct Content(pub(crate) BTreeMap<String, Entry>);
+
+impl Content {
+    pub(crate) fn keys() -> Keys {
+        Keys::new("c")
+    }
+
+    pub(crate) fn put(mut self, key: String, record: &impl serde::Serialize) -> Self {
+        let value = registry::encode(record).unwrap();
+        self.0.insert(key.clone(), Entry { key, value, revision: 1, created: 1 });
+        self
+    }
+
+    pub(crate) fn worker(self, record: &WorkerRecord) -> Self {
+        self.put(Self::keys().worker(record.id.as_str()), record)
+    }
+
+    pub(crate) fn replica(self, record: &ReplicaRecord) -> Self {
+        self.put(Self::keys().replica(record.worker.as_str(), &record.variant.to_string()), record)
+    }
+
+    pub(crate) fn version(self, record: &VersionRecord) -> Self {
+        self.put(Self::keys().version("m", record.version.into()), record)
+    }
+
+    pub(crate) fn table(&self) -> Table {
+        Table::build(&self.0, &Self::keys(), ("s", "z"), &Metrics::new(), &Table::default())
+    }
+}
