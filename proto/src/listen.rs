@@ -34,7 +34,7 @@ impl Limits {
     pub const EDGE: Self = Self {
         connections_max: 12_000,
         per_address_max: 8_192,
-        streams_max: 1_024,
+        streams_max: 128,
         window_bytes: (1 << 20, 4 << 20),
         header_bytes_max: 16 << 10,
         keep_alive: (Duration::from_secs(30), Duration::from_secs(10)),

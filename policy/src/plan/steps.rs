@@ -205,7 +205,9 @@ fn make_room<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledger<'a>
             continue;
         }
         let bytes = target.bytes(view);
-        let spare = |p: &&PlacementRecord| group.old.iter().filter(|o| o.variant == p.variant).count() >= 2;
+        // One that is being reloaded is left alone: what it will hold when told to stop is not known.
+        let settled = |p: &PlacementRecord| view.answer(p).is_some() || view.failure(p).is_some();
+        let spare = |p: &&PlacementRecord| settled(p) && group.old.iter().filter(|o| o.variant == p.variant).count() >= 2;
         let devices = target.eligible.iter().flat_map(|w| choose::serving(w, target.model).map(|(device, _)| (&w.id, device)));
         let room = |(worker, device): &(&WorkerId, &str)| {
             let here = group.old.iter().filter(|p| p.worker == **worker && p.device == *device).filter(spare);
