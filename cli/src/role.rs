@@ -17,11 +17,12 @@ pub(crate) use listeners::bind;
 use crate::args::Etcd;
 use registry::{EtcdConfig, Registry, RegistryConfig, TlsConfig};
 use std::sync::Arc;
-use std::time::Duration;
+
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Longest drain at the end of a process.
-pub(crate) const DRAIN_MAX: Duration = Duration::from_secs(25);
+#[cfg(any(feature = "gateway", feature = "worker"))]
+pub(crate) const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(25);
 
 /// Resolves at SIGTERM or Ctrl-C. A second one ends the process at once.
 pub(crate) async fn stop() -> anyhow::Result<()> {
@@ -49,6 +50,7 @@ pub(crate) fn etcd(args: &Etcd) -> anyhow::Result<Arc<dyn Registry>> {
 }
 
 /// Name of this host.
+#[cfg(any(feature = "worker", feature = "controller"))]
 pub(crate) fn host_name() -> String {
     let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let plain: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_')).take(100).collect();
@@ -56,6 +58,7 @@ pub(crate) fn host_name() -> String {
 }
 
 /// Network threads: what was asked for, else a quarter of the cores.
+#[cfg(any(feature = "gateway", feature = "worker"))]
 pub(crate) fn network_threads(asked: Option<u16>) -> usize {
     let quarter = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(4));
     asked.map_or(quarter, usize::from)

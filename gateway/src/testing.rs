@@ -2,10 +2,10 @@
 
 use crate::metrics::Metrics;
 use crate::table::Table;
+use policy::{Capabilities, Digest, ExecutionProvider, ModelName, SCHEMA, Signature, Slo, Unknown, VariantName};
+use policy::{ModelRecord, ReplicaRecord, ReplicaState, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord};
 use registry::{Entry, Keys};
 use std::collections::BTreeMap;
-use policy::{ModelRecord, ReplicaRecord, ReplicaState, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord};
-use policy::{Capabilities, Digest, ExecutionProvider, ModelName, SCHEMA, Signature, Slo, Unknown, VariantName};
 
 pub(crate) fn digest() -> Digest {
     Digest::new("0".repeat(64)).unwrap()

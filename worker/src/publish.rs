@@ -136,3 +136,6 @@ async fn converge(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

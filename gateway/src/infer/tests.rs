@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::{GatewayConfig, ModelControl};
 use crate::testing::{Content, replica, version, worker};
-use policy::{InputTensor, Reply, ReplicaState, Shape, Signature, TensorSpec, VersionState, WorkerRecord};
+use policy::{InputTensor, ReplicaState, Reply, Shape, Signature, TensorSpec, VersionState, WorkerRecord};
 use proto::call::{LoadReport, Replies, Upstream};
 use registry::Embedded;
 use std::collections::HashMap;
