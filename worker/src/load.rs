@@ -48,10 +48,7 @@ pub(crate) fn load(
     on_failed: Box<dyn Fn(String) + Send + Sync>,
 ) -> Result<Warm, WorkerError> {
     let started = Instant::now();
-    let plan = match placement.instances {
-        Some(instances) => CorePlan::with_instances(config.cores.cores, usize::try_from(instances).unwrap_or(usize::MAX)),
-        None => config.cores,
-    };
+    let plan = core_plan(config, placement);
     let spec = LoadSpec {
         provider: placement.provider,
         device_id: device_id(&placement.device),
@@ -96,6 +93,14 @@ pub(crate) fn load(
         intra_threads: u32::try_from(plan.intra_threads.get()).unwrap_or(u32::MAX),
         load_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
+}
+
+/// Instances and threads of a replica: what its placement says, else this worker's plan.
+pub(crate) fn core_plan(config: &WorkerConfig, placement: &PlacementRecord) -> CorePlan {
+    match placement.instances {
+        Some(instances) => CorePlan::with_instances(config.cores.cores, usize::try_from(instances).unwrap_or(usize::MAX)),
+        None => config.cores,
+    }
 }
 
 /// `cuda:1` is device 1 of its provider.

@@ -5,23 +5,30 @@ use crate::config::WorkerConfig;
 use crate::engine::ort::Runtime;
 use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
-use crate::load::{Warm, load};
+use crate::load::{Warm, core_plan, load};
 use crate::offer::publish_holder;
 use crate::publish::Publisher;
-use policy::reconcile::{Action, Loaded, newest_epoch, reconcile};
+use policy::reconcile::{Action, Loaded, reconcile};
 use policy::{
     ArtifactRecord, Digest, HolderRecord, PlacementRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Unknown,
     VariantId, VersionRecord, WorkerRecord,
 };
-use registry::{Mirror, Registry, Txn, decode};
+use registry::{Registry, Txn, decode};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+mod placements;
+
+use placements::Placements;
+
 /// Loads at once: one computes while the other reads.
 const LOADS_MAX: usize = 2;
+/// Pause before a replica whose engine failed is loaded again; doubled this many times at most.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_DOUBLINGS: u32 = 6;
 /// How long gateways get to learn that a replica goes before it stops answering.
 const NOTICE: Duration = Duration::from_millis(300);
 
@@ -47,6 +54,8 @@ pub(crate) struct Slot {
     report: Option<Report>,
     bytes: u64,
     reload_failed: Option<ReloadFailure>,
+    /// Engine failures in a row: each makes the next attempt wait longer.
+    failures: u32,
 }
 
 /// What a warm replica reports: what serves, while something else may be loading.
@@ -56,6 +65,13 @@ struct Report {
     instances: u32,
     latency: policy::profile::Latency,
     provider: crate::engine::ProviderReport,
+}
+
+/// What every load shares.
+struct Loading {
+    permits: Arc<Semaphore>,
+    /// Where a replica says that its engine failed.
+    failed: mpsc::Sender<(VariantId, u64, String)>,
 }
 
 /// A finished load.
@@ -69,60 +85,54 @@ struct Finished {
 impl Manager {
     /// Manages for ever.
     pub(crate) async fn run(mut self) {
-        let mut mirror = Mirror::spawn(self.registry.clone(), &self.config.keys.placements_of(self.config.id.as_str()));
+        let mut wanted = Placements::follow(&self.registry, &self.config.keys, self.config.id.as_str());
         // A replica fails at most once, so this many are never waiting.
         let (failed_tx, mut failed_rx) = mpsc::channel::<(VariantId, u64, String)>(256);
-        let permits = Arc::new(Semaphore::new(LOADS_MAX));
+        let loading = Loading { permits: Arc::new(Semaphore::new(LOADS_MAX)), failed: failed_tx };
         let mut loads: JoinSet<Finished> = JoinSet::new();
-        drop(mirror.synced().await);
+        wanted.synced().await;
         loop {
-            for action in self.actions(&mirror) {
+            for action in self.actions(&wanted) {
                 match action {
                     Action::Load(placement) | Action::Reload(placement) => {
                         self.attempts = self.attempts.saturating_add(1);
                         self.begin(placement.clone());
-                        loads.spawn(self.load(placement, self.attempts, permits.clone(), failed_tx.clone()));
+                        loads.spawn(self.load(placement, Duration::ZERO, &loading));
                     }
                     Action::Unload(variant) => self.unload(&variant),
                     Action::IgnoreStale { variant, epoch, newest } => tracing::warn!(%variant, epoch, newest, "stale placement ignored"),
                 }
             }
             tokio::select! {
-                () = mirror.changed() => {}
+                () = wanted.changed() => {}
                 Some(finished) = loads.join_next() => match finished {
                     Ok(finished) => self.finish(finished),
                     Err(error) => tracing::error!(%error, "a load ended abnormally"),
                 },
-                Some((variant, attempt, reason)) = failed_rx.recv() => self.failed(&variant, attempt, reason),
+                Some((variant, attempt, reason)) = failed_rx.recv() => {
+                    if let Some((placement, pause)) = self.failed(&variant, attempt, reason) {
+                        loads.spawn(self.load(placement, pause, &loading));
+                    }
+                }
             }
         }
     }
 
-    fn actions(&mut self, mirror: &Mirror) -> Vec<Action> {
-        let state = mirror.snapshot();
-        let placements: Vec<PlacementRecord> = state
-            .entries
-            .values()
-            .filter_map(|e| match decode(e, SCHEMA) {
-                Ok(placement) => Some(placement),
-                Err(error) => {
-                    tracing::warn!(%error, "placement cannot be read");
-                    None
-                }
-            })
-            .collect();
-        let newest = newest_epoch(self.record.epoch, &placements);
-        if newest != self.record.epoch {
-            self.record.epoch = newest;
+    fn actions(&mut self, wanted: &Placements) -> Vec<Action> {
+        let seen = wanted.see(self.record.epoch);
+        if seen.newest != self.record.epoch {
+            self.record.epoch = seen.newest;
             self.publisher.put(self.config.keys.worker(self.config.id.as_str()), &self.record);
         }
-        for placement in &placements {
+        for placement in &seen.placements {
             if let Some(slot) = self.slots.get_mut(&placement.variant).filter(|s| s.placement.epoch < placement.epoch) {
                 slot.placement.epoch = placement.epoch; // a new leader wants the same
             }
         }
         let loaded: Vec<Loaded> = self.slots.values().map(|s| s.loaded.clone()).collect();
-        reconcile(&placements, &loaded, newest)
+        let mut actions = reconcile(&seen.placements, &loaded, seen.newest);
+        actions.retain(|action| seen.allows(action));
+        actions
     }
 
     /// A slot for a load that starts now. A reload keeps reporting the replica that still serves.
@@ -134,29 +144,27 @@ impl Manager {
             _ => (None, 0, ReplicaState::Loading("waiting to load".to_owned())),
         };
         let loaded = Loaded { variant: variant.clone(), artifact: placement.artifact.clone(), generation: placement.generation, state };
-        self.slots.insert(variant.clone(), Slot { loaded, placement, attempt, report, bytes, reload_failed: None });
+        self.slots.insert(variant.clone(), Slot { loaded, placement, attempt, report, bytes, reload_failed: None, failures: 0 });
         self.publish(&variant);
     }
 
-    /// The load itself, in a task of its own.
-    fn load(
-        &self,
-        placement: PlacementRecord,
-        attempt: u64,
-        permits: Arc<Semaphore>,
-        failed: mpsc::Sender<(VariantId, u64, String)>,
-    ) -> impl Future<Output = Finished> + use<> {
+    /// The load of the newest attempt, in a task of its own, after `pause`.
+    fn load(&self, placement: PlacementRecord, pause: Duration, loading: &Loading) -> impl Future<Output = Finished> + use<> {
         let (config, runtime, registry, artifacts) =
             (self.config.clone(), self.runtime.clone(), self.registry.clone(), self.artifacts.clone());
         let device = config.devices.iter().find(|d| d.name == placement.device).cloned();
-        let promised: u64 = self.slots.values().filter(|s| s.placement.device == placement.device).map(|s| s.bytes).sum();
-        let variant = placement.variant.clone();
+        let others = self.slots.values().filter(|s| s.placement.device == placement.device && s.loaded.variant != placement.variant);
+        let promised: u64 = others.map(|s| s.bytes).sum();
+        let (variant, attempt) = (placement.variant.clone(), self.attempts);
+        let (permits, failed) = (loading.permits.clone(), loading.failed.clone());
         async move {
+            tokio::time::sleep(pause).await;
             let class = device.as_ref().map(|d| d.class.clone()).unwrap_or_default();
             let work = async {
                 let _permit = permits.acquire().await;
                 let (version, folder) = prepare(&config, &*registry, &artifacts, &placement).await?;
-                fits(&placement, device.as_ref(), version.bytes_resident, promised)?;
+                let instances = core_plan(&config, &placement).instances.get() as u64;
+                fits(&placement, device.as_ref(), version.bytes_resident.saturating_mul(instances), promised)?;
                 let on_failed = {
                     let variant = placement.variant.clone();
                     Box::new(move |reason| drop(failed.try_send((variant.clone(), attempt, reason))))
@@ -202,15 +210,21 @@ impl Manager {
         self.publish(&variant);
     }
 
-    /// An engine of a serving replica failed.
-    fn failed(&mut self, variant: &VariantId, attempt: u64, reason: String) {
-        if let Some(slot) = self.slots.get_mut(variant).filter(|s| s.attempt == attempt) {
-            tracing::error!(%variant, reason, "replica failed");
-            slot.loaded.state = ReplicaState::Failed(reason);
-            slot.report = None;
-            self.handle.remove(variant);
-            self.publish(variant);
-        }
+    /// An engine of a serving replica failed. Gives what to load again, and after which pause: another worker may not exist,
+    /// and what failed once after a thousand answers deserves another try.
+    fn failed(&mut self, variant: &VariantId, attempt: u64, reason: String) -> Option<(PlacementRecord, Duration)> {
+        let slot = self.slots.get_mut(variant).filter(|s| s.attempt == attempt)?;
+        let pause = RETRY.saturating_mul(1 << slot.failures.min(RETRY_DOUBLINGS));
+        tracing::error!(%variant, reason, pause_s = pause.as_secs(), "replica failed, it will be loaded again");
+        slot.loaded.state = ReplicaState::Failed(reason);
+        slot.report = None;
+        slot.failures = slot.failures.saturating_add(1);
+        self.attempts = self.attempts.saturating_add(1);
+        slot.attempt = self.attempts;
+        let placement = slot.placement.clone();
+        self.handle.remove(variant);
+        self.publish(variant);
+        Some((placement, pause))
     }
 
     /// Gateways learn first, then the replica finishes what it has, then its engines go.

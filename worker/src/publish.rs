@@ -54,11 +54,7 @@ pub(crate) async fn run(
 ) {
     let mut complained = false;
     loop {
-        let lived = tokio::select! {
-            lived = one_lease(&*registry, &keys, &worker, &mut wanted, stop.clone()) => lived,
-            () = stopped(&mut stop) => return,
-        };
-        match lived {
+        match one_lease(&*registry, &keys, &worker, &mut wanted, &mut stop).await {
             Ok(End::Stopped) => return,
             Ok(End::LeaseLost) => {
                 complained = false;
@@ -68,7 +64,10 @@ pub(crate) async fn run(
                 if !std::mem::replace(&mut complained, true) {
                     tracing::warn!(%error, "cannot register with the registry, serving on and trying again");
                 }
-                tokio::time::sleep(RETRY).await;
+                tokio::select! {
+                    () = tokio::time::sleep(RETRY) => {}
+                    () = stopped(&mut stop) => return,
+                }
             }
         }
     }
@@ -89,9 +88,13 @@ async fn one_lease(
     keys: &Keys,
     worker: &str,
     wanted: &mut watch::Receiver<Records>,
-    mut stop: watch::Receiver<bool>,
+    stop: &mut watch::Receiver<bool>,
 ) -> Result<End, RegistryError> {
-    let lease = registry.lease(crate::config::LEASE).await?;
+    // Until there is a lease, a stop has nothing to give back; afterwards only the select below may end it.
+    let lease = tokio::select! {
+        lease = registry.lease(crate::config::LEASE) => lease?,
+        () = stopped(stop) => return Ok(End::Stopped),
+    };
     // What an earlier incarnation left under its own lease would linger until that ends.
     let stale = registry.list(&keys.replicas_of(worker)).await?.entries.into_iter().map(|e| e.key);
     let mut written: BTreeMap<String, Option<Vec<u8>>> = stale.map(|key| (key, None)).collect();
@@ -103,7 +106,7 @@ async fn one_lease(
                 return Ok(End::Stopped);
             },
             () = lease.lost() => return Ok(End::LeaseLost),
-            () = stopped(&mut stop) => {
+            () = stopped(stop) => {
                 let _ = lease.revoke().await; // the records go now; without an answer they go with the lease
                 return Ok(End::Stopped);
             }

@@ -112,7 +112,7 @@ fn promised(sim: &Sim) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20000))]
+    #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
     fn i8_promised_bytes_never_exceed_a_device(mut sim in clusters(), events in prop::collection::vec((events(true), any::<u64>()), 0..14)) {
