@@ -12,6 +12,7 @@ use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use proto::listen::Limits;
 use proto::server::Server;
 use registry::{Mirror, Registry};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
@@ -72,13 +73,14 @@ impl Gateway {
         self.core.table.load().models.values().filter(|m| matches!(m.outlook(), Some(Outlook::Ready))).count()
     }
 
-    /// Resolves when every wanted model is routable or has failed; gives the number routable, and each failure with its reason.
-    pub async fn settled(&self) -> (usize, Vec<(String, String)>) {
+    /// Resolves when the models named are known and every wanted model is routable or has failed; gives the number routable, and each failure with its reason.
+    pub async fn settled(&self, models: &BTreeSet<String>) -> (usize, Vec<(String, String)>) {
         let mut changed = self.core.changed.subscribe();
         loop {
             let table = self.core.table.load_full();
             let outlooks: Vec<_> = table.models.iter().filter_map(|(name, m)| m.outlook().map(|o| (name, o))).collect();
-            if *self.core.has_table.borrow() && !outlooks.iter().any(|(_, o)| matches!(o, Outlook::Pending)) {
+            let known = models.iter().all(|model| table.models.get(model).is_some_and(|m| !m.versions.is_empty()));
+            if known && *self.core.has_table.borrow() && !outlooks.iter().any(|(_, o)| matches!(o, Outlook::Pending)) {
                 let ready = outlooks.iter().filter(|(_, o)| matches!(o, Outlook::Ready)).count();
                 let failed = outlooks.into_iter().filter_map(|(name, o)| match o {
                     Outlook::Failed(reason) => Some((name.clone(), reason)),

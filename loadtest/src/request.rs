@@ -17,7 +17,15 @@ pub async fn request_of(client: &mut GrpcInferenceServiceClient<Channel>, model:
     let metadata = client.model_metadata(metadata).await.map_err(|s| failed(s.message().to_owned()))?.into_inner();
     let mut request = ModelInferRequest { model_name: model.to_owned(), ..Default::default() };
     for input in metadata.inputs {
-        let open = |(i, d): (usize, i64)| if d >= 0 { d } else if i == 0 { 1 } else { size };
+        let open = |(i, d): (usize, i64)| {
+            if d >= 0 {
+                d
+            } else if i == 0 {
+                1
+            } else {
+                size
+            }
+        };
         let shape: Vec<i64> = input.shape.into_iter().enumerate().map(open).collect();
         let bytes = DataType::parse(&input.datatype).and_then(DataType::size);
         let bytes = bytes.ok_or_else(|| failed(format!("input {} is {}: zeros cannot be made of it", input.name, input.datatype)))?;

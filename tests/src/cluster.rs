@@ -29,21 +29,37 @@ impl Cluster {
 
     pub fn until_ready(&self, replicas: usize) {
         until(&format!("{replicas} replicas are ready"), Duration::from_secs(90), || {
-            self.replicas().iter().filter(|r| r["state"] == "ready").count() == replicas
+            // What a killed process left behind does not count.
+            let now: Vec<_> = self.records("workers").iter().map(|w| (w["id"].clone(), w["incarnation"].clone())).collect();
+            let lives = |r: &serde_json::Value| now.contains(&(r["worker"].clone(), r["incarnation"].clone()));
+            self.replicas().iter().filter(|r| r["state"] == "ready" && lives(r)).count() == replicas
         });
     }
 
     /// The replicas' records, as the gateway shows them.
     pub fn replicas(&self) -> Vec<serde_json::Value> {
-        let (code, out, _) = self.kit.run(&["get", "replicas", "-o", "json", "--server", &self.gateway.url("admin")]);
+        self.records("replicas")
+    }
+
+    fn records(&self, kind: &str) -> Vec<serde_json::Value> {
+        let (code, out, _) = self.kit.run(&["get", kind, "-o", "json", "--server", &self.gateway.url("admin")]);
         if code == 0 { serde_json::from_str(&out).unwrap() } else { Vec::new() }
     }
 
-    /// Starts worker `i` again where it was.
+    /// Which start of worker `i` the registry knows.
+    fn incarnation(&self, i: usize) -> Option<u64> {
+        self.records("workers").iter().find(|w| w["id"] == format!("w{i}")).and_then(|w| w["incarnation"].as_u64())
+    }
+
+    /// Starts worker `i` again where it was, and waits until the registry knows the new start.
     pub fn restart_worker(&mut self, i: usize) {
         let ports = [self.workers[i].port("data").to_owned(), self.workers[i].port("admin").to_owned()];
         let ports = [ports[0].as_str(), ports[1].as_str()];
+        let before = self.incarnation(i);
         self.workers[i] = worker(&self.kit, &self.etcd.url(), self.dir.path(), &self.models, i, &ports);
+        until(&format!("worker {i} is registered again"), Duration::from_secs(60), || {
+            self.incarnation(i).is_some_and(|now| before.is_none_or(|before| now > before))
+        });
     }
 
     pub fn restart_controller(&mut self) {

@@ -30,10 +30,15 @@ pub(crate) struct Offer {
 
 impl Offer {
     /// Offers everything in `dir`, one version after another; problems are logged and do not stop the others.
-    pub(crate) async fn run(self, dir: PathBuf) {
+    /// Gives the models whose versions are described now.
+    pub(crate) async fn run(self, dir: PathBuf) -> BTreeSet<String> {
+        let mut described = BTreeSet::new();
         let (found, problems) = match scan(&dir) {
             Ok(scanned) => scanned,
-            Err(error) => return tracing::error!(%error, "the model directory cannot be read"),
+            Err(error) => {
+                tracing::error!(%error, "the model directory cannot be read");
+                return described;
+            }
         };
         problems.iter().for_each(|problem| tracing::error!(%problem, "model not offered"));
         if self.config.owns_repository {
@@ -43,11 +48,13 @@ impl Offer {
             match self.describe(found).await {
                 Ok(record) => {
                     self.until_written("writing a version", || self.write(found, &record)).await;
+                    described.insert(found.model.to_string());
                 }
                 Err(error) => tracing::error!(model = %found.model, version = %found.version, %error, "version not offered"),
             }
         }
         tracing::info!(versions = found.len(), problems = problems.len(), "model directory offered");
+        described
     }
 
     /// The registry may be away for long: says so once and tries on.

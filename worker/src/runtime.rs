@@ -14,6 +14,7 @@ use policy::{SCHEMA, Unknown, WorkerRecord};
 use proto::listen::Limits;
 use proto::server::Server;
 use registry::Registry;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
@@ -43,7 +44,7 @@ pub struct Worker {
     tasks: Vec<JoinHandle<()>>,
     registration: JoinHandle<()>,
     stop: watch::Sender<bool>,
-    offered: watch::Receiver<bool>,
+    offered: watch::Receiver<Option<BTreeSet<String>>>,
 }
 
 impl Worker {
@@ -78,12 +79,11 @@ impl Worker {
             attempts: 0,
         };
         tasks.push(tokio::spawn(manager.run()));
-        let (offered_tx, offered) = watch::channel(config.models.is_none());
+        let (offered_tx, offered) = watch::channel(config.models.is_none().then(BTreeSet::new));
         if let Some(dir) = config.models.clone() {
             let offer = Offer { config: config.clone(), registry, artifacts: artifacts.clone(), publisher: publisher.clone() };
             tasks.push(tokio::spawn(async move {
-                offer.run(dir).await;
-                offered_tx.send_replace(true);
+                offered_tx.send_replace(Some(offer.run(dir).await));
             }));
         }
         let server = match ports {
@@ -102,9 +102,11 @@ impl Worker {
         self.handle.clone()
     }
 
-    /// Resolves when everything in the model directory is described in the registry.
-    pub async fn offered(&self) {
-        let _ = self.offered.clone().wait_for(|done| *done).await;
+    /// Resolves when everything in the model directory is described in the registry; gives the models.
+    pub async fn offered(&self) -> BTreeSet<String> {
+        let mut offered = self.offered.clone();
+        let models = offered.wait_for(Option::is_some).await;
+        models.ok().and_then(|models| models.clone()).unwrap_or_default()
     }
 
     /// Says it is going, answers what it has within the configured time, gives up its lease, stops.

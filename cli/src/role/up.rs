@@ -39,8 +39,8 @@ pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
     let controller = Running::start(registry, ControllerConfig::new("local", Keys::new(&args.place.cluster)));
 
     let settled = async {
-        worker.offered().await;
-        gateway.settled().await
+        let models = worker.offered().await;
+        gateway.settled(&models).await
     };
     let stopped = tokio::select! {
         (ready, failed) = settled => {

@@ -1,0 +1,147 @@
+//! The spread-out cluster: real processes, a real etcd, one part after another killed under light load.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "test code: a wrong assumption should stop the test where it is"
+)]
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+use tests::{Cluster, Kit, until};
+
+/// Light load on `add_sub` for `seconds`, in a thread of its own; it has begun when this returns.
+fn load(url: String, seconds: u64) -> Receiver<loadtest::Report> {
+    let ((begun_tx, begun), (tx, rx)) = (sync_channel(1), sync_channel(1));
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let report = runtime.block_on(async {
+            let mut client = loadtest::connect(&url).await.unwrap();
+            let request = loadtest::request_of(&mut client, "add_sub", 1).await.unwrap();
+            let (duration, arrivals) = (Duration::from_secs(seconds), loadtest::Arrivals::Constant);
+            let load = loadtest::Load { url, request, rate: 50.0, duration, arrivals, connections: 2, timeout: None };
+            let (report, ()) = tokio::join!(loadtest::run(&load), async {
+                client.model_infer(load.request.clone()).await.unwrap();
+                begun_tx.send(()).unwrap();
+            });
+            report.unwrap()
+        });
+        tx.send(report).unwrap();
+    });
+    begun.recv_timeout(Duration::from_secs(20)).unwrap();
+    rx
+}
+
+#[test]
+fn i5_killing_and_restarting_any_part_but_the_gateway_costs_no_request() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub", "demo/efficientnet_lite0"]);
+    let mut cluster = Cluster::start(&kit, repository.path(), 4);
+    let grpc = cluster.gateway.port("grpc").to_owned();
+    let models = repository.path().to_str().unwrap();
+
+    let workers = kit.python("conformance.py", &["good", &grpc, models]);
+    assert_eq!(workers.trim(), "['w0', 'w1']", "both workers answer");
+    let travelled = std::fs::read_dir(cluster.worker_dir(1).join("artifacts")).unwrap().count();
+    assert_eq!(travelled, 2, "artifacts travel to the worker without a model directory");
+
+    let report = load(cluster.gateway.url("grpc"), 24);
+    for i in [1, 0] {
+        cluster.workers[i].kill();
+        cluster.restart_worker(i);
+        cluster.until_ready(4);
+        until("both workers answer again", Duration::from_secs(20), || {
+            kit.python("conformance.py", &["good", &grpc, models]).trim() == "['w0', 'w1']"
+        });
+    }
+    cluster.controller.kill();
+    cluster.restart_controller();
+    cluster.etcd.kill();
+    cluster.etcd.restart();
+    cluster.workers[1].signal("TERM");
+    assert!(cluster.workers[1].wait(Duration::from_secs(30)).success());
+    cluster.restart_worker(1);
+    let report = report.recv_timeout(Duration::from_secs(120)).unwrap();
+    eprintln!("{report}");
+    assert!(report.errors.is_empty() && report.answered == report.offered, "{report}");
+    cluster.until_ready(4);
+    kit.python("conformance.py", &["good", &grpc, models]);
+}
+
+#[test]
+fn i2_without_etcd_gateways_serve_and_a_new_one_starts_from_its_snapshot() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub"]);
+    let mut cluster = Cluster::start(&kit, repository.path(), 2);
+    until("the snapshot has both replicas", Duration::from_secs(20), || {
+        std::fs::read_to_string(cluster.snapshot()).is_ok_and(|s| s.matches("\"state\":\"ready\"").count() == 2)
+    });
+    cluster.etcd.kill();
+    let second = cluster.second_gateway();
+    second.line("ready:");
+    for gateway in [&cluster.gateway, &second] {
+        let report = load(gateway.url("grpc"), 3).recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(report.errors.is_empty() && report.answered > 0, "{report}");
+    }
+    // The dead are still noticed: nobody but the connection says so now.
+    cluster.workers[0].kill();
+    let report = load(second.url("grpc"), 3).recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(report.errors.is_empty(), "{report}");
+    cluster.etcd.restart();
+}
+
+#[test]
+fn i4_a_dead_worker_is_left_out_long_before_its_lease_ends() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub"]);
+    let mut cluster = Cluster::start(&kit, repository.path(), 2);
+    cluster.workers[1].kill();
+    let killed = Instant::now();
+    let report = load(cluster.gateway.url("grpc"), 3).recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(report.errors.is_empty(), "{report}");
+    let records = cluster.replicas();
+    assert!(killed.elapsed() < Duration::from_secs(14), "the lease of 15 s still stands");
+    assert!(records.iter().any(|r| r["worker"] == "w1"), "its record is still there, and yet nothing failed");
+}
+
+#[test]
+fn killing_the_gateway_fails_only_what_was_in_flight() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub"]);
+    let mut cluster = Cluster::start(&kit, repository.path(), 2);
+    let second = cluster.second_gateway();
+    second.line("ready:");
+    let doomed = load(cluster.gateway.url("grpc"), 3);
+    let other = load(second.url("grpc"), 3);
+    cluster.gateway.kill();
+    let report = other.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(report.errors.is_empty(), "{report}");
+    let report = doomed.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert_eq!(report.offered, report.answered + report.errors.values().sum::<u64>(), "every request ended");
+}
+
+#[test]
+fn i6_a_provider_that_is_not_there_is_an_error_unless_a_fallback_is_allowed() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub"]);
+    let cluster = Cluster::start(&kit, repository.path(), 2);
+    let wanted = repository.path().join("wanted.toml");
+    let apply = |text: &str| {
+        std::fs::write(&wanted, text).unwrap();
+        kit.run(&["apply", "-f", wanted.to_str().unwrap(), "--wait", "30", "--server", &cluster.gateway.url("admin")])
+    };
+    let (code, said, error) = apply("[[model]]\nname = \"add_sub\"\nprovider = \"cuda\"\n");
+    assert!(code == 1 && said.contains("add_sub: failed") && said.contains("cuda"), "{said}{error}");
+    assert!(cluster.replicas().iter().all(|r| r["state"] != "ready" || r["provider"] == "cpu"), "nothing claims what it is not");
+    let (code, said, error) = apply("[[model]]\nname = \"add_sub\"\nprovider = \"cuda\"\nfallback = \"cpu\"\n");
+    assert!(code == 0, "{said}{error}");
+    until("a replica says that it fell back", Duration::from_secs(30), || {
+        cluster
+            .replicas()
+            .iter()
+            .any(|r| r["state"] == "ready" && r["provider"] == "cpu" && r["fallback"].as_str().is_some_and(|f| !f.is_empty()))
+    });
+}

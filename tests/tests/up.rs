@@ -1,0 +1,186 @@
+//! `sluice up` and stock clients.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "test code: a wrong assumption should stop the test where it is"
+)]
+
+use std::time::{Duration, Instant};
+use tests::{Kit, Sluice, until};
+
+const TEST_MODELS: [&str; 9] = [
+    "test/add_sub",
+    "test/no_batch",
+    "test/identity_fp32",
+    "test/identity_fp16",
+    "test/identity_int64",
+    "test/identity_uint8",
+    "test/identity_bool",
+    "test/identity_string",
+    "test/slow",
+];
+
+/// Starts `up` over `models` and runs the cases of the Python clients against it.
+fn conforms(models: &[&str], cases: &[&str]) {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(models);
+    let mut up = Sluice::up(&kit, repository.path(), &[]);
+    for case in cases {
+        kit.python("conformance.py", &[case, up.port("grpc"), repository.path().to_str().unwrap()]);
+    }
+    assert!(up.runs());
+}
+
+#[test]
+fn answers_are_those_of_the_runtime_in_this_process() {
+    conforms(&[&TEST_MODELS[..], &["demo/efficientnet_lite0", "demo/minilm_l6"]].concat(), &["answers"]);
+}
+
+#[test]
+fn every_way_to_ask_gets_the_same_answer() {
+    conforms(&["test/add_sub", "test/identity_fp32"], &["ways_to_ask"]);
+}
+
+#[test]
+fn i5_a_stream_answers_each_of_its_requests_once() {
+    conforms(&["test/add_sub"], &["stream"]);
+}
+
+#[test]
+fn health_and_reflection_tell_what_is_served() {
+    conforms(&["test/add_sub", "test/no_batch"], &["health_and_reflection"]);
+}
+
+#[test]
+fn metadata_load_and_unload_work_as_in_triton() {
+    conforms(&["test/add_sub"], &["metadata_and_control"]);
+}
+
+#[test]
+fn i7_a_deadline_is_an_answer() {
+    conforms(&["test/slow"], &["deadline"]);
+}
+
+#[test]
+fn bad_requests_get_a_clear_error_and_nothing_else_suffers() {
+    conforms(&["test/add_sub", "test/identity_fp32", "test/identity_string"], &["bad_input"]);
+}
+
+#[test]
+fn the_command_line_shows_loads_and_asks() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["demo/efficientnet_lite0", "test/add_sub"]);
+    let up = Sluice::up(&kit, repository.path(), &[]);
+    let (grpc, admin) = (up.url("grpc"), up.url("admin"));
+    let coffee = kit.photos.join("coffee.png");
+    let ask = ["infer", "efficientnet_lite0", "--grpc", &grpc, "--server", &admin];
+    let (code, said, error) = kit.run(&[&ask[..], &["--image", coffee.to_str().unwrap(), "--top", "1"]].concat());
+    assert!(code == 0 && said.contains("espresso") && said.contains("fp32@ort on local"), "{said}{error}");
+    let (code, _, error) = kit.run(&[&ask[..], &["--image", repository.path().join("add_sub/1/model.onnx").to_str().unwrap()]].concat());
+    assert!(code == 1 && error.contains("not a JPEG or PNG"), "{error}");
+    for kind in ["models", "variants", "workers", "replicas", "placements"] {
+        let (code, said, error) = kit.run(&["get", kind, "-o", "json", "--server", &admin]);
+        let records: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{kind}: {e}: {said}{error}"));
+        assert!(code == 0 && !records.is_empty(), "{kind}: {error}");
+        assert_eq!(kit.run(&["get", kind, "--server", &admin]).0, 0);
+    }
+    let wanted = repository.path().join("wanted.toml");
+    std::fs::write(&wanted, "[[model]]\nname = \"add_sub\"\ninstances = 1\n").unwrap();
+    let (code, said, error) = kit.run(&["apply", "-f", wanted.to_str().unwrap(), "--server", &admin]);
+    assert!(code == 0 && said.contains("add_sub: ready"), "{said}{error}");
+    let (_, said, _) = kit.run(&["get", "replicas", "-o", "json", "--server", &admin]);
+    let replicas: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
+    assert_eq!(replicas.iter().find(|r| r["variant"] == "add_sub:1:fp32@ort").unwrap()["instances"], 1);
+    std::fs::write(&wanted, "[[model]]\nname = \"nope\"\n").unwrap();
+    let (code, said, error) = kit.run(&["apply", "-f", wanted.to_str().unwrap(), "--server", &admin]);
+    assert!(code == 1 && said.contains("nope: failed"), "{said}{error}");
+    assert_eq!(kit.run(&["unload", "add_sub", "--server", &admin]).0, 0);
+    assert_eq!(kit.run(&["load", "add_sub", "--server", &admin]).0, 0);
+    assert_eq!(kit.run(&["get", "nothing"]).0, 2, "wrong usage");
+    let (code, _, error) = kit.run(&["get", "models", "--server", "http://127.0.0.1:1"]);
+    assert!(code == 1 && error.contains("nothing answers at http://127.0.0.1:1"), "{error}");
+}
+
+#[test]
+fn a_second_start_validates_nothing_again_and_remembers_what_was_applied() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub", "test/no_batch", "test/identity_fp32"]);
+    let data = tempfile::tempdir().unwrap();
+    let mut first = Sluice::up_in(&kit, repository.path(), data.path(), &[]);
+    assert!(first.log().contains("validating a new artifact"));
+    assert_eq!(kit.run(&["unload", "no_batch", "--server", &first.url("admin")]).0, 0);
+    first.signal("INT");
+    let stopping = Instant::now();
+    assert!(first.wait(Duration::from_secs(10)).success());
+    eprintln!("stopped in {:?}", stopping.elapsed());
+    let starting = Instant::now();
+    let second = Sluice::up_in(&kit, repository.path(), data.path(), &[]);
+    eprintln!("second start: ready in {:?}", starting.elapsed());
+    assert!(!second.log().contains("validating a new artifact"));
+    let (_, said, _) = kit.run(&["get", "models", "no_batch", "-o", "json", "--server", &second.url("admin")]);
+    assert!(said.contains("\"wanted\": false"), "{said}");
+    // A model taken out of the directory is forgotten.
+    drop(second);
+    std::fs::remove_file(repository.path().join("identity_fp32")).unwrap();
+    let third = Sluice::up_in(&kit, repository.path(), data.path(), &[]);
+    let (_, said, _) = kit.run(&["get", "variants", "-o", "json", "--server", &third.url("admin")]);
+    assert!(!said.contains("identity_fp32") && said.contains("add_sub"), "{said}");
+}
+
+#[test]
+fn sigterm_under_load_answers_what_was_taken_and_exits_with_zero() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/slow"]);
+    let mut up = Sluice::up(&kit, repository.path(), &[]);
+    let url = up.url("grpc");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let load = std::thread::spawn(move || runtime.block_on(slow_load(&url, Duration::from_secs(4))));
+    until("requests are running", Duration::from_secs(20), || metric(&up, "in_flight_bytes") > 0.0);
+    up.signal("TERM");
+    assert!(up.wait(Duration::from_secs(30)).success());
+    let report = load.join().unwrap();
+    assert!(report.answered > 0, "{report}");
+    // After the end a client finds nobody; before it nothing was dropped or broken.
+    for error in report.errors.keys() {
+        assert!(error.starts_with("Unavailable"), "{report}");
+    }
+}
+
+async fn slow_load(url: &str, duration: Duration) -> loadtest::Report {
+    let mut client = loadtest::connect(url).await.unwrap();
+    let request = loadtest::request_of(&mut client, "slow", 1).await.unwrap();
+    let arrivals = loadtest::Arrivals::Constant;
+    loadtest::run(&loadtest::Load { url: url.to_owned(), request, rate: 8.0, duration, arrivals, connections: 2, timeout: None })
+        .await
+        .unwrap()
+}
+
+/// A gauge of the gateway, read as a monitor would.
+fn metric(up: &Sluice, name: &str) -> f64 {
+    let text = http_get(up.port("admin"), "/metrics");
+    let line = text.lines().find(|l| l.starts_with(&format!("sluice_gateway_{name} ")));
+    line.and_then(|l| l.rsplit(' ').next()).and_then(|v| v.parse().ok()).unwrap_or(0.0)
+}
+
+fn http_get(address: &str, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn the_admin_port_tells_liveness_readiness_and_metrics() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub"]);
+    let up = Sluice::up(&kit, repository.path(), &[]);
+    assert!(http_get(up.port("admin"), "/livez").contains("200 OK"));
+    assert!(http_get(up.port("admin"), "/readyz").contains("200 OK"));
+    assert!(http_get(up.port("admin"), "/metrics").contains("sluice_gateway_requests_success_total"));
+}
