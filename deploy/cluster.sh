@@ -12,7 +12,7 @@ set -eu
 cache=${SLUICE_CACHE:-$HOME/.cache/sluice}
 dir=${SLUICE_DIR:-./sluice-cluster}
 sluice=${SLUICE:-target/release/sluice}
-etcd=${ETCD:-$(ls "$cache"/etcd/*/etcd 2>/dev/null | tail -n 1)}
+etcd=${ETCD:-$(find "$cache/etcd" -name etcd -type f 2>/dev/null | sort | tail -n 1)}
 etcd=${etcd:-$(command -v etcd || true)}
 url=http://127.0.0.1:2379
 parts="etcd controller worker1 worker2 gateway"
