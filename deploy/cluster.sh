@@ -20,7 +20,10 @@ parts="etcd controller worker1 worker2 gateway"
 say() { printf '%s\n' "$*"; }
 fail() { say "cluster: $*" >&2; exit 1; }
 
-alive() { [ -f "$dir/$1.pid" ] && kill -0 "$(cat "$dir/$1.pid")" 2>/dev/null; }
+# The process of a pid file, if it still is one of ours: numbers are used again.
+alive() {
+    [ -f "$dir/$1.pid" ] && tr '\0' ' ' <"/proc/$(cat "$dir/$1.pid")/cmdline" 2>/dev/null | grep -q 'sluice\|etcd'
+}
 
 # launch NAME COMMAND…: in the background, with a pid file and a log.
 launch() {
@@ -83,7 +86,12 @@ stop() {
         if alive "$part"; then
             pid=$(cat "$dir/$part.pid")
             kill "$pid"
-            while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+            tries=0
+            while kill -0 "$pid" 2>/dev/null; do
+                tries=$((tries + 1))
+                [ "$tries" -lt 400 ] || kill -9 "$pid" # its own drain ends long before
+                sleep 0.1
+            done
             say "$part stopped"
         fi
         rm -f "$dir/$part.pid"

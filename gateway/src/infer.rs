@@ -88,6 +88,7 @@ impl Shard {
 
     /// One policy call on what is known now.
     fn choose<'v>(&self, version: &'v ModelVersion, request: &Request, tried: &[WorkerId]) -> Option<&'v Replica> {
+        let _span = tracing::info_span!(target: trace::TARGET, "choose").entered();
         let now = self.core.now();
         let candidate = |replica: &Replica| {
             let (backlog_us, reported) = replica.gauge.reported();

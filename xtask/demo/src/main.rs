@@ -35,13 +35,24 @@ struct Args {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Args::parse()).await {
+    // Whatever ends it, it ends by returning, so that the server it started is stopped with it.
+    let ended = tokio::select! {
+        ended = run(Args::parse()) => ended,
+        stopped = stopped() => stopped,
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             println!("\ndemo failed: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+/// Resolves, as a failure, at a SIGTERM.
+async fn stopped() -> anyhow::Result<()> {
+    tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?.recv().await;
+    anyhow::bail!("stopped by a signal")
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
