@@ -264,6 +264,24 @@ def case_bad_input():
     assert stub.ModelInfer(request()).model_version == "1"
 
 
+def case_worker_port():
+    """ADDRESS is a worker's data port: a boundary of its own, which believes no lengths."""
+    from tritonclient.grpc import service_pb2 as pb, service_pb2_grpc as stubs
+    stub = stubs.GRPCInferenceServiceStub(grpc.insecure_channel(ADDRESS))
+    request = pb.ModelInferRequest(model_name="add_sub")
+    for name in ("INPUT0", "INPUT1"):
+        request.inputs.add(name=name, datatype="FP32", shape=(1, 16))
+        request.raw_input_contents.append(bytes(64))
+    known = [("sluice-variant", "add_sub:1:fp32@ort")]
+    assert len(stub.ModelInfer(request, metadata=known).raw_output_contents) == 2
+    fails("INVALID_ARGUMENT", "sluice-variant", call=lambda: stub.ModelInfer(request))
+    fails("INVALID_ARGUMENT", "model:version", call=lambda: stub.ModelInfer(request, metadata=[("sluice-variant", "x")]))
+    fails("UNAVAILABLE", "no replica", call=lambda: stub.ModelInfer(request, metadata=[("sluice-variant", "add_sub:9:fp32@ort")]))
+    fails("UNIMPLEMENTED", "gateway", call=lambda: stub.ServerLive(pb.ServerLiveRequest()))
+    request.raw_input_contents[1] = bytes(4)
+    fails("INVALID_ARGUMENT", "expected 64 bytes", call=lambda: stub.ModelInfer(request, metadata=known))
+
+
 def case_good():
     """The cluster answers as one process does."""
     same("add_sub", {"INPUT0": f32(2, 16), "INPUT1": f32(2, 16)})

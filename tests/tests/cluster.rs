@@ -47,6 +47,7 @@ fn i5_killing_and_restarting_any_part_but_the_gateway_costs_no_request() {
     assert_eq!(workers.trim(), "['w0', 'w1']", "both workers answer");
     let travelled = std::fs::read_dir(cluster.worker_dir(1).join("artifacts")).unwrap().count();
     assert_eq!(travelled, 2, "artifacts travel to the worker without a model directory");
+    kit.python("conformance.py", &["worker_port", cluster.workers[1].port("data"), models]);
 
     let report = load(cluster.gateway.url("grpc"), 24);
     for i in [1, 0] {

@@ -47,5 +47,6 @@ async fn the_registry_becomes_what_is_wanted_and_what_was_left_over_goes() {
     until(&mut mirror, &[(keys.worker("w"), 3)]).await;
     stop.send_replace(true);
     task.await.unwrap();
-    until(&mut mirror, &[]).await; // the lease is given back, not left to run out
+    // The lease is given back, not left to run out.
+    tokio::time::timeout(crate::config::LEASE / 3, until(&mut mirror, &[])).await.unwrap();
 }
