@@ -14,9 +14,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// The reference variant of every version.
 const REFERENCE: &str = "fp32@ort";
+/// How often a registry that lost what was written, by a wipe or an old backup, is told again.
+const AGAIN: Duration = Duration::from_secs(60);
 /// Pause before trying again after the registry refused.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -29,32 +32,39 @@ pub(crate) struct Offer {
 }
 
 impl Offer {
-    /// Offers everything in `dir`, one version after another; problems are logged and do not stop the others.
-    /// Gives the models whose versions are described now.
-    pub(crate) async fn run(self, dir: PathBuf) -> BTreeSet<String> {
-        let mut described = BTreeSet::new();
+    /// Offers everything in `dir`, one version after another, and tells `offered` which models are described then; problems
+    /// are logged and do not stop the others. Then writes again whatever the registry lost, for ever.
+    pub(crate) async fn run(self, dir: PathBuf, offered: watch::Sender<Option<BTreeSet<String>>>) {
         let (found, problems) = match scan(&dir) {
             Ok(scanned) => scanned,
             Err(error) => {
                 tracing::error!(%error, "the model directory cannot be read");
-                return described;
+                offered.send_replace(Some(BTreeSet::new()));
+                return;
             }
         };
         problems.iter().for_each(|problem| tracing::error!(%problem, "model not offered"));
         if self.config.owns_repository {
             self.until_written("forgetting what is no longer there", || self.forget_missing(&found)).await;
         }
+        let mut described = Vec::new();
         for found in &found {
             match self.describe(found).await {
                 Ok(record) => {
                     self.until_written("writing a version", || self.write(found, &record)).await;
-                    described.insert(found.model.to_string());
+                    described.push((found, record));
                 }
                 Err(error) => tracing::error!(model = %found.model, version = %found.version, %error, "version not offered"),
             }
         }
         tracing::info!(versions = found.len(), problems = problems.len(), "model directory offered");
-        described
+        offered.send_replace(Some(described.iter().map(|(found, _)| found.model.to_string()).collect()));
+        loop {
+            tokio::time::sleep(AGAIN).await;
+            for (found, record) in &described {
+                self.until_written("writing a version again", || self.write(found, record)).await;
+            }
+        }
     }
 
     /// The registry may be away for long: says so once and tries on.

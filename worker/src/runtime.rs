@@ -82,9 +82,7 @@ impl Worker {
         let (offered_tx, offered) = watch::channel(config.models.is_none().then(BTreeSet::new));
         if let Some(dir) = config.models.clone() {
             let offer = Offer { config: config.clone(), registry, artifacts: artifacts.clone(), publisher: publisher.clone() };
-            tasks.push(tokio::spawn(async move {
-                offered_tx.send_replace(Some(offer.run(dir).await));
-            }));
+            tasks.push(tokio::spawn(offer.run(dir, offered_tx)));
         }
         let server = match ports {
             Some(WorkerPorts { data, admin, runtimes }) => {

@@ -135,10 +135,17 @@ fn spawn(binary: &OsString, client: SocketAddr, peer: SocketAddr, dir: &TempDir)
     command.arg("--unsafe-no-fsync").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
 }
 
+/// Counts the cuts, so that a connection notices one that was mended at once.
+#[derive(Clone, Copy, Default)]
+struct WireState {
+    cut: bool,
+    cuts: usize,
+}
+
 /// Forwards connections to an address, until cut.
 pub(crate) struct Wire {
     pub(crate) url: String,
-    whole: watch::Sender<bool>,
+    state: watch::Sender<WireState>,
     accept: JoinHandle<()>,
 }
 
@@ -146,23 +153,23 @@ impl Wire {
     pub(crate) async fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let (whole, state) = watch::channel(true);
+        let (sender, state) = watch::channel(WireState::default());
         let accept = tokio::spawn(async move {
             while let Ok((inbound, _)) = listener.accept().await {
                 tokio::spawn(forward(inbound, target, state.clone()));
             }
         });
-        Self { url, whole, accept }
+        Self { url, state: sender, accept }
     }
 
     /// Breaks every connection and lets no new one through.
     pub(crate) fn cut(&self) {
-        self.whole.send_replace(false);
+        self.state.send_modify(|state| *state = WireState { cut: true, cuts: state.cuts + 1 });
     }
 
     /// Lets new connections through.
     pub(crate) fn mend(&self) {
-        self.whole.send_replace(true);
+        self.state.send_modify(|state| state.cut = false);
     }
 }
 
@@ -172,8 +179,9 @@ impl Drop for Wire {
     }
 }
 
-async fn forward(mut inbound: TcpStream, target: SocketAddr, mut whole: watch::Receiver<bool>) {
-    if !*whole.borrow_and_update() {
+async fn forward(mut inbound: TcpStream, target: SocketAddr, mut state: watch::Receiver<WireState>) {
+    let before = *state.borrow_and_update();
+    if before.cut {
         return;
     }
     let Ok(mut outbound) = TcpStream::connect(target).await else {
@@ -181,6 +189,6 @@ async fn forward(mut inbound: TcpStream, target: SocketAddr, mut whole: watch::R
     };
     tokio::select! {
         _ = tokio::io::copy_bidirectional(&mut inbound, &mut outbound) => {}
-        _ = whole.wait_for(|whole| !whole) => {}
+        _ = state.wait_for(|state| state.cuts != before.cuts) => {}
     }
 }
