@@ -3,7 +3,7 @@
 use crate::shard::Core;
 use axum::http::StatusCode;
 use axum::routing::get;
-use policy::Failure;
+use policy::{Failure, ModelName};
 use registry::admin::Change;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,24 @@ fn router(core: Arc<Core>) -> axum::Router {
 /// Longest a load or unload call waits: Triton's clients have no timeout of their own here.
 const CHANGE_MAX: Duration = Duration::from_secs(120);
 
-/// Changes what is wanted of a model and waits until it is so, or for the reason why not.
-pub(crate) async fn change(core: &Core, change: Change) -> Result<(), Failure> {
-    core.operator.change(change, CHANGE_MAX).await.map(drop)
+/// How long this gateway's own table may lag behind the registry before a change is answered all the same.
+const LAG_MAX: Duration = Duration::from_secs(5);
+
+/// Makes a model wanted or unwanted and waits until it is so, here too: a client that asks next must not find the table of a
+/// moment ago. Otherwise gives the reason why not.
+pub(crate) async fn want(core: &Core, model: ModelName, wanted: bool) -> Result<(), Failure> {
+    let change = if wanted { Change::Load(model.clone()) } else { Change::Unload(model.clone()) };
+    core.operator.change(change, CHANGE_MAX).await?;
+    let mut changed = core.changed.subscribe();
+    let here = async {
+        while core.table.load().resolve(model.as_str(), "").is_ok() != wanted {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(LAG_MAX, here).await.is_err() {
+        tracing::warn!(%model, wanted, "the routing table does not follow the registry");
+    }
+    Ok(())
 }

@@ -7,7 +7,6 @@ use policy::{Failure, ModelName, Version, VersionState};
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::*;
 use proto::status::to_tonic;
-use registry::admin::Change;
 use std::pin::Pin;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -145,7 +144,7 @@ impl GrpcInferenceService for Oip {
             return unsupported(&format!("load parameter {name:?}"), "this version loads a model from a worker's --models directory only");
         }
         let model = ModelName::new(request.model_name).map_err(|e| to_tonic(&e.into()))?;
-        crate::admin::change(&self.0, Change::Load(model)).await.map_err(|f| to_tonic(&f))?;
+        crate::admin::want(&self.0, model, true).await.map_err(|f| to_tonic(&f))?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 
@@ -153,7 +152,7 @@ impl GrpcInferenceService for Oip {
         let request = request.into_inner();
         self.controllable(&request.repository_name).map_err(|f| to_tonic(&f))?;
         let model = ModelName::new(request.model_name).map_err(|e| to_tonic(&e.into()))?;
-        crate::admin::change(&self.0, Change::Unload(model)).await.map_err(|f| to_tonic(&f))?;
+        crate::admin::want(&self.0, model, false).await.map_err(|f| to_tonic(&f))?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 

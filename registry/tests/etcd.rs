@@ -263,9 +263,11 @@ async fn a_listing_in_between_repeats_nothing_and_leaves_nothing_out() {
     let mut watch = cut.watch("/t/");
     let (mut known, mut revision) = (BTreeMap::new(), 0);
     follow(&mut known, &mut revision, Change::Reset(reset(&mut watch).await));
+    let direct = etcd.registry();
+    put(direct.as_ref(), "/t/0").await;
+    follow(&mut known, &mut revision, next(&mut watch).await); // the stream is open: there is something to break
     wire.cut();
     wire.mend();
-    let direct = etcd.registry();
     let writer = tokio::spawn(async move {
         for at in 0.. {
             put(direct.as_ref(), &format!("/t/{}", at % 10)).await;
