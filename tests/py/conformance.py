@@ -192,6 +192,7 @@ def case_metadata_and_control():
     client.load_model("add_sub")  # a loaded model is loaded anew
     assert client.infer("add_sub", feed)
     fails("FAILED_PRECONDITION", "nope", call=lambda: client.load_model("nope"))
+    fails("NOT_FOUND", "`nope`", call=lambda: client.get_model_metadata("nope"))  # nothing stays behind
     pinned = client.infer("add_sub", feed, parameters={"sluice_variant": "fp32@ort"})
     assert pinned.get_response().parameters["sluice_variant"].string_param == "fp32@ort"
     fails("NOT_FOUND", "int8@ort", call=lambda: client.infer("add_sub", feed, parameters={"sluice_variant": "int8@ort"}))
