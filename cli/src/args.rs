@@ -96,10 +96,10 @@ pub(crate) enum Control {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Front {
     /// Address of the gRPC port
-    #[arg(long, env = "SLUICE_GRPC", default_value = "127.0.0.1:8001", value_name = "HOST:PORT")]
+    #[arg(long, env = "SLUICE_GRPC", default_value = "127.0.0.1:8001", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) grpc: String,
     /// Address of the admin port: operator calls, health, metrics
-    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8002", value_name = "HOST:PORT")]
+    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8002", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) admin: String,
     /// Largest message in MiB, both ways
     #[arg(long, env = "SLUICE_MESSAGE_MIB", default_value_t = 65, value_parser = clap::value_parser!(u32).range(1..=2047))]
@@ -185,10 +185,10 @@ pub(crate) struct Worker {
     #[arg(long, env = "SLUICE_ID")]
     pub(crate) id: Option<String>,
     /// Address of the data port
-    #[arg(long, env = "SLUICE_LISTEN", default_value = "127.0.0.1:8101", value_name = "HOST:PORT")]
+    #[arg(long, env = "SLUICE_LISTEN", default_value = "127.0.0.1:8101", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) listen: String,
     /// Address of the admin port: artifacts, health
-    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8102", value_name = "HOST:PORT")]
+    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8102", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) admin: String,
     /// Host at which others reach this worker; the listening address when not given
     #[arg(long, env = "SLUICE_ADVERTISE", value_name = "HOST")]
@@ -211,7 +211,7 @@ pub(crate) struct Controller {
     #[arg(long, env = "SLUICE_ID")]
     pub(crate) id: Option<String>,
     /// Address of the admin port
-    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8202", value_name = "HOST:PORT")]
+    #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8202", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) admin: String,
 }
 
@@ -288,7 +288,7 @@ pub(crate) struct Infer {
     #[arg(long, default_value = "")]
     pub(crate) version: String,
     /// A tensor from a NumPy file: NAME=@FILE.npy
-    #[arg(long, value_name = "NAME=@FILE")]
+    #[arg(long, value_name = "NAME=@FILE", required_unless_present = "image")]
     pub(crate) input: Vec<String>,
     /// A picture, prepared as the model's sluice.toml says
     #[arg(long, value_name = "FILE", conflicts_with = "input")]
@@ -317,6 +317,14 @@ pub(crate) struct Doctor {
     /// Endpoints of etcd to try, separated by commas
     #[arg(long, env = "SLUICE_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URL")]
     pub(crate) etcd: Vec<String>,
+}
+
+/// `HOST:PORT`; whether it can be bound is found out later.
+fn address(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':').map(|(host, port)| (host.is_empty(), port.parse::<u16>())) {
+        Some((false, Ok(_))) => Ok(text.to_owned()),
+        _ => Err("expected HOST:PORT, such as 127.0.0.1:8001".to_owned()),
+    }
 }
 
 #[cfg(test)]

@@ -77,11 +77,16 @@ fn default(arg: clap::Arg, name: &str, texts: &[String]) -> clap::Arg {
 fn check(known: &[String], shown: &str, name: &str, value: &toml::Value, problems: &mut Vec<String>) {
     let name = name.replace('_', "-");
     if !known.contains(&name) {
-        let nearest = known.iter().max_by(|a, b| strsim::jaro(&name, a).total_cmp(&strsim::jaro(&name, b)));
-        problems.push(format!("  `{shown}` is not known; did you mean `{}`?", nearest.map_or("", |n| n)));
+        problems.push(format!("  {}", unknown(shown, &name, known.iter().map(String::as_str))));
     } else if texts(value).is_empty() {
         problems.push(format!("  `{shown}` is a {}; expected text, a number, true or false, or a list of them", value.type_str()));
     }
+}
+
+/// Says that `name`, written as `shown`, is not known, and which of `known` is nearest.
+pub(crate) fn unknown<'k>(shown: &str, name: &str, known: impl Iterator<Item = &'k str>) -> String {
+    let nearest = known.max_by(|a, b| strsim::jaro(name, a).total_cmp(&strsim::jaro(name, b)));
+    format!("`{shown}` is not known; did you mean `{}`?", nearest.unwrap_or_default())
 }
 
 fn texts(value: &toml::Value) -> Vec<String> {

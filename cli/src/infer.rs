@@ -30,7 +30,6 @@ pub(crate) async fn run(args: Infer) -> anyhow::Result<()> {
         request.inputs.push(tensor);
         request.raw_input_contents.push(bytes.into());
     }
-    anyhow::ensure!(!request.inputs.is_empty(), "nothing to send: give --image FILE or --input NAME=@FILE.npy");
     let mut request = tonic::Request::new(request);
     if let Some(ms) = args.timeout_ms {
         request.set_timeout(Duration::from_millis(ms));

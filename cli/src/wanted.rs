@@ -1,9 +1,10 @@
 //! `apply`, `load`, `unload`: change what is wanted, and report until it is so.
 
 use crate::args::{Apply, Named};
-use crate::client;
 use crate::telemetry::say;
+use crate::{client, config_file};
 use anyhow::Context as _;
+use policy::ModelRecord;
 use proto::sluice::ApplyRequest;
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -32,6 +33,13 @@ fn read(text: &str) -> anyhow::Result<Vec<String>> {
         anyhow::bail!("`{name}` is not known; expected only [[model]] entries");
     }
     let toml::Value::Array(models) = models else { anyhow::bail!("`model` is not a list: write [[model]]") };
+    // Here and not at the server: a person's typing mistake is an error, a newer version's field in a record is kept.
+    let names = models.iter().filter_map(toml::Value::as_table).flat_map(toml::Table::keys);
+    let wrong: Vec<String> = names
+        .filter(|name| !ModelRecord::FIELDS.contains(&name.as_str()))
+        .map(|name| config_file::unknown(name, name, ModelRecord::FIELDS.iter().copied()))
+        .collect();
+    anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     models.into_iter().map(|model| Ok(serde_json::to_string(&model)?)).collect()
 }
 

@@ -45,6 +45,9 @@ const LAG_MAX: Duration = Duration::from_secs(5);
 /// Makes a model wanted or unwanted and waits until it is so, here too: a client that asks next must not find the table of a
 /// moment ago. Otherwise gives the reason why not.
 pub(crate) async fn want(core: &Core, model: ModelName, wanted: bool) -> Result<(), Failure> {
+    if let Err(failure @ Failure::NoTable { .. }) = core.table.load().resolve(model.as_str(), "") {
+        return Err(failure);
+    }
     if wanted && core.table.load().models.get(model.as_str()).is_none_or(|m| m.versions.is_empty()) {
         // Refused before anything is written: a mistyped name must not stay behind as a wanted model.
         let reason = format!("no worker offers model {model}: put it in a worker's --models directory");

@@ -33,7 +33,7 @@ impl HealthService {
             let table = core.table.load();
             match table.resolve(name, "") {
                 Ok(_) => !core.is_draining(),
-                Err(Failure::NotReady { .. }) => false,
+                Err(Failure::NotReady { .. } | Failure::NoTable { .. }) => false,
                 Err(_) => return None,
             }
         };
@@ -81,6 +81,9 @@ impl Health for HealthService {
                 let status = Self::status(&core, &service).unwrap_or(ServingStatus::ServiceUnknown);
                 if last.replace(status) != Some(status) && tx.send(Ok(answer(status))).await.is_err() {
                     return;
+                }
+                if core.is_draining() {
+                    return; // an open watch must not hold up the stop it has just told
                 }
                 tokio::select! {
                     changed = tables.changed() => if changed.is_err() { return },

@@ -69,7 +69,7 @@ impl GrpcInferenceService for Oip {
         let table = self.0.table.load_full();
         let ready = match table.resolve(&request.name, &request.version) {
             Ok(_) => true,
-            Err(Failure::NotReady { .. }) => false,
+            Err(Failure::NotReady { .. } | Failure::NoTable { .. }) => false,
             Err(failure) => return Err(to_tonic(&failure)),
         };
         Ok(Response::new(ModelReadyResponse { ready }))

@@ -9,11 +9,17 @@ use policy::Failure;
 use proto::chain::Chain;
 use proto::frame::{Encoding, MessageReader, ReadError, ReplyBody, StreamSender, refuse, response};
 use proto::{envelope, metadata, status};
+use tokio::sync::watch;
 
 /// Requests of one stream worked on at once; further ones wait in the socket, which slows the sender down.
 const IN_FLIGHT_MAX: usize = 128;
 /// Answer frames that wait for a slow reader.
 const FRAMES_MAX: usize = 16;
+
+/// Resolves when the flag is true.
+async fn turned(flag: &mut watch::Receiver<bool>) {
+    let _ = flag.wait_for(|on| *on).await; // a dropped sender means the same
+}
 
 /// A request's end: its message, or why there is none (with the reply that names it).
 type Outcome = Result<Chain, (Failure, policy::Reply)>;
@@ -43,9 +49,15 @@ impl Front {
         let fail_stream = metadata::text(headers, metadata::TRITON_GRPC_ERROR) == Some("true");
         let context = self.context(headers);
         let mut running = FuturesUnordered::new();
-        let mut open = true;
+        let (mut open, mut draining) = (true, self.shard.core.draining.subscribe());
+        let mut end = status::ok_trailers();
         loop {
             tokio::select! {
+                () = turned(&mut draining), if open => {
+                    // What is in flight is still answered; then the client is told to ask elsewhere.
+                    open = false;
+                    end = status::trailers(&Failure::Draining { retry_ms: 0 }, "");
+                }
                 message = reader.next(), if open && running.len() < IN_FLIGHT_MAX => match message {
                     Ok(Some(message)) => running.push(self.one(message, context.clone())),
                     Ok(None) => open = false,
@@ -65,7 +77,7 @@ impl Front {
                         return status::ok_trailers();
                     }
                 }
-                else => return status::ok_trailers(), // half-closed, and all is answered
+                else => return end, // half-closed or draining, and all is answered
             }
         }
     }

@@ -17,6 +17,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) struct Table {
     pub(crate) models: HashMap<String, Model>,
     pub(crate) workers: HashMap<WorkerId, Arc<WorkerRecord>>,
+    /// Built from records; false for the table of a gateway that has neither registry nor snapshot yet.
+    pub(crate) is_built: bool,
     /// Records that could not be read.
     pub(crate) unreadable: usize,
 }
@@ -81,6 +83,9 @@ impl Gauge {
     }
 }
 
+/// Told to a client of a gateway that knows nothing yet: about a reconnect to the registry.
+const NO_TABLE_RETRY_MS: u32 = 500;
+
 /// Distances by zone, in microseconds: same zone, same site, elsewhere.
 const DISTANCE_US: [u64; 3] = [0, 5_000, 20_000];
 
@@ -88,7 +93,7 @@ impl Table {
     /// Reads `entries`. Gauges of replicas that `before` had are carried over. Records that cannot be read are skipped and
     /// counted: one bad record must not take the others away.
     pub(crate) fn build(entries: &BTreeMap<String, Entry>, keys: &Keys, here: (&str, &str), metrics: &Metrics, before: &Table) -> Self {
-        let mut table = Table::default();
+        let mut table = Table { is_built: true, ..Table::default() };
         let mut models: HashMap<String, ModelRecord> = HashMap::new();
         let mut versions: Vec<VersionRecord> = Vec::new();
         let mut replicas: HashMap<(String, Version), Vec<ReplicaRecord>> = HashMap::new();
@@ -173,6 +178,9 @@ impl Table {
 
     /// The version a request means: the one it names, or the highest that has a replica.
     pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<&Arc<ModelVersion>, Failure> {
+        if !self.is_built {
+            return Err(Failure::NoTable { retry_ms: NO_TABLE_RETRY_MS }); // NOT_FOUND would be final, and nobody knows that
+        }
         let model = self.models.get(name).ok_or_else(|| unknown(name))?;
         if !version.is_empty() {
             let number = Version::parse(version)?;

@@ -133,13 +133,18 @@ fn gap(load: &Load) -> Duration {
     })
 }
 
+/// Longest wait for a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for an answer when the load states no longer one: a server that hangs does not hold a run up for ever.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
 /// A client of `url`.
 ///
 /// # Errors
 /// When it cannot be reached.
 pub async fn connect(url: &str) -> Result<GrpcInferenceServiceClient<Channel>, LoadError> {
     let failed = |reason: String| LoadError::Connect { url: url.to_owned(), reason };
-    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| failed(e.to_string()))?;
+    let endpoint = Endpoint::from_shared(url.to_owned()).map_err(|e| failed(e.to_string()))?.connect_timeout(CONNECT_MAX);
     let channel = endpoint.connect().await.map_err(|e| failed(e.to_string()))?;
     Ok(GrpcInferenceServiceClient::new(channel))
 }
@@ -156,7 +161,11 @@ async fn one(
         request.set_timeout(timeout);
     }
     let sent = Instant::now();
-    let error = client.model_infer(request).await.err().map(|s| format!("{:?}: {}", s.code(), s.message()));
+    let longest = timeout.unwrap_or_default().max(ANSWER_MAX);
+    let error = match tokio::time::timeout(longest, client.model_infer(request)).await {
+        Ok(answer) => answer.err().map(|s| format!("{:?}: {}", s.code(), s.message())),
+        Err(_) => Some(format!("no answer within {} s", longest.as_secs())),
+    };
     let _ = tx.send(Done { due, sent, done: Instant::now(), error }).await;
 }
 
@@ -222,5 +231,14 @@ mod tests {
         assert_eq!((report.offered, report.answered, report.errors.len()), (2, 1, 1));
         assert!((49_900..=50_100).contains(&report.latency_us.max()), "{}", report.latency_us.max());
         assert_eq!(report.send_lag_us_max, 40_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_is_an_error_and_not_the_end_of_time() {
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let channel = Endpoint::from_shared(format!("http://{}", silent.local_addr().unwrap())).unwrap().connect_lazy();
+        let (tx, mut rx) = mpsc::channel(1);
+        one(GrpcInferenceServiceClient::new(channel), ModelInferRequest::default(), None, Instant::now(), tx).await;
+        assert_eq!(rx.recv().await.unwrap().error.as_deref(), Some("no answer within 60 s"));
     }
 }

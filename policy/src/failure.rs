@@ -118,6 +118,8 @@ pub enum Failure {
     // The cluster cannot take it.
     #[error("model `{model}` version {version} is not ready: {reason}")]
     NotReady { model: String, version: String, reason: String },
+    #[error("this gateway has not learned yet what is served, retry after {retry_ms} ms")]
+    NoTable { retry_ms: u32 },
     #[error("no replica of model `{model}` is reachable, retry after {retry_ms} ms")]
     NoReplica { model: String, retry_ms: u32 },
     #[error("the queue is full at {queued} requests, retry after {retry_ms} ms")]
@@ -188,7 +190,7 @@ impl Failure {
             Self::NotReady { .. } | Self::QueueFull { .. } | Self::Overloaded { .. } | Self::Draining { .. } | Self::ConnectionLost => {
                 (Code::Unavailable, 503, OtherWorker)
             }
-            Self::NoReplica { .. } | Self::Registry { .. } => (Code::Unavailable, 503, Never),
+            Self::NoTable { .. } | Self::NoReplica { .. } | Self::Registry { .. } => (Code::Unavailable, 503, Never),
             Self::DeadlineExceeded { .. } => (Code::DeadlineExceeded, 504, Never),
             Self::Cancelled => (Code::Cancelled, 400, Never),
             Self::Unsupported { .. } => (Code::Unimplemented, 501, Never),
@@ -205,7 +207,8 @@ impl Failure {
     /// After how many milliseconds it is worth asking again, where that is known.
     pub fn retry_ms(&self) -> Option<u32> {
         match self {
-            Self::NoReplica { retry_ms, .. }
+            Self::NoTable { retry_ms }
+            | Self::NoReplica { retry_ms, .. }
             | Self::QueueFull { retry_ms, .. }
             | Self::Overloaded { retry_ms, .. }
             | Self::Draining { retry_ms } => Some(*retry_ms),

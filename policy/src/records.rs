@@ -28,6 +28,11 @@ macro_rules! record {
             #[serde(flatten)]
             pub unknown: Unknown,
         }
+
+        impl $name {
+            /// Names of its own fields.
+            pub const FIELDS: &[&str] = &[$(stringify!($field)),*];
+        }
     };
 }
 

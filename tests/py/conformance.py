@@ -1,5 +1,5 @@
 """Stock clients against a running server: `conformance.py CASE GRPC_ADDRESS MODELS_DIR`. A failed assertion is a failed test."""
-import asyncio, queue, struct, sys, threading
+import asyncio, os, queue, signal, struct, sys, threading
 
 import grpc
 import numpy as np
@@ -72,6 +72,8 @@ def case_answers():
     got = client.infer("identity_string", inputs({"INPUT0": odd})).as_numpy("OUTPUT0")
     assert (got == odd).all(), got
     same("efficientnet_lite0", {"x": f32(1, 3, 224, 224)})
+    # rank 0 beside a first dimension that is no batch
+    same("silero_vad", {"input": f32(1, 576), "state": np.zeros((2, 1, 128), np.float32), "sr": np.array(16000)})
     ids = rng.integers(1000, 20000, (2, 12))
     same("minilm_l6", {"input_ids": ids, "attention_mask": np.ones_like(ids)})
 
@@ -171,6 +173,29 @@ def case_health_and_reflection():
     v1 = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", request_serializer=lambda m: m, response_deserializer=lambda b: b)
     listed = next(v1(iter([b"\x3a\x00"])))  # list_services = ""
     assert b"inference.GRPCInferenceService" in listed, listed
+
+
+def case_stop_with_open_streams():
+    """Opens what clients keep open, idle, then stops the server, whose process id is the fourth argument."""
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+    watch = health_pb2_grpc.HealthStub(grpc.insecure_channel(ADDRESS)).Watch(health_pb2.HealthCheckRequest())
+    assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+    answers = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    client.async_stream_infer("add_sub", inputs({"INPUT0": f32(1, 16), "INPUT1": f32(1, 16)}))
+    assert answers.get(timeout=20)[1] is None
+    os.kill(int(sys.argv[4]), signal.SIGINT)
+    assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    done = threading.Event()
+    threading.Thread(target=lambda: (swallow(watch), done.set()), daemon=True).start()
+    assert done.wait(10), "the watch is still open"
+
+
+def swallow(stream):
+    try:
+        return list(stream)
+    except grpc.RpcError:
+        return []
 
 
 def case_metadata_and_control():
@@ -281,6 +306,14 @@ def case_worker_port():
     fails("UNIMPLEMENTED", "gateway", call=lambda: stub.ServerLive(pb.ServerLiveRequest()))
     request.raw_input_contents[1] = bytes(4)
     fails("INVALID_ARGUMENT", "expected 64 bytes", call=lambda: stub.ModelInfer(request, metadata=known))
+
+
+def case_nothing_known():
+    """A gateway that has neither a registry nor a snapshot cannot say that a model does not exist."""
+    assert client.is_server_live() and not client.is_server_ready()
+    feed = inputs({"INPUT0": f32(1, 16), "INPUT1": f32(1, 16)})
+    fails("UNAVAILABLE", call=lambda: client.infer("add_sub", feed))
+    fails("UNAVAILABLE", call=lambda: client.get_model_metadata("add_sub"))
 
 
 def case_good():

@@ -17,14 +17,22 @@ pub struct Cluster {
 impl Cluster {
     /// Starts everything and waits until each of `replicas` replicas is ready.
     pub fn start(kit: &Kit, models: &Path, replicas: usize) -> Self {
+        let cluster = Self::on(Etcd::start(kit), kit, models);
+        cluster.until_ready(replicas);
+        cluster
+    }
+
+    /// Starts everything but etcd.
+    pub fn without_etcd(kit: &Kit, models: &Path) -> Self {
+        Self::on(Etcd::absent(kit), kit, models)
+    }
+
+    fn on(etcd: Etcd, kit: &Kit, models: &Path) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let etcd = Etcd::start(kit);
         let controller = controller(kit, &etcd.url());
         let workers = (0..2).map(|i| worker(kit, &etcd.url(), dir.path(), models, i, &["127.0.0.1:0", "127.0.0.1:0"])).collect();
         let gateway = gateway(kit, &etcd.url(), &dir.path().join("gateway"));
-        let cluster = Self { kit: kit.clone(), etcd, controller, workers, gateway, dir, models: models.to_owned() };
-        cluster.until_ready(replicas);
-        cluster
+        Self { kit: kit.clone(), etcd, controller, workers, gateway, dir, models: models.to_owned() }
     }
 
     pub fn until_ready(&self, replicas: usize) {

@@ -15,9 +15,14 @@ pub struct Etcd {
 
 impl Etcd {
     pub fn start(kit: &Kit) -> Self {
-        let mut etcd = Self { kit: kit.clone(), child: None, ports: (free_port(), free_port()), data: tempfile::tempdir().unwrap() };
+        let mut etcd = Self::absent(kit);
         etcd.restart();
         etcd
+    }
+
+    /// One that nobody has started yet: `restart` does.
+    pub fn absent(kit: &Kit) -> Self {
+        Self { kit: kit.clone(), child: None, ports: (free_port(), free_port()), data: tempfile::tempdir().unwrap() }
     }
 
     pub fn url(&self) -> String {

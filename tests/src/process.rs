@@ -107,6 +107,11 @@ impl Sluice {
         }
     }
 
+    /// Its process id.
+    pub fn id(&self) -> String {
+        self.child.id().to_string()
+    }
+
     /// Is it running?
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

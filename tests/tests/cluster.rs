@@ -15,14 +15,18 @@ use tests::{Cluster, Kit, until};
 
 /// Light load on `add_sub` for `seconds`, in a thread of its own; it has begun when this returns.
 fn load(url: String, seconds: u64) -> Receiver<loadtest::Report> {
+    load_on("add_sub", 50.0, url, seconds)
+}
+
+fn load_on(model: &'static str, rate: f64, url: String, seconds: u64) -> Receiver<loadtest::Report> {
     let ((begun_tx, begun), (tx, rx)) = (sync_channel(1), sync_channel(1));
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let report = runtime.block_on(async {
             let mut client = loadtest::connect(&url).await.unwrap();
-            let request = loadtest::request_of(&mut client, "add_sub", 1).await.unwrap();
+            let request = loadtest::request_of(&mut client, model, 1).await.unwrap();
             let (duration, arrivals) = (Duration::from_secs(seconds), loadtest::Arrivals::Constant);
-            let load = loadtest::Load { url, request, rate: 50.0, duration, arrivals, connections: 2, timeout: None };
+            let load = loadtest::Load { url, request, rate, duration, arrivals, connections: 2, timeout: None };
             let (report, ()) = tokio::join!(loadtest::run(&load), async {
                 client.model_infer(load.request.clone()).await.unwrap();
                 begun_tx.send(()).unwrap();
@@ -70,6 +74,38 @@ fn i5_killing_and_restarting_any_part_but_the_gateway_costs_no_request() {
     assert!(report.errors.is_empty() && report.answered == report.offered, "{report}");
     cluster.until_ready(4);
     kit.python("conformance.py", &["good", &grpc, models]);
+}
+
+#[test]
+fn i5_work_that_a_killed_worker_was_doing_is_done_by_another() {
+    let Some(kit) = Kit::find() else { return };
+    // 100 ms a run and 10 a second: whenever a worker is killed, it is at work.
+    let repository = kit.repository(&["test/slow"]);
+    let mut cluster = Cluster::start(&kit, repository.path(), 2);
+    for i in [1, 0] {
+        // One death a load: each request has one retry.
+        let report = load_on("slow", 10.0, cluster.gateway.url("grpc"), 5);
+        cluster.workers[i].kill();
+        cluster.restart_worker(i);
+        cluster.until_ready(2);
+        let report = report.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(report.errors.is_empty() && report.answered == report.offered, "worker {i}: {report}");
+    }
+}
+
+#[test]
+fn a_cluster_started_before_its_etcd_serves_once_etcd_is_there() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub"]);
+    let mut cluster = Cluster::without_etcd(&kit, repository.path());
+    for worker in &cluster.workers {
+        until("a worker says that etcd is away", Duration::from_secs(20), || worker.log().contains("etcd is away"));
+    }
+    kit.python("conformance.py", &["nothing_known", cluster.gateway.port("grpc"), ""]);
+    cluster.etcd.restart();
+    cluster.until_ready(2);
+    let report = load(cluster.gateway.url("grpc"), 1).recv_timeout(Duration::from_secs(30)).unwrap();
+    assert!(report.errors.is_empty() && report.answered > 0, "{report}");
 }
 
 #[test]

@@ -35,6 +35,9 @@ fn bad_models_are_named_with_their_reason_and_the_good_one_serves() {
     for name in ["truncated", "unsupported_op", "external_outside", "external_absolute", "crash", "hang", "memory_bomb"] {
         kit.add(dir, name, &format!("bad/{name}.onnx"));
     }
+    kit.add(dir, "crash_at_run", "bad/crash_at_run.onnx");
+    kit.add(dir, "external_ok", "bad/external_ok/model.onnx");
+    std::fs::copy(kit.models.join("bad/external_ok/weights.bin"), dir.join("external_ok/1/weights.bin")).unwrap();
     std::fs::create_dir_all(dir.join("empty")).unwrap();
     std::fs::create_dir_all(dir.join("hollow/1")).unwrap();
     let mut up = Sluice::up(&kit, dir, &["--validate-seconds", "3", "--validate-memory-mb", "2048"]);
@@ -52,10 +55,17 @@ fn bad_models_are_named_with_their_reason_and_the_good_one_serves() {
         ("external_absolute", "absolute"),
         ("crash", "crashed"),
         ("hang", "3 s"),
+        ("memory_bomb", "2048 MiB"),
     ];
     for (name, needle) in expected {
         assert!(reason(name).to_lowercase().contains(&needle.to_lowercase()), "{name}: {:?}", reason(name));
     }
+    // External data beside its model is no fault, and neither is a crash on inputs that nobody has sent.
+    let (_, said, _) = kit.run(&["get", "replicas", "-o", "json", "--server", &up.url("admin")]);
+    let replicas: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
+    let mut ready: Vec<_> = replicas.iter().filter(|r| r["state"] == "ready").map(|r| r["variant"].as_str().unwrap()).collect();
+    ready.sort_unstable();
+    assert_eq!(ready, ["add_sub:1:fp32@ort", "crash_at_run:1:fp32@ort", "external_ok:1:fp32@ort"]);
     assert!(up.log().contains("has no version") && up.log().contains("has no model.onnx"), "{}", up.log());
     assert!(up.runs());
 }
@@ -72,6 +82,10 @@ fn what_is_missing_or_taken_is_said_before_anything_is_loaded() {
     let wrong = data.path().join("libonnxruntime.so");
     std::fs::write(&wrong, b"not a library").unwrap();
     refuses(&kit, &["--models", models, "--data-dir", data_dir, "--onnxruntime", text(&wrong)], 1, &["cargo xtask fetch"]);
+    // A library, and not the right one: whatever this test's own process has for mathematics.
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let other = maps.split_whitespace().find(|part| part.contains("libc.so") || part.contains("libm.so")).unwrap();
+    refuses(&kit, &["--models", models, "--data-dir", data_dir, "--onnxruntime", other], 1, &[other, "OrtGetApiBase", "cargo xtask fetch"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (code, _, said) = kit.run(&["up", "--models", models, "--data-dir", data_dir, "--grpc", &address, "--admin", "127.0.0.1:0"]);
@@ -80,6 +94,9 @@ fn what_is_missing_or_taken_is_said_before_anything_is_loaded() {
     std::fs::write(&file, b"").unwrap();
     refuses(&kit, &["--models", models, "--data-dir", text(&file)], 1, &[text(&file)]);
     refuses(&kit, &["--models", models, "--no-such-flag"], 2, &["--no-such-flag"]);
+    let (code, _, said) = kit.run(&["up", "--models", models, "--grpc", "nonsense"]);
+    assert!(code == 2 && said.contains("expected HOST:PORT"), "{said}");
+    assert_eq!(kit.run(&["infer", "m"]).0, 2, "nothing to send");
     let config = data.path().join("sluice.toml");
     std::fs::write(&config, "grcp = \"x\"\ndata_dri = \"y\"\n").unwrap();
     refuses(&kit, &["--models", models, "--config", text(&config)], 2, &["`grpc`", "`data-dir`"]);

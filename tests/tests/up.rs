@@ -37,7 +37,7 @@ fn conforms(models: &[&str], cases: &[&str]) {
 
 #[test]
 fn answers_are_those_of_the_runtime_in_this_process() {
-    conforms(&[&TEST_MODELS[..], &["demo/efficientnet_lite0", "demo/minilm_l6"]].concat(), &["answers"]);
+    conforms(&[&TEST_MODELS[..], &["demo/efficientnet_lite0", "demo/minilm_l6", "demo/silero_vad"]].concat(), &["answers"]);
 }
 
 #[test]
@@ -95,6 +95,9 @@ fn the_command_line_shows_loads_and_asks() {
     let (_, said, _) = kit.run(&["get", "replicas", "-o", "json", "--server", &admin]);
     let replicas: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();
     assert_eq!(replicas.iter().find(|r| r["variant"] == "add_sub:1:fp32@ort").unwrap()["instances"], 1);
+    std::fs::write(&wanted, "[[model]]\nname = \"add_sub\"\nreplicsa = 1\n").unwrap();
+    let (code, _, error) = kit.run(&["apply", "-f", wanted.to_str().unwrap(), "--server", &admin]);
+    assert!(code != 0 && error.contains("`replicsa`") && error.contains("`replicas`"), "{error}");
     std::fs::write(&wanted, "[[model]]\nname = \"nope\"\n").unwrap();
     let (code, said, error) = kit.run(&["apply", "-f", wanted.to_str().unwrap(), "--server", &admin]);
     assert!(code == 1 && said.contains("nope: failed"), "{said}{error}");
@@ -148,6 +151,44 @@ fn sigterm_under_load_answers_what_was_taken_and_exits_with_zero() {
     for error in report.errors.keys() {
         assert!(error.starts_with("Unavailable"), "{report}");
     }
+}
+
+#[test]
+fn i5_whatever_was_taken_before_sigterm_is_answered() {
+    const REQUESTS: usize = 24;
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/slow"]);
+    let mut up = Sluice::up(&kit, repository.path(), &[]);
+    let (url, runtime) = (up.url("grpc"), tokio::runtime::Runtime::new().unwrap());
+    let (sent, answers) = runtime.block_on(async {
+        let mut client = loadtest::connect(&url).await.unwrap();
+        let request = loadtest::request_of(&mut client, "slow", 1).await.unwrap();
+        let bytes: usize = request.raw_input_contents.iter().map(|raw| raw.len()).sum();
+        let ask = |_| {
+            let (mut client, request) = (client.clone(), request.clone());
+            tokio::spawn(async move { client.model_infer(request).await.map(drop) })
+        };
+        (bytes, (0..REQUESTS).map(ask).collect::<Vec<_>>())
+    });
+    let done = || answers.iter().filter(|answer| answer.is_finished()).count();
+    until("all were taken", Duration::from_secs(20), || {
+        let done = done(); // first, so that one that ends in between is missed and not counted twice
+        done < REQUESTS / 2 && done + metric(&up, "in_flight_bytes") as usize / sent >= REQUESTS
+    });
+    up.signal("TERM");
+    assert!(up.wait(Duration::from_secs(30)).success());
+    for answer in answers {
+        runtime.block_on(answer).unwrap().unwrap();
+    }
+}
+
+#[test]
+fn open_streams_on_which_nothing_happens_do_not_hold_up_a_stop() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub"]);
+    let mut up = Sluice::up(&kit, repository.path(), &[]);
+    kit.python("conformance.py", &["stop_with_open_streams", up.port("grpc"), "", &up.id()]);
+    assert!(up.wait(Duration::from_secs(10)).success());
 }
 
 async fn slow_load(url: &str, duration: Duration) -> loadtest::Report {
