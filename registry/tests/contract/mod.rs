@@ -237,13 +237,15 @@ pub(crate) async fn revoking_removes_the_leases_own_keys_at_once(store: &Store) 
     let (mine, other) = (registry.lease(long).await.unwrap(), registry.lease(long).await.unwrap());
     assert_ne!(mine.id(), other.id());
     let txn = Txn::new().put_leased("/t/1", "x", mine.id()).put_leased("/t/2", "x", mine.id());
-    registry.txn(txn.put_leased("/t/moved", "x", mine.id()).put_leased("/t/freed", "x", mine.id())).await.unwrap();
-    registry.txn(Txn::new().put_leased("/t/moved", "x", other.id()).put("/t/freed", "x")).await.unwrap();
+    let txn = txn.put_leased("/t/moved", "x", mine.id()).put_leased("/t/freed", "x", mine.id());
+    registry.txn(txn.put_leased("/t/anew", "x", mine.id())).await.unwrap();
+    registry.txn(Txn::new().put_leased("/t/moved", "x", other.id()).put("/t/freed", "x").delete("/t/anew")).await.unwrap();
+    put(registry, "/t/anew", "x").await; // a key that was deleted has nothing to do with the lease it was under
     timeout(PATIENCE, mine.revoke()).await.unwrap().unwrap();
     let keys = |listing: Listing| listing.entries.into_iter().map(|entry| entry.key).collect::<Vec<_>>();
-    assert_eq!(keys(registry.list("/t/").await.unwrap()), ["/t/freed", "/t/moved"]);
+    assert_eq!(keys(registry.list("/t/").await.unwrap()), ["/t/anew", "/t/freed", "/t/moved"]);
     timeout(PATIENCE, other.revoke()).await.unwrap().unwrap();
-    assert_eq!(keys(registry.list("/t/").await.unwrap()), ["/t/freed"]);
+    assert_eq!(keys(registry.list("/t/").await.unwrap()), ["/t/anew", "/t/freed"]);
 }
 
 pub(crate) async fn a_key_under_an_unknown_lease_is_refused(store: &Store) {
