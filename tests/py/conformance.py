@@ -189,6 +189,8 @@ def case_stop_with_open_streams():
     done = threading.Event()
     threading.Thread(target=lambda: (swallow(watch), done.set()), daemon=True).start()
     assert done.wait(10), "the watch is still open"
+    _, error = answers.get(timeout=10)  # the client is told to ask elsewhere, not left with a stream that just ends
+    assert "UNAVAILABLE" in str(error) and "draining" in str(error), error
 
 
 def swallow(stream):
