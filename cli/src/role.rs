@@ -19,27 +19,47 @@ use registry::{EtcdConfig, Registry, RegistryConfig, TlsConfig};
 use std::sync::Arc;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
-/// Longest drain at the end of a process.
+/// From a stop to the end of what is still in flight; with the few seconds around it a stop takes less than 30.
 #[cfg(any(feature = "gateway", feature = "worker"))]
-pub(crate) const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(25);
+const DRAIN_MAX: std::time::Duration = std::time::Duration::from_secs(25);
 
-/// Resolves at SIGTERM or Ctrl-C. A second one ends the process at once.
-pub(crate) async fn stop() -> anyhow::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// Until when everything that stops now must have finished: one moment for all parts of a process.
+#[cfg(any(feature = "gateway", feature = "worker"))]
+pub(crate) fn drain_deadline() -> std::time::Instant {
+    let now = std::time::Instant::now();
+    now.checked_add(DRAIN_MAX).unwrap_or(now)
+}
+
+/// SIGTERM and Ctrl-C, listened for from the start of a process to its end: a signal that comes between two waits is kept.
+pub(crate) struct Stop(watch::Receiver<bool>);
+
+impl Stop {
+    /// Starts listening. A second signal ends the process at once.
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let (tx, rx) = watch::channel(false);
+        tokio::spawn(async move {
+            for first in [true, false] {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                }
+                if first {
+                    tracing::info!("stopping; a second signal ends at once");
+                    tx.send_replace(true);
+                }
+            }
+            std::process::exit(1);
+        });
+        Ok(Self(rx))
     }
-    tracing::info!("stopping; a second signal ends at once");
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
-        }
-        std::process::exit(1);
-    });
-    Ok(())
+
+    /// Resolves once a signal has come.
+    pub(crate) async fn wait(&self) {
+        let _ = self.0.clone().wait_for(|stopped| *stopped).await; // the sender lives as long as the process
+    }
 }
 
 /// The registry behind `--etcd`. It need not be there yet.

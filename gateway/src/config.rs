@@ -5,7 +5,6 @@ use proto::call::Upstream;
 use registry::Keys;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Makes the way to a worker: a network connection, or the handle of a worker in this process. Called on the network
 /// runtime that will use it.
@@ -43,8 +42,6 @@ pub struct GatewayConfig {
     pub runtimes: usize,
     /// How it reaches a worker.
     pub dial: Dial,
-    /// Longest wait for what is in flight when it stops.
-    pub drain_max: Duration,
 }
 
 impl GatewayConfig {

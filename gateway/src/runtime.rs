@@ -14,6 +14,7 @@ use proto::server::Server;
 use registry::{Mirror, Registry};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
 
@@ -94,10 +95,10 @@ impl Gateway {
         }
     }
 
-    /// Says it is going down, finishes what is in flight within the configured time, then stops.
-    pub async fn drain(self) {
+    /// Says it is going down, finishes what is in flight until `deadline`, then stops.
+    pub async fn drain(self, deadline: Instant) {
         self.core.draining.send_replace(true);
-        self.server.drain(self.core.config.drain_max).await;
+        self.server.drain(deadline).await;
         self.admin.abort();
     }
 }

@@ -12,6 +12,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
+mod greeted;
+
+use greeted::Greeted;
+
 /// Bounds of a listener and of each of its connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -25,6 +29,8 @@ pub struct Limits {
     pub window_bytes: (u32, u32),
     /// Largest header list in bytes.
     pub header_bytes_max: u32,
+    /// How long a connection may take to say that it speaks HTTP/2.
+    pub handshake_max: Duration,
     /// How often a silent connection is asked whether it lives, and how long the answer may take.
     pub keep_alive: (Duration, Duration),
 }
@@ -37,6 +43,7 @@ impl Limits {
         streams_max: 128,
         window_bytes: (1 << 20, 4 << 20),
         header_bytes_max: 16 << 10,
+        handshake_max: Duration::from_secs(5),
         keep_alive: (Duration::from_secs(30), Duration::from_secs(10)),
     };
     /// Between gateway and worker: 2/16 MiB windows and as many streams as a gateway has requests.
@@ -164,7 +171,16 @@ pub trait Handler: Clone + Send + 'static {
 }
 
 /// Serves one connection over HTTP/2 until the peer closes it, or until `stop` turns true and what is in flight is answered.
+/// A connection that does not say within its time that it speaks HTTP/2 is dropped: hyper would wait for that for ever, through a
+/// shutdown too.
 pub async fn serve(stream: TcpStream, handler: impl Handler, limits: Limits, mut stop: watch::Receiver<bool>) {
+    let stream = tokio::select! {
+        greeted = tokio::time::timeout(limits.handshake_max, Greeted::read(stream)) => match greeted {
+            Ok(Ok(stream)) => stream,
+            _ => return,
+        },
+        _ = stop.wait_for(|stopped| *stopped) => return,
+    };
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())

@@ -3,7 +3,7 @@
 use crate::listen::{self, Addresses, Handler, Limits, Runtimes, Sockets};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
@@ -76,11 +76,11 @@ impl Server {
         Ok(Self { stop, connections })
     }
 
-    /// Accepts no more, tells every connection to go (GOAWAY), and waits until all are closed; true when they were within
-    /// `longest`. Requests in flight are answered.
-    pub async fn drain(self, longest: Duration) -> bool {
+    /// Accepts no more, tells every connection to go (GOAWAY), and waits until all are closed; true when they were by
+    /// `deadline`. Requests in flight are answered.
+    pub async fn drain(self, deadline: Instant) -> bool {
         self.stop.send_replace(true);
-        let closed = tokio::time::timeout(longest, self.connections.all_closed()).await.is_ok();
+        let closed = tokio::time::timeout_at(deadline.into(), self.connections.all_closed()).await.is_ok();
         if !closed {
             tracing::warn!(open = self.connections.open.load(Ordering::Relaxed), "connections cut at the end of the drain");
         }

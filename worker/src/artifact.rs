@@ -2,6 +2,7 @@
 //! directory nor the cache has them.
 
 use crate::error::WorkerError;
+use crate::repository::MODEL_FILE;
 use policy::{ArtifactFile, ArtifactRecord, Digest};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ pub(crate) struct Artifacts {
     cache: PathBuf,
     /// Folders of the model directory that hold an artifact as it is.
     in_place: Mutex<HashMap<Digest, PathBuf>>,
+    fetching: tokio::sync::Mutex<()>,
     /// Single files, for holders' answers.
     files: Mutex<HashMap<Digest, PathBuf>>,
 }
@@ -33,7 +35,7 @@ impl Artifacts {
     pub(crate) fn open(data_dir: &Path) -> Result<Self, WorkerError> {
         let cache = data_dir.join("artifacts");
         std::fs::create_dir_all(&cache).map_err(WorkerError::file(&cache))?;
-        Ok(Self { cache, in_place: Mutex::default(), files: Mutex::default() })
+        Ok(Self { cache, in_place: Mutex::default(), fetching: Default::default(), files: Mutex::default() })
     }
 
     /// Notes that `folder` holds `artifact`.
@@ -55,16 +57,15 @@ impl Artifacts {
     /// # Errors
     /// When no holder gives the right bytes; nothing half-fetched is left in the artifact's place.
     pub(crate) async fn folder(&self, artifact: &ArtifactRecord, holders: &[String]) -> Result<PathBuf, WorkerError> {
-        let known = self.in_place.lock().unwrap_or_else(PoisonError::into_inner).get(&artifact.digest).cloned();
-        if let Some(folder) = known {
-            return Ok(folder);
-        }
         check_manifest(artifact)?;
-        let folder = self.cache.join(artifact.digest.as_str());
-        if !folder.is_dir() {
-            self.fetch(artifact, holders, &folder).await?;
-        } else {
+        // One at a time: two models with the same files must not write the same place.
+        let _fetching = self.fetching.lock().await;
+        let known = self.in_place.lock().unwrap_or_else(PoisonError::into_inner).get(&artifact.digest).cloned();
+        let folder = known.unwrap_or_else(|| self.cache.join(artifact.digest.as_str()));
+        if folder.is_dir() {
             self.verify(artifact, &folder).await?;
+        } else {
+            self.fetch(artifact, holders, &folder).await?;
         }
         self.offer(artifact, &folder);
         Ok(folder)
@@ -82,16 +83,23 @@ impl Artifacts {
         std::fs::rename(&partial, folder).map_err(WorkerError::file(folder))
     }
 
-    /// A cached artifact may have been changed on disk since.
+    /// Files may have been changed on disk since they were hashed.
     async fn verify(&self, artifact: &ArtifactRecord, folder: &Path) -> Result<(), WorkerError> {
-        let (digest, folder) = (artifact.digest.clone(), folder.to_owned());
+        let (digest, folder_shown, folder) = (artifact.digest.clone(), folder.to_owned(), folder.to_owned());
         let found = tokio::task::spawn_blocking(move || hash_folder(&folder))
             .await
             .map_err(|e| WorkerError::Artifact { digest: digest.to_string(), what: e.to_string() })??;
         if found.digest == artifact.digest {
             return Ok(());
         }
-        let what = format!("the cached files have digest {}; delete them from the data directory", found.digest);
+        let what = if folder_shown.starts_with(&self.cache) {
+            format!("the cached files have digest {}; delete {} from the data directory", found.digest, digest)
+        } else {
+            format!(
+                "its files were changed since they were offered and have digest {} now; give them a new version, or restart",
+                found.digest
+            )
+        };
         Err(WorkerError::Artifact { digest: digest.to_string(), what })
     }
 }
@@ -103,6 +111,9 @@ fn check_manifest(artifact: &ArtifactRecord) -> Result<(), WorkerError> {
     let inside = |path: &str| Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
     if let Some(file) = artifact.files.iter().find(|f| f.path.is_empty() || !inside(&f.path)) {
         return Err(wrong(format!("its file {:?} would lie outside its folder", file.path)));
+    }
+    if !artifact.files.iter().any(|f| f.path == MODEL_FILE) {
+        return Err(wrong(format!("has no {MODEL_FILE}")));
     }
     let listed = digest_of(Sha256::new_with_prefix(ArtifactRecord::manifest(&artifact.files)))?;
     if listed == artifact.digest { Ok(()) } else { Err(wrong(format!("its list of files has digest {listed}"))) }

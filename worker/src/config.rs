@@ -47,8 +47,6 @@ pub struct WorkerConfig {
     pub validate_memory_max: u64,
     /// Largest message in bytes, both ways.
     pub message_bytes_max: usize,
-    /// Longest wait for what is in flight when it stops.
-    pub drain_max: Duration,
 }
 
 /// Requests a replica's queue holds at most.

@@ -29,9 +29,17 @@ pub enum WorkerError {
         /// What is wrong and what was expected.
         what: String,
     },
-    /// Nobody has an artifact, or what they have is not it.
+    /// What is here is not the artifact.
     #[error("artifact {digest}: {what}")]
     Artifact {
+        /// Which one.
+        digest: String,
+        /// What is wrong.
+        what: String,
+    },
+    /// No holder gave the files.
+    #[error("artifact {digest}: {what}")]
+    NotFetched {
         /// Which one.
         digest: String,
         /// What happened at each place.
@@ -49,6 +57,12 @@ pub enum WorkerError {
         /// Bytes it has.
         total: u64,
     },
+    /// The model cannot be served by this worker.
+    #[error("{0}")]
+    Invalid(String),
+    /// Whether it can could not be found out: this host's fault, not the model's.
+    #[error("could not be validated: {0}")]
+    NotValidated(String),
     /// The model ran, but not as its signature says.
     #[error("{0}")]
     Signature(String),
@@ -58,6 +72,24 @@ pub enum WorkerError {
 }
 
 impl WorkerError {
+    /// May it be gone when tried again, with nothing changed here? No `_` arm: a new error must decide it.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Registry(error) => error.may_retry(),
+            // A holder may be away, the host may be short of something.
+            Self::NotFetched { .. } | Self::NotValidated(_) => true,
+            // Short of memory is for the planner to know: another worker may have it.
+            Self::Memory { .. }
+            | Self::Engine(_)
+            | Self::File { .. }
+            | Self::Repository { .. }
+            | Self::Artifact { .. }
+            | Self::Invalid(_)
+            | Self::Signature(_)
+            | Self::Thread(_) => false,
+        }
+    }
+
     /// A file error with its path.
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

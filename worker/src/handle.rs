@@ -5,8 +5,8 @@ use arc_swap::ArcSwap;
 use policy::{Failure, VariantId};
 use proto::call::{InferCall, Replies, Upstream};
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The replicas that can be asked now. Cheap to clone.
 #[derive(Clone, Default)]
@@ -15,33 +15,37 @@ pub struct WorkerHandle(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     replicas: ArcSwap<HashMap<VariantId, Arc<Replica>>>,
+    /// Held by who changes the map, so that no change is lost; who reads it takes no lock.
+    changing: Mutex<()>,
     stopped: AtomicBool,
 }
 
 impl WorkerHandle {
     /// Makes `replica` the one that answers for `variant`; gives the one it replaces.
     pub(crate) fn insert(&self, variant: VariantId, replica: Arc<Replica>) -> Option<Arc<Replica>> {
-        let mut map = HashMap::clone(&self.0.replicas.load());
-        let old = map.insert(variant, replica);
-        self.0.replicas.store(Arc::new(map));
-        old
+        self.change(|map| map.insert(variant, replica))
     }
 
     /// Takes `variant` out.
     pub(crate) fn remove(&self, variant: &VariantId) -> Option<Arc<Replica>> {
-        let mut map = HashMap::clone(&self.0.replicas.load());
-        let old = map.remove(variant);
-        self.0.replicas.store(Arc::new(map));
-        old
+        self.change(|map| map.remove(variant))
     }
 
     /// Takes `variant` out if it is still `replica`; a successor stays.
-    pub(crate) fn remove_if(&self, variant: &VariantId, replica: &Arc<Replica>) -> bool {
-        let same = self.0.replicas.load().get(variant).is_some_and(|r| Arc::ptr_eq(r, replica));
-        if same {
-            self.remove(variant);
-        }
-        same
+    pub(crate) fn remove_if(&self, variant: &VariantId, replica: &Arc<Replica>) {
+        self.change(|map| {
+            if map.get(variant).is_some_and(|r| Arc::ptr_eq(r, replica)) {
+                map.remove(variant);
+            }
+        });
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut HashMap<VariantId, Arc<Replica>>) -> T) -> T {
+        let _changing = self.0.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut map = HashMap::clone(&self.0.replicas.load());
+        let result = change(&mut map);
+        self.0.replicas.store(Arc::new(map));
+        result
     }
 
     /// All replicas.

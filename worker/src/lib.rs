@@ -20,6 +20,7 @@ mod error;
 mod handle;
 mod load;
 mod manage;
+mod memory;
 mod offer;
 pub mod onnx;
 mod publish;
@@ -30,6 +31,7 @@ mod serve;
 #[cfg(test)]
 mod testing;
 pub mod validate;
+mod verdict;
 
 pub use config::WorkerConfig;
 pub use cores::CorePlan;

@@ -6,6 +6,7 @@ use crate::engine::ort::Runtime;
 use crate::engine::sample::{self, Guess};
 use crate::engine::{Engine, EngineError, Fallback, LoadSpec, ProviderReport};
 use crate::error::WorkerError;
+use crate::memory::Reservation;
 use crate::replica::{Parts, Replica};
 use crate::repository::MODEL_FILE;
 use policy::batch::Limits;
@@ -45,6 +46,7 @@ pub(crate) fn load(
     placement: &PlacementRecord,
     version: &VersionRecord,
     folder: &Path,
+    memory: Reservation,
     on_failed: Box<dyn Fn(String) + Send + Sync>,
 ) -> Result<Warm, WorkerError> {
     let started = Instant::now();
@@ -80,6 +82,7 @@ pub(crate) fn load(
             queue_len_max: QUEUE_LEN_MAX,
             queue_bytes_max: QUEUE_BYTES_MAX,
         },
+        _memory: Some(memory),
         on_failed,
     };
     let instances = u32::try_from(engines.len()).unwrap_or(u32::MAX);
@@ -104,7 +107,7 @@ pub(crate) fn core_plan(config: &WorkerConfig, placement: &PlacementRecord) -> C
 }
 
 /// `cuda:1` is device 1 of its provider.
-fn device_id(device: &str) -> i32 {
+pub(crate) fn device_id(device: &str) -> i32 {
     device.split_once(':').and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
 }
 

@@ -2,33 +2,36 @@
 
 use crate::artifact::Artifacts;
 use crate::config::WorkerConfig;
+use crate::engine::Fallback;
 use crate::engine::ort::Runtime;
 use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
-use crate::load::{Warm, core_plan, load};
+use crate::load::{Warm, core_plan, device_id, load};
+use crate::memory::Ledger;
 use crate::offer::publish_holder;
 use crate::publish::Publisher;
+use crate::verdict::{How, Verdicts};
 use policy::reconcile::{Action, Loaded, reconcile};
 use policy::{
-    ArtifactRecord, Digest, HolderRecord, PlacementRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Unknown,
-    VariantId, VersionRecord, WorkerRecord,
+    ArtifactRecord, HolderRecord, PlacementRecord, ProfileRecord, ReloadFailure, ReplicaState, SCHEMA, Unknown, VariantId, VersionRecord,
+    WorkerRecord,
 };
 use registry::{Registry, Txn, decode};
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 mod placements;
+mod slot;
 
 use placements::Placements;
+pub(crate) use slot::Slot;
 
 /// Loads at once: one computes while the other reads.
 const LOADS_MAX: usize = 2;
-/// Pause before a replica whose engine failed is loaded again; doubled this many times at most.
-const RETRY: Duration = Duration::from_secs(1);
-const RETRY_DOUBLINGS: u32 = 6;
 /// How long gateways get to learn that a replica goes before it stops answering.
 const NOTICE: Duration = Duration::from_millis(300);
 
@@ -38,40 +41,23 @@ pub(crate) struct Manager {
     pub(crate) runtime: Arc<Runtime>,
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) artifacts: Arc<Artifacts>,
+    pub(crate) verdicts: Verdicts,
     pub(crate) publisher: Publisher,
     pub(crate) handle: WorkerHandle,
     pub(crate) record: WorkerRecord,
     pub(crate) slots: BTreeMap<VariantId, Slot>,
+    pub(crate) ledger: Ledger,
     pub(crate) attempts: u64,
 }
 
-/// A placement being served.
-pub(crate) struct Slot {
-    loaded: Loaded,
-    placement: PlacementRecord,
-    /// Which load this slot waits for; the result of an older one is dropped.
-    attempt: u64,
-    report: Option<Report>,
-    bytes: u64,
-    reload_failed: Option<ReloadFailure>,
-    /// Engine failures in a row: each makes the next attempt wait longer.
-    failures: u32,
-}
-
-/// What a warm replica reports: what serves, while something else may be loading.
-struct Report {
-    artifact: Digest,
-    generation: u64,
-    instances: u32,
-    latency: policy::profile::Latency,
-    provider: crate::engine::ProviderReport,
-}
-
-/// What every load shares.
-struct Loading {
+/// What is under way outside the manager.
+struct Underway {
     permits: Arc<Semaphore>,
     /// Where a replica says that its engine failed.
     failed: mpsc::Sender<(VariantId, u64, String)>,
+    loads: JoinSet<Finished>,
+    /// Replicas whose notice is over.
+    unloads: JoinSet<VariantId>,
 }
 
 /// A finished load.
@@ -87,33 +73,31 @@ impl Manager {
     pub(crate) async fn run(mut self) {
         let mut wanted = Placements::follow(&self.registry, &self.config.keys, self.config.id.as_str());
         // A replica fails at most once, so this many are never waiting.
-        let (failed_tx, mut failed_rx) = mpsc::channel::<(VariantId, u64, String)>(256);
-        let loading = Loading { permits: Arc::new(Semaphore::new(LOADS_MAX)), failed: failed_tx };
-        let mut loads: JoinSet<Finished> = JoinSet::new();
+        let (failed, mut failed_rx) = mpsc::channel::<(VariantId, u64, String)>(256);
+        let permits = Arc::new(Semaphore::new(LOADS_MAX));
+        let mut underway = Underway { permits, failed, loads: JoinSet::new(), unloads: JoinSet::new() };
         wanted.synced().await;
         loop {
             for action in self.actions(&wanted) {
                 match action {
-                    Action::Load(placement) | Action::Reload(placement) => {
-                        self.attempts = self.attempts.saturating_add(1);
-                        self.begin(placement.clone());
-                        loads.spawn(self.load(placement, Duration::ZERO, &loading));
-                    }
-                    Action::Unload(variant) => self.unload(&variant),
+                    Action::Load(placement) | Action::Reload(placement) => self.begin(placement, &mut underway),
+                    Action::Unload(variant) => self.unload(&variant, &mut underway),
                     Action::IgnoreStale { variant, epoch, newest } => tracing::warn!(%variant, epoch, newest, "stale placement ignored"),
                 }
             }
             tokio::select! {
                 () = wanted.changed() => {}
-                Some(finished) = loads.join_next() => match finished {
-                    Ok(finished) => self.finish(finished),
+                Some(finished) = underway.loads.join_next() => match finished {
+                    Ok(finished) => self.finish(finished, &mut underway),
                     Err(error) => tracing::error!(%error, "a load ended abnormally"),
                 },
-                Some((variant, attempt, reason)) = failed_rx.recv() => {
-                    if let Some((placement, pause)) = self.failed(&variant, attempt, reason) {
-                        loads.spawn(self.load(placement, pause, &loading));
+                Some(Ok(variant)) = underway.unloads.join_next() => {
+                    // It may have been wanted again meanwhile; then its record is a new one.
+                    if !self.slots.contains_key(&variant) {
+                        self.publisher.remove(&self.replica_key(&variant));
                     }
                 }
+                Some((variant, attempt, reason)) = failed_rx.recv() => self.failed(&variant, attempt, reason, &mut underway),
             }
         }
     }
@@ -135,48 +119,55 @@ impl Manager {
         actions
     }
 
-    /// A slot for a load that starts now. A reload keeps reporting the replica that still serves.
-    fn begin(&mut self, placement: PlacementRecord) {
-        let (variant, attempt) = (placement.variant.clone(), self.attempts);
-        let old = self.slots.remove(&variant);
-        let (report, bytes, state) = match old {
-            Some(Slot { report: Some(report), bytes, .. }) => (Some(report), bytes, ReplicaState::Ready),
-            _ => (None, 0, ReplicaState::Loading("waiting to load".to_owned())),
-        };
-        let loaded = Loaded { variant: variant.clone(), artifact: placement.artifact.clone(), generation: placement.generation, state };
-        self.slots.insert(variant.clone(), Slot { loaded, placement, attempt, report, bytes, reload_failed: None, failures: 0 });
-        self.publish(&variant);
+    /// Loads `placement`. A reload keeps reporting the replica that still serves.
+    fn begin(&mut self, placement: PlacementRecord, underway: &mut Underway) {
+        let variant = placement.variant.clone();
+        let serving = self.slots.remove(&variant).and_then(|old| old.report);
+        self.slots.insert(variant.clone(), Slot::loading(placement, serving));
+        self.attempt(&variant, Duration::ZERO, underway);
+    }
+
+    /// One more attempt to load what `variant`'s slot wants, after `pause`.
+    fn attempt(&mut self, variant: &VariantId, pause: Duration, underway: &mut Underway) {
+        self.attempts = self.attempts.saturating_add(1);
+        let Some(slot) = self.slots.get_mut(variant) else { return };
+        slot.attempt = self.attempts;
+        let placement = slot.placement.clone();
+        let load = self.load(placement, pause, underway);
+        underway.loads.spawn(load);
+        self.publish(variant);
     }
 
     /// The load of the newest attempt, in a task of its own, after `pause`.
-    fn load(&self, placement: PlacementRecord, pause: Duration, loading: &Loading) -> impl Future<Output = Finished> + use<> {
-        let (config, runtime, registry, artifacts) =
-            (self.config.clone(), self.runtime.clone(), self.registry.clone(), self.artifacts.clone());
+    fn load(&self, placement: PlacementRecord, pause: Duration, underway: &Underway) -> impl Future<Output = Finished> + use<> {
+        let (config, runtime, registry) = (self.config.clone(), self.runtime.clone(), self.registry.clone());
+        let (artifacts, verdicts, ledger) = (self.artifacts.clone(), self.verdicts.clone(), self.ledger.clone());
         let device = config.devices.iter().find(|d| d.name == placement.device).cloned();
-        let others = self.slots.values().filter(|s| s.placement.device == placement.device && s.loaded.variant != placement.variant);
-        let promised: u64 = others.map(|s| s.bytes).sum();
         let (variant, attempt) = (placement.variant.clone(), self.attempts);
-        let (permits, failed) = (loading.permits.clone(), loading.failed.clone());
+        let (permits, failed) = (underway.permits.clone(), underway.failed.clone());
         async move {
             tokio::time::sleep(pause).await;
             let class = device.as_ref().map(|d| d.class.clone()).unwrap_or_default();
             let work = async {
                 let _permit = permits.acquire().await;
                 let (version, folder) = prepare(&config, &*registry, &artifacts, &placement).await?;
+                verdicts.of(&placement.artifact, &folder, how(&placement)).await?;
+                let device = device.ok_or_else(|| WorkerError::Signature(format!("this worker has no device {}", placement.device)))?;
                 let instances = core_plan(&config, &placement).instances.get() as u64;
-                fits(&placement, device.as_ref(), version.bytes_resident.saturating_mul(instances), promised)?;
+                let memory = ledger.reserve(&device, version.bytes_resident.saturating_mul(instances))?;
                 let on_failed = {
                     let variant = placement.variant.clone();
                     Box::new(move |reason| drop(failed.try_send((variant.clone(), attempt, reason))))
                 };
-                let blocking = tokio::task::spawn_blocking(move || load(&runtime, &config, &placement, &version, &folder, on_failed));
+                let blocking =
+                    tokio::task::spawn_blocking(move || load(&runtime, &config, &placement, &version, &folder, memory, on_failed));
                 blocking.await.map_err(|e| WorkerError::Signature(e.to_string()))?
             };
             Finished { variant, attempt, class, result: work.await }
         }
     }
 
-    fn finish(&mut self, finished: Finished) {
+    fn finish(&mut self, finished: Finished, underway: &mut Underway) {
         let Finished { variant, attempt, class, result } = finished;
         let Some(slot) = self.slots.get_mut(&variant).filter(|s| s.attempt == attempt) else {
             return; // unwanted meanwhile: what was loaded goes with the result
@@ -184,17 +175,20 @@ impl Manager {
         match result {
             Ok(warm) => {
                 tracing::info!(%variant, load_ms = warm.load_ms, instances = warm.instances, provider = %warm.provider.summary, "replica ready");
-                slot.loaded.state = ReplicaState::Ready;
-                slot.bytes = warm.bytes_resident;
-                self.keep_profile(&variant, class, &warm);
-                let Some(slot) = self.slots.get_mut(&variant) else { return };
-                let (artifact, generation) = (slot.loaded.artifact.clone(), slot.loaded.generation);
-                slot.report =
-                    Some(Report { artifact, generation, instances: warm.instances, latency: warm.latency, provider: warm.provider });
+                slot.serves(&warm, attempt);
                 publish_holder(&self.config, &self.publisher, &slot.placement.artifact);
+                self.keep_profile(&variant, class, &warm);
                 if let Some(old) = self.handle.insert(variant.clone(), warm.replica) {
                     tokio::spawn(async move { old.drain().await });
                 }
+            }
+            Err(error) if error.may_pass() => {
+                let pause = slot.next_pause();
+                tracing::warn!(%variant, %error, pause_s = pause.as_secs(), "replica not loaded yet, trying again");
+                if slot.report.is_none() {
+                    slot.loaded.state = ReplicaState::Loading(format!("trying again: {error}"));
+                }
+                return self.attempt(&variant, pause, underway);
             }
             Err(error) if slot.report.is_some() => {
                 // The old replica goes on serving; this placement is not tried again until it changes.
@@ -210,25 +204,28 @@ impl Manager {
         self.publish(&variant);
     }
 
-    /// An engine of a serving replica failed. Gives what to load again, and after which pause: another worker may not exist,
-    /// and what failed once after a thousand answers deserves another try.
-    fn failed(&mut self, variant: &VariantId, attempt: u64, reason: String) -> Option<(PlacementRecord, Duration)> {
-        let slot = self.slots.get_mut(variant).filter(|s| s.attempt == attempt)?;
-        let pause = RETRY.saturating_mul(1 << slot.failures.min(RETRY_DOUBLINGS));
-        tracing::error!(%variant, reason, pause_s = pause.as_secs(), "replica failed, it will be loaded again");
-        slot.loaded.state = ReplicaState::Failed(reason);
-        slot.report = None;
-        slot.failures = slot.failures.saturating_add(1);
-        self.attempts = self.attempts.saturating_add(1);
-        slot.attempt = self.attempts;
-        let placement = slot.placement.clone();
+    /// An engine of a serving replica failed. It is loaded again: another worker may not exist, and what failed once after a
+    /// thousand answers deserves another try.
+    fn failed(&mut self, variant: &VariantId, attempt: u64, reason: String, underway: &mut Underway) {
+        let Some(slot) = self.slots.get_mut(variant) else { return };
+        let Some(report) = slot.report.take_if(|r| r.attempt == attempt) else { return };
         self.handle.remove(variant);
-        self.publish(variant);
-        Some((placement, pause))
+        let is_loading = slot.attempt != attempt && slot.reload_failed.is_none();
+        if report.since.elapsed() > slot::STEADY {
+            slot.failures = 0;
+        }
+        slot.loaded.state = ReplicaState::Failed(reason.clone());
+        if is_loading {
+            tracing::error!(%variant, reason, "replica failed while its successor loads");
+            return self.publish(variant);
+        }
+        let pause = slot.next_pause();
+        tracing::error!(%variant, reason, pause_s = pause.as_secs(), "replica failed, it will be loaded again");
+        self.attempt(variant, pause, underway);
     }
 
     /// Gateways learn first, then the replica finishes what it has, then its engines go.
-    fn unload(&mut self, variant: &VariantId) {
+    fn unload(&mut self, variant: &VariantId, underway: &mut Underway) {
         let Some(mut slot) = self.slots.remove(variant) else { return };
         tracing::info!(%variant, "unloading replica");
         let key = self.replica_key(variant);
@@ -236,14 +233,13 @@ impl Manager {
             return self.publisher.remove(&key);
         };
         slot.loaded.state = ReplicaState::Draining;
-        self.publisher.put(key.clone(), &self.replica_record(&slot));
-        let (handle, publisher, variant) = (self.handle.clone(), self.publisher.clone(), variant.clone());
-        tokio::spawn(async move {
+        self.publisher.put(key, &slot.record(&self.record));
+        let (handle, variant) = (self.handle.clone(), variant.clone());
+        underway.unloads.spawn(async move {
             tokio::time::sleep(NOTICE).await;
-            if handle.remove_if(&variant, &replica) {
-                publisher.remove(&key);
-            }
-            replica.drain().await;
+            handle.remove_if(&variant, &replica);
+            tokio::spawn(async move { replica.drain().await });
+            variant
         });
     }
 
@@ -253,30 +249,7 @@ impl Manager {
 
     fn publish(&self, variant: &VariantId) {
         if let Some(slot) = self.slots.get(variant) {
-            self.publisher.put(self.replica_key(variant), &self.replica_record(slot));
-        }
-    }
-
-    fn replica_record(&self, slot: &Slot) -> ReplicaRecord {
-        let report = slot.report.as_ref();
-        ReplicaRecord {
-            schema: SCHEMA,
-            worker: self.config.id.clone(),
-            incarnation: self.record.incarnation,
-            variant: slot.loaded.variant.clone(),
-            device: slot.placement.device.clone(),
-            epoch: slot.placement.epoch,
-            state: slot.loaded.state.clone(),
-            bytes_resident: slot.bytes,
-            instances: report.map_or(0, |r| r.instances),
-            provider: report.map_or(slot.placement.provider, |r| r.provider.summary),
-            fallback: report.and_then(|r| r.provider.fallback.clone()),
-            artifact: report.map_or_else(|| slot.loaded.artifact.clone(), |r| r.artifact.clone()),
-            generation: report.map_or(slot.loaded.generation, |r| r.generation),
-            reload_failed: slot.reload_failed.clone(),
-            alpha_us: report.map_or(0.0, |r| r.latency.alpha_us),
-            beta_us: report.map_or(0.0, |r| r.latency.beta_us),
-            unknown: Unknown::new(),
+            self.publisher.put(self.replica_key(variant), &slot.record(&self.record));
         }
     }
 
@@ -309,13 +282,19 @@ impl Manager {
     }
 }
 
+/// How a placement is run.
+fn how(placement: &PlacementRecord) -> How {
+    let fallback = if placement.fallback.is_some() { Fallback::Cpu } else { Fallback::Never };
+    How { provider: placement.provider, device_id: device_id(&placement.device), fallback }
+}
+
 /// What the version is, and its files on this host.
 async fn prepare(
     config: &WorkerConfig,
     registry: &dyn Registry,
     artifacts: &Artifacts,
     placement: &PlacementRecord,
-) -> Result<(VersionRecord, std::path::PathBuf), WorkerError> {
+) -> Result<(VersionRecord, PathBuf), WorkerError> {
     let key = config.keys.version(placement.variant.model.as_str(), placement.variant.version.into());
     let entry = registry.get(&key).await?.ok_or_else(|| WorkerError::Signature(format!("{} has no version record", placement.variant)))?;
     let version: VersionRecord = decode(&entry, SCHEMA)?;
@@ -325,16 +304,4 @@ async fn prepare(
     let addresses: Vec<String> = holders.map(|h| h.admin).collect();
     let folder = artifacts.folder(&artifact, &addresses).await?;
     Ok((version, folder))
-}
-
-/// I8: bytes promised on a device never exceed what it has.
-fn fits(placement: &PlacementRecord, device: Option<&policy::DeviceRecord>, needed: u64, promised: u64) -> Result<(), WorkerError> {
-    let Some(device) = device else {
-        return Err(WorkerError::Signature(format!("this worker has no device {}", placement.device)));
-    };
-    let free = device.memory_bytes.saturating_sub(promised);
-    if needed > free {
-        return Err(WorkerError::Memory { needed, device: device.name.clone(), free, total: device.memory_bytes });
-    }
-    Ok(())
 }

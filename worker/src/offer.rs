@@ -3,15 +3,14 @@
 
 use crate::artifact::{Artifacts, hash_folder};
 use crate::config::WorkerConfig;
-use crate::engine::Fallback;
 use crate::error::WorkerError;
 use crate::publish::Publisher;
-use crate::repository::{Found, MODEL_FILE, scan};
-use crate::validate::{self, Facts, Limits, Request, Verdict};
-use policy::{ArtifactRecord, HolderRecord, ModelRecord, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState};
+use crate::repository::{Found, scan};
+use crate::verdict::{How, Verdicts};
+use policy::{HolderRecord, ModelRecord, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState};
 use registry::{Compare, Registry, Txn};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -28,6 +27,7 @@ pub(crate) struct Offer {
     pub(crate) config: Arc<WorkerConfig>,
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) artifacts: Arc<Artifacts>,
+    pub(crate) verdicts: Verdicts,
     pub(crate) publisher: Publisher,
 }
 
@@ -51,8 +51,9 @@ impl Offer {
         for found in &found {
             match self.describe(found).await {
                 Ok(record) => {
-                    self.until_written("writing a version", || self.write(found, &record)).await;
-                    described.push((found, record));
+                    if self.until_written("writing a version", || self.write(found, &record)).await {
+                        described.push((found, record));
+                    }
                 }
                 Err(error) => tracing::error!(model = %found.model, version = %found.version, %error, "version not offered"),
             }
@@ -67,18 +68,20 @@ impl Offer {
         }
     }
 
-    /// The registry may be away for long: says so once and tries on.
-    async fn until_written<F: Future<Output = Result<(), WorkerError>>>(&self, what: &str, mut attempt: impl FnMut() -> F) {
+    /// The registry may be away for long: says so once and tries on. False when it never will take it.
+    async fn until_written<F: Future<Output = Result<(), WorkerError>>>(&self, what: &str, mut attempt: impl FnMut() -> F) -> bool {
         let mut complained = false;
         while let Err(error) = attempt().await {
-            if !matches!(error, WorkerError::Registry(_)) {
-                return tracing::error!(%error, "{what} failed");
+            if !error.may_pass() {
+                tracing::error!(%error, "{what} failed");
+                return false;
             }
             if !std::mem::replace(&mut complained, true) {
                 tracing::warn!(%error, "{what}: the registry does not take it, trying on");
             }
             tokio::time::sleep(RETRY).await;
         }
+        true
     }
 
     /// Hashes and, where this artifact was never validated here, validates.
@@ -86,17 +89,19 @@ impl Offer {
         let folder = found.folder.clone();
         let hashed = tokio::task::spawn_blocking(move || hash_folder(&folder)).await;
         let artifact = hashed.map_err(|e| WorkerError::Signature(e.to_string()))??;
-        let verdict = self.verdict(&artifact, &found.folder).await?;
-        let (state, facts) = match verdict {
-            Verdict::Valid(facts) => (VersionState::Valid, *facts),
-            Verdict::Invalid { reason } => {
-                tracing::error!(model = %found.model, version = %found.version, reason, "version is not valid");
-                (VersionState::Invalid(reason), no_facts(&self.config))
+        let (state, signature, bytes_resident) = match self.verdicts.of(&artifact.digest, &found.folder, How::CPU).await {
+            Ok(facts) => {
+                let signature = Signature::complete(facts.inputs, facts.outputs, found.settings.max_batch_size);
+                (VersionState::Valid, signature, facts.bytes_resident)
             }
-            Verdict::NotRun { reason } => return Err(WorkerError::Signature(format!("could not be validated: {reason}"))),
+            Err(WorkerError::Invalid(reason)) => {
+                tracing::error!(model = %found.model, version = %found.version, reason, "version is not valid");
+                (VersionState::Invalid(reason), Signature::default(), 0)
+            }
+            Err(error) => return Err(error),
         };
         self.artifacts.offer(&artifact, &found.folder);
-        self.publish_holder(&artifact);
+        publish_holder(&self.config, &self.publisher, &artifact.digest);
         Ok(VersionRecord {
             schema: SCHEMA,
             model: found.model.clone(),
@@ -105,42 +110,12 @@ impl Offer {
             reference: VariantName::new(REFERENCE).map_err(|e| WorkerError::Signature(e.to_string()))?,
             artifact: artifact.digest,
             files: artifact.files,
-            signature: Signature::complete(facts.inputs, facts.outputs, found.settings.max_batch_size),
-            bytes_resident: facts.bytes_resident,
+            signature,
+            bytes_resident,
             image: found.settings.image.clone(),
             labels: found.labels.clone(),
             unknown: Unknown::new(),
         })
-    }
-
-    fn publish_holder(&self, artifact: &ArtifactRecord) {
-        publish_holder(&self.config, &self.publisher, &artifact.digest);
-    }
-
-    /// From the cache of verdicts, or from a child. A verdict holds for an artifact and a library.
-    async fn verdict(&self, artifact: &ArtifactRecord, folder: &Path) -> Result<Verdict, WorkerError> {
-        let library = self.config.library.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let path = self.config.data_dir.join("verdicts").join(format!("{}-{library}.json", artifact.digest));
-        if let Some(verdict) = std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
-            return Ok(verdict);
-        }
-        let request = Request {
-            model: folder.join(MODEL_FILE),
-            libraries: vec![self.config.library.clone()],
-            provider: policy::ExecutionProvider::Cpu,
-            device_id: 0,
-            fallback: Fallback::Never,
-            intra_threads: self.config.cores.intra_threads,
-        };
-        let limits = Limits { time: self.config.validate_time_max, memory_bytes: self.config.validate_memory_max };
-        tracing::info!(path = %request.model.display(), "validating a new artifact in a child process");
-        let verdict = validate::validate(&self.config.binary, &request, limits).await;
-        if !matches!(verdict, Verdict::NotRun { .. })
-            && let Err(error) = keep(&path, &verdict)
-        {
-            tracing::warn!(%error, "verdict not kept, the next start validates again");
-        }
-        Ok(verdict)
     }
 
     /// Writes what the version is, and wants the model if nobody has said anything about it.
@@ -218,28 +193,4 @@ pub(crate) fn publish_holder(config: &WorkerConfig, publisher: &Publisher, artif
         unknown: Unknown::new(),
     };
     publisher.put(config.keys.holder(artifact.as_str(), config.id.as_str()), &holder);
-}
-
-fn keep(path: &Path, verdict: &Verdict) -> Result<(), WorkerError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).map_err(WorkerError::file(folder))?;
-    let beside = path.with_extension("new");
-    let text = serde_json::to_vec(verdict).map_err(|e| WorkerError::Signature(e.to_string()))?;
-    std::fs::write(&beside, text).map_err(WorkerError::file(&beside))?;
-    std::fs::rename(&beside, path).map_err(WorkerError::file(path))
-}
-
-/// What is known of a version that cannot be loaded.
-fn no_facts(config: &WorkerConfig) -> Facts {
-    Facts {
-        inputs: Vec::new(),
-        outputs: Vec::new(),
-        provider: crate::engine::ProviderReport { asked: config.provider, used: Vec::new(), summary: config.provider, fallback: None },
-        engine_version: String::new(),
-        bytes_resident: 0,
-        load_ms: 0,
-        first_run_ms: None,
-        not_exercised: None,
-        external_files: Vec::new(),
-    }
 }

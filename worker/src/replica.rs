@@ -4,6 +4,7 @@
 //! Nothing here decides what rides together: that is the batcher's part.
 
 use crate::engine::{CancelFlag, Engine, EngineError};
+use crate::memory::Reservation;
 use policy::batch::{Batch, Batcher, Limits, Pending, Ticket};
 use policy::profile::Latency;
 use policy::{Envelope, Failure, Moment, Signature, VariantId, WorkerId};
@@ -11,6 +12,7 @@ use proto::call::{InferCall, InferReply};
 use proto::chain::Chain;
 use std::collections::HashMap;
 use std::hash::{Hash as _, Hasher as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::oneshot;
@@ -32,6 +34,8 @@ pub(crate) struct Parts {
     pub(crate) signature: Signature,
     pub(crate) latency: Latency,
     pub(crate) limits: Limits,
+    /// What it may take; given back when its last engine is gone.
+    pub(crate) _memory: Option<Reservation>,
     /// Called once, from an engine thread, when an engine fails in a way that ends the replica.
     pub(crate) on_failed: Box<dyn Fn(String) + Send + Sync>,
 }
@@ -41,6 +45,8 @@ struct Shared {
     instances: u32,
     origin: Instant,
     queue: Mutex<Queue>,
+    /// The model was seen to mix rows: its requests run alone from then on.
+    mixes_rows: AtomicBool,
     work: Condvar,
     idle: tokio::sync::Notify,
 }
@@ -54,6 +60,13 @@ struct Queue {
     closed: bool,
     /// Set when an engine failed for good.
     failed: Option<String>,
+}
+
+impl Queue {
+    /// Nothing waits and nothing runs.
+    fn is_idle(&self) -> bool {
+        self.running == 0 && self.batcher.is_empty()
+    }
 }
 
 /// A waiting request.
@@ -89,6 +102,7 @@ impl Replica {
             parts,
             origin: Instant::now(),
             queue: Mutex::new(queue),
+            mixes_rows: AtomicBool::new(false),
             work: Condvar::new(),
             idle: tokio::sync::Notify::new(),
         });
@@ -123,7 +137,7 @@ impl Replica {
                 let mut queue = self.shared.lock();
                 queue.closed = true;
                 self.shared.work.notify_all();
-                if queue.failed.is_some() || (queue.running == 0 && queue.batcher.is_empty()) {
+                if queue.failed.is_some() || queue.is_idle() {
                     return;
                 }
             }
@@ -198,6 +212,7 @@ impl Shared {
 
     /// The life of an instance: take a batch, run it, answer, until the replica closes or the engine fails.
     fn run_instance(&self, mut engine: Box<dyn Engine>) {
+        let _fault = EndsReplica(self);
         let (mut assembler, mut batch, mut jobs) = (Assembler::default(), Batch::default(), Vec::new());
         while self.next_batch(&mut batch, &mut jobs) {
             let count = jobs.len();
@@ -205,20 +220,26 @@ impl Shared {
             let mut queue = self.lock();
             queue.running = queue.running.saturating_sub(count);
             if let Some(error) = failed {
-                let first = queue.failed.is_none();
-                queue.failed.get_or_insert_with(|| error.to_string());
-                queue.jobs.clear(); // their callers learn it from the closed oneshots
-                self.work.notify_all();
-                self.idle.notify_waiters();
                 drop(queue);
-                if first {
-                    (self.parts.on_failed)(error.to_string());
-                }
-                return;
+                return self.fail(error.to_string());
             }
-            if queue.running == 0 && queue.batcher.is_empty() {
+            if queue.is_idle() {
                 self.idle.notify_waiters();
             }
+        }
+    }
+
+    /// Ends the replica: whoever waits is told, and whoever owns it, once.
+    fn fail(&self, reason: String) {
+        let mut queue = self.lock();
+        let first = queue.failed.is_none();
+        queue.failed.get_or_insert_with(|| reason.clone());
+        queue.jobs.clear(); // their callers learn it from the closed oneshots
+        drop(queue);
+        self.work.notify_all();
+        self.idle.notify_waiters();
+        if first {
+            (self.parts.on_failed)(reason);
         }
     }
 
@@ -241,6 +262,9 @@ impl Shared {
                 queue.running = queue.running.saturating_add(jobs.len());
                 return true;
             }
+            if queue.is_idle() {
+                self.idle.notify_waiters(); // what was left may have been late or cancelled, and then no run tells it
+            }
             if queue.closed && queue.batcher.is_empty() {
                 return false;
             }
@@ -251,6 +275,9 @@ impl Shared {
     /// Runs `jobs` together and answers each. When the engine refuses them together, each runs alone, so that one bad
     /// request does not take its batch-mates along. An error is returned when the engine must go.
     fn run_batch(&self, engine: &mut dyn Engine, assembler: &mut Assembler, jobs: &mut Vec<Job>) -> Option<EngineError> {
+        if jobs.len() > 1 && self.mixes_rows.load(Ordering::Relaxed) {
+            return self.run_each(engine, assembler, jobs);
+        }
         match self.run_together(engine, assembler, jobs) {
             Ok(()) => None,
             Err(error) if !error.keeps_engine() => {
@@ -266,17 +293,19 @@ impl Shared {
                 jobs.drain(..).for_each(|job| drop(job.answer.send(Err(failure.clone()))));
                 None
             }
-            Err(_) => {
-                let mut alone = Vec::with_capacity(1);
-                for job in std::mem::take(jobs) {
-                    alone.push(job);
-                    if let Some(error) = self.run_batch(engine, assembler, &mut alone) {
-                        return Some(error);
-                    }
-                }
-                None
+            Err(_) => self.run_each(engine, assembler, jobs),
+        }
+    }
+
+    fn run_each(&self, engine: &mut dyn Engine, assembler: &mut Assembler, jobs: &mut Vec<Job>) -> Option<EngineError> {
+        let mut alone = Vec::with_capacity(1);
+        for job in std::mem::take(jobs) {
+            alone.push(job);
+            if let Some(error) = self.run_batch(engine, assembler, &mut alone) {
+                return Some(error);
             }
         }
+        None
     }
 
     fn run_together(&self, engine: &mut dyn Engine, assembler: &mut Assembler, jobs: &mut Vec<Job>) -> Result<(), EngineError> {
@@ -294,7 +323,8 @@ impl Shared {
         drop(runs);
         let compute_us = Moment::default().after(started.elapsed()).as_us();
         let rows: Vec<u32> = jobs.iter().map(|job| job.rows).collect();
-        let mut parts = split::split(self.parts.signature.max_batch_size > 0, &outputs, &rows)?.into_iter();
+        let parts = split::split(self.parts.signature.max_batch_size > 0, &outputs, &rows);
+        let mut parts = parts.inspect_err(|error| self.notice_mixed_rows(error))?.into_iter();
         let backlog_us = self.lock().batcher.backlog_us(self.parts.latency, self.instances);
         for job in jobs.drain(..) {
             let queue_us = Moment::default().after(started.saturating_duration_since(job.arrived)).as_us();
@@ -309,6 +339,25 @@ impl Shared {
             let _ = job.answer.send(Ok(reply));
         }
         Ok(())
+    }
+}
+
+impl Shared {
+    fn notice_mixed_rows(&self, error: &EngineError) {
+        if !self.mixes_rows.swap(true, Ordering::Relaxed) {
+            tracing::warn!(variant = %self.parts.variant, %error, "rows cannot be told apart, requests run one by one from now on");
+        }
+    }
+}
+
+/// Ends the replica when its instance's thread unwinds: a fault of ours must not leave callers waiting for ever.
+struct EndsReplica<'s>(&'s Shared);
+
+impl Drop for EndsReplica<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail("an engine thread panicked".to_owned());
+        }
     }
 }
 

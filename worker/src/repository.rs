@@ -98,8 +98,12 @@ fn scan_model(folder: &Path, name: String) -> Result<Vec<Found>, WorkerError> {
         let text = version_folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // As in Triton, folders that are not a version are not ours to judge.
         let Ok(version) = Version::parse(&text) else { continue };
-        if !version_folder.join(MODEL_FILE).is_file() {
-            return Err(problem(&version_folder, format!("has no {MODEL_FILE}")));
+        let file = version_folder.join(MODEL_FILE);
+        match std::fs::symlink_metadata(&file) {
+            Ok(meta) if meta.is_file() => {}
+            // What it leads to is not part of the artifact, so it could neither be named by its bytes nor travel.
+            Ok(meta) if meta.is_symlink() => return Err(problem(&file, "is a symbolic link; put the file itself here".to_owned())),
+            _ => return Err(problem(&version_folder, format!("has no {MODEL_FILE}"))),
         }
         let (model, settings, labels) = (model.clone(), settings.clone(), labels.clone());
         found.push(Found { model, version, folder: version_folder, settings, labels });
@@ -160,12 +164,14 @@ mod tests {
         write(dir.path(), "typo/sluice.toml", "max_batchsize = 8\n");
         write(dir.path(), "triton/config.pbtxt", "x");
         write(dir.path(), "bad name/1/model.onnx", "x");
+        std::fs::create_dir_all(dir.path().join("linked/1")).unwrap();
+        std::os::unix::fs::symlink(dir.path().join("good/1/model.onnx"), dir.path().join("linked/1/model.onnx")).unwrap();
         let (found, problems) = scan(dir.path()).unwrap();
         let names: Vec<_> = found.iter().map(|f| format!("{}:{}", f.model, f.version)).collect();
         assert_eq!(names, ["good:1", "good:2"]);
         assert_eq!(found[0].settings.max_batch_size, Some(8));
         let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        for needle in ["bad name", "has no version", "has no model.onnx", "config.pbtxt is not read", "max_batchsize"] {
+        for needle in ["bad name", "symbolic link", "has no version", "has no model.onnx", "config.pbtxt is not read", "max_batchsize"] {
             assert!(texts.iter().any(|t| t.contains(needle)), "{needle} in {texts:?}");
         }
     }

@@ -7,16 +7,18 @@ use crate::engine::ort::Runtime;
 use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
 use crate::manage::Manager;
+use crate::memory::Ledger;
 use crate::offer::Offer;
 use crate::publish::{self, Publisher};
 use crate::serve::DataPort;
+use crate::verdict::Verdicts;
 use policy::{SCHEMA, Unknown, WorkerRecord};
 use proto::listen::Limits;
 use proto::server::Server;
 use registry::Registry;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -60,6 +62,7 @@ impl Worker {
     ) -> Result<Self, WorkerError> {
         let config = Arc::new(config);
         let artifacts = Arc::new(Artifacts::open(&config.data_dir)?);
+        let verdicts = Verdicts::new(config.clone());
         let (publisher, records) = Publisher::new();
         let handle = WorkerHandle::default();
         let record = worker_record(&config);
@@ -72,16 +75,18 @@ impl Worker {
             runtime,
             registry: registry.clone(),
             artifacts: artifacts.clone(),
+            verdicts: verdicts.clone(),
             publisher: publisher.clone(),
             handle: handle.clone(),
             record: record.clone(),
             slots: Default::default(),
+            ledger: Ledger::default(),
             attempts: 0,
         };
         tasks.push(tokio::spawn(manager.run()));
         let (offered_tx, offered) = watch::channel(config.models.is_none().then(BTreeSet::new));
         if let Some(dir) = config.models.clone() {
-            let offer = Offer { config: config.clone(), registry, artifacts: artifacts.clone(), publisher: publisher.clone() };
+            let offer = Offer { config: config.clone(), registry, artifacts: artifacts.clone(), verdicts, publisher: publisher.clone() };
             tasks.push(tokio::spawn(offer.run(dir, offered_tx)));
         }
         let server = match ports {
@@ -107,14 +112,14 @@ impl Worker {
         models.ok().and_then(|models| models.clone()).unwrap_or_default()
     }
 
-    /// Says it is going, answers what it has within the configured time, gives up its lease, stops.
-    pub async fn drain(self) {
+    /// Says it is going, answers what it has until `deadline`, gives up its lease, stops.
+    pub async fn drain(self, deadline: Instant) {
         let record = WorkerRecord { draining: true, ..self.record };
         self.publisher.put(self.config.keys.worker(self.config.id.as_str()), &record);
         self.tasks.iter().for_each(JoinHandle::abort);
         if let Some(server) = self.server {
             tokio::time::sleep(NOTICE).await;
-            server.drain(self.config.drain_max).await;
+            server.drain(deadline).await;
         }
         self.handle.stop();
         let replicas = self.handle.all();
@@ -123,7 +128,7 @@ impl Worker {
                 replica.drain().await;
             }
         };
-        if tokio::time::timeout(self.config.drain_max, drained).await.is_err() {
+        if tokio::time::timeout_at(deadline.into(), drained).await.is_err() {
             tracing::warn!("work cut at the end of the drain");
         }
         self.stop.send_replace(true);

@@ -228,6 +228,8 @@ fn judge(status: ExitStatus, stdout: &[u8], stderr: &[u8], limits: Limits) -> Ve
         None => format!("the validating process ended with status {} while {}: {last}", status.code().unwrap_or(-1), stage.doing()),
     };
     match stage {
+        // Signal 9 comes from outside: the host was out of memory, which says nothing of the model.
+        _ if status.signal() == Some(9) => Verdict::NotRun { reason },
         Stage::Starting => Verdict::NotRun { reason },
         _ => Verdict::Invalid { reason },
     }

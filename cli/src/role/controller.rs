@@ -1,6 +1,6 @@
 //! `sluice controller`.
 
-use super::{bind, etcd, host_name, stop};
+use super::{Stop, bind, etcd, host_name};
 use crate::telemetry::say;
 use ::controller::{Controller, ControllerConfig};
 use registry::admin::AdminService;
@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 pub(crate) async fn run(args: crate::args::Controller) -> anyhow::Result<()> {
+    let stop = Stop::listen()?;
     let admin = bind("admin", &args.admin).await?;
     say(&format!("listening: admin {}", admin.local_addr()?));
     let registry = etcd(&args.etcd)?;
@@ -23,7 +24,7 @@ pub(crate) async fn run(args: crate::args::Controller) -> anyhow::Result<()> {
     let serving = tokio::spawn(async move { axum::serve(admin, router).await });
     let config = ControllerConfig::new(args.id.unwrap_or_else(host_name), keys);
     let controller = Running::start(registry, config);
-    stop().await?;
+    stop.wait().await;
     controller.stop().await;
     serving.abort();
     Ok(())

@@ -1,6 +1,6 @@
 //! `sluice gateway`.
 
-use super::{DRAIN_MAX, bind, etcd, network_threads, stop};
+use super::{Stop, bind, drain_deadline, etcd, network_threads};
 use crate::args::{Control, Front, Place};
 use crate::telemetry::say;
 use ::gateway::{Dial, Gateway, GatewayConfig, ModelControl};
@@ -14,6 +14,7 @@ use std::time::Instant;
 
 pub(crate) async fn run(args: crate::args::Gateway) -> anyhow::Result<()> {
     let started = Instant::now();
+    let stop = Stop::listen()?;
     let grpc = bind("grpc", &args.front.grpc).await?;
     let admin = bind("admin", &args.front.admin).await?;
     say(&format!("listening: grpc {}, admin {}", grpc.local_addr()?, admin.local_addr()?));
@@ -24,15 +25,13 @@ pub(crate) async fn run(args: crate::args::Gateway) -> anyhow::Result<()> {
     let config = config(&args.front, &args.place, control(args.model_control), snapshot, dial);
     let gateway = Gateway::start(config, registry, grpc, admin)?;
     tokio::select! {
-        () = gateway.ready() => say(&format!("ready: {} models in {} ms", gateway.routable(), started.elapsed().as_millis())),
-        stopped = stop() => {
-            stopped?;
-            gateway.drain().await;
-            return Ok(());
+        () = gateway.ready() => {
+            say(&format!("ready: {} models in {} ms", gateway.routable(), started.elapsed().as_millis()));
+            stop.wait().await;
         }
+        () = stop.wait() => {}
     }
-    stop().await?;
-    gateway.drain().await;
+    gateway.drain(drain_deadline()).await;
     Ok(())
 }
 
@@ -60,6 +59,5 @@ pub(crate) fn config(front: &Front, place: &Place, model_control: ModelControl, 
         snapshot,
         runtimes: network_threads(front.network_threads),
         dial,
-        drain_max: DRAIN_MAX,
     }
 }

@@ -1,7 +1,7 @@
 //! `sluice up`: a whole cluster in one process. No socket between gateway and worker, the same code otherwise.
 
 use super::controller::Running;
-use super::{bind, gateway, library, stop, worker};
+use super::{Stop, bind, drain_deadline, gateway, library, worker};
 use crate::args::Up;
 use crate::telemetry::say;
 use ::controller::ControllerConfig;
@@ -18,6 +18,7 @@ use std::time::Instant;
 
 pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
     let started = Instant::now();
+    let stop = Stop::listen()?;
     let grpc = bind("grpc", &args.front.grpc).await?;
     let admin = bind("admin", &args.front.admin).await?;
     let loopback = grpc.local_addr()?.ip().is_loopback();
@@ -42,18 +43,18 @@ pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
         let models = worker.offered().await;
         gateway.settled(&models).await
     };
-    let stopped = tokio::select! {
+    tokio::select! {
         (ready, failed) = settled => {
             failed.iter().for_each(|(model, reason)| say(&format!("not ready: {model}: {reason}")));
             say(&format!("ready: {ready} models in {} ms", started.elapsed().as_millis()));
-            stop().await
+            stop.wait().await;
         }
-        stopped = stop() => stopped,
-    };
-    stopped?;
-    gateway.drain().await;
+        () = stop.wait() => {}
+    }
+    let deadline = drain_deadline();
+    gateway.drain(deadline).await;
     controller.stop().await;
-    worker.drain().await;
+    worker.drain(deadline).await;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `sluice worker`.
 
-use super::{DRAIN_MAX, bind, etcd, host_name, library, network_threads, stop};
+use super::{Stop, bind, drain_deadline, etcd, host_name, library, network_threads};
 use crate::args::{Engines, Place};
 use crate::telemetry::say;
 use ::worker::engine::ort::Runtime;
@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(crate) async fn run(args: crate::args::Worker) -> anyhow::Result<()> {
+    let stop = Stop::listen()?;
     let data = bind("listen", &args.listen).await?;
     let admin = bind("admin", &args.admin).await?;
     let advertise = |address: std::net::SocketAddr| match &args.advertise {
@@ -33,8 +34,8 @@ pub(crate) async fn run(args: crate::args::Worker) -> anyhow::Result<()> {
     config.models = args.models.clone().map(|dir| existing(&dir)).transpose()?;
     let registry = etcd(&args.etcd)?;
     let worker = Worker::start(config, runtime, registry, Some(WorkerPorts { data, admin, runtimes: network_threads(None) }))?;
-    stop().await?;
-    worker.drain().await;
+    stop.wait().await;
+    worker.drain(drain_deadline()).await;
     Ok(())
 }
 
@@ -88,7 +89,6 @@ pub(crate) fn config(engines: &Engines, place: &Place, id: WorkerId, runtime: &R
         validate_time_max: Duration::from_secs(engines.validate_seconds),
         validate_memory_max: engines.validate_memory_mb.saturating_mul(1 << 20),
         message_bytes_max: i32::MAX as usize, // the gateway's limit is the one that counts
-        drain_max: DRAIN_MAX,
     })
 }
 

@@ -79,7 +79,6 @@ async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<Workers>) {
         snapshot: None,
         runtimes: 1,
         dial: Arc::new(move |w: &WorkerRecord| Arc::new(Fake { id: w.id.to_string(), workers: dialled.clone() }) as Arc<dyn Upstream>),
-        drain_max: Duration::from_secs(1),
     };
     let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1], optional: false };
     let mut record = version(1, VersionState::Valid);

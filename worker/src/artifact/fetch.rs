@@ -22,7 +22,7 @@ pub(crate) async fn fetch_file(artifact: &Digest, file: &ArtifactFile, holders: 
     let mut wrong = Vec::new();
     for holder in holders {
         match fetch_from(holder, file, path).await {
-            Ok(()) => match check(file, path) {
+            Ok(()) => match check(file, path).await {
                 Ok(()) => return Ok(()),
                 Err(what) => {
                     let _ = std::fs::remove_file(path); // a wrong file must not be resumed
@@ -37,11 +37,13 @@ pub(crate) async fn fetch_file(artifact: &Digest, file: &ArtifactFile, holders: 
     } else {
         format!("could not be fetched: {}", wrong.join("; "))
     };
-    Err(WorkerError::Artifact { digest: artifact.to_string(), what })
+    Err(WorkerError::NotFetched { digest: artifact.to_string(), what })
 }
 
-fn check(file: &ArtifactFile, path: &Path) -> Result<(), String> {
-    match hash_file(path) {
+/// Hashing a large file takes seconds, which no runtime thread has.
+async fn check(file: &ArtifactFile, path: &Path) -> Result<(), String> {
+    let target = path.to_owned();
+    match tokio::task::spawn_blocking(move || hash_file(&target)).await.map_err(|e| e.to_string())? {
         Ok((sha256, _)) if sha256 == file.sha256 => Ok(()),
         Ok((sha256, bytes)) => {
             Err(format!("{} has sha256 {sha256} ({bytes} bytes), expected {} ({} bytes)", file.path, file.sha256, file.bytes))

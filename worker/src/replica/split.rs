@@ -43,24 +43,26 @@ impl Part {
     }
 }
 
-/// Splits `outputs` into requests of `rows` rows each, in order. A lone request gets all of them as they are.
+/// Splits `outputs` into requests of `rows` rows each, in order. A lone request gets all of them as they are: a detector, say,
+/// gives as many rows as it finds things.
 ///
 /// # Errors
-/// [`EngineError::Failed`] when an output of a batching model does not have one row per input row: the model mixes rows,
-/// and an answer could go to the wrong caller (I5).
+/// [`EngineError::NotComputed`] when several requests rode together and an output does not have one row per input row: nobody
+/// knows whose is whose (I5). Each can still run alone.
 pub(crate) fn split(batches: bool, outputs: &[TensorOut], rows: &[u32]) -> Result<Vec<Part>, EngineError> {
     let total: i64 = rows.iter().map(|r| i64::from(*r)).fold(0, i64::saturating_add);
     let mut parts: Vec<Part> = rows.iter().map(|_| Part::default()).collect();
+    let parts_len = parts.len();
     for output in outputs {
-        if batches && output.shape.first() != Some(&total) {
+        if rows.len() > 1 && output.shape.first() != Some(&total) {
             let reason = format!("output `{}` has shape {:?} for a batch of {total} rows", output.name, output.shape);
-            return Err(EngineError::Failed { reason });
+            return Err(EngineError::NotComputed { reason });
         }
         let mut rest = output.data.clone();
         let last = parts.len().saturating_sub(1);
         for (i, (part, rows)) in parts.iter_mut().zip(rows).enumerate() {
             let mut shape = Shape::from_slice(&output.shape);
-            if let (true, Some(first)) = (batches, shape.first_mut()) {
+            if let (true, Some(first)) = (batches && parts_len > 1, shape.first_mut()) {
                 *first = i64::from(*rows);
             }
             let data = if i == last { std::mem::take(&mut rest) } else { front(output, &mut rest, &shape)? };

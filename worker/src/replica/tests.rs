@@ -26,6 +26,7 @@ fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
         signature: signature(),
         latency: Latency { alpha_us: 10.0, beta_us: 5.0 },
         limits: LIMITS,
+        _memory: None,
         on_failed,
     }
 }
@@ -224,7 +225,77 @@ async fn only_the_outputs_asked_for_come_back() {
 #[test]
 fn i5_an_output_without_a_row_per_input_row_is_nobodys_answer() {
     let output = TensorOut { name: "y".into(), datatype: DataType::Fp32, shape: vec![1, 2], data: vec![0; 8].into() };
-    assert!(matches!(split::split(true, &[output], &[1, 1]), Err(EngineError::Failed { .. })));
+    assert!(matches!(split::split(true, std::slice::from_ref(&output), &[1, 1]), Err(EngineError::NotComputed { .. })));
+    assert!(split::split(true, &[output], &[2]).is_ok(), "alone there is no doubt whose it is");
+}
+
+/// An engine whose output has as many rows as it likes: seven of the first value.
+fn detector() -> (Box<dyn Engine>, mpsc::Receiver<i64>) {
+    let (runs_tx, runs) = mpsc::sync_channel(64);
+    let signature = EngineSignature { inputs: signature().inputs, outputs: signature().outputs, ..Default::default() };
+    let compute = move |inputs: &[crate::engine::TensorView<'_>], _: &CancelFlag| {
+        runs_tx.send(inputs[0].shape[0]).unwrap();
+        let data = inputs[0].data[..8].repeat(7);
+        Ok(vec![TensorOut { name: "y".into(), datatype: DataType::Fp32, shape: vec![7, 2], data: data.into() }])
+    };
+    (Box::new(FakeEngine::new(signature, Box::new(compute))), runs)
+}
+
+#[tokio::test]
+async fn i5_a_model_that_mixes_rows_runs_its_requests_one_by_one_and_stays() {
+    let (engine, runs) = detector();
+    let replica = start(engine);
+    let calls: Vec<_> = (0..8u8).map(|i| spawn(&replica, call(f32::from(i), 1, None))).collect();
+    for (i, call) in calls.into_iter().enumerate() {
+        let reply = call.await.unwrap().unwrap();
+        assert_eq!((reply.reply.outputs[0].shape.as_slice(), values(&reply)), (&[7i64, 2][..], vec![i as f32; 14]));
+    }
+    let together = runs.try_iter().filter(|rows| *rows > 1).count();
+    assert!(together <= 1, "once it is known nothing rides together: {together}");
+}
+
+#[tokio::test]
+async fn a_drain_ends_when_what_was_left_was_late() {
+    let (engine, gate) = gated(|_| None);
+    let replica = start(engine);
+    let running = spawn(&replica, call(1.0, 1, None));
+    assert_eq!(first_run(&gate).await, 1);
+    let late = spawn(&replica, call(2.0, 1, Some(Duration::from_millis(5))));
+    queued(&replica, 1).await;
+    let drained = {
+        let replica = replica.clone();
+        tokio::spawn(async move { replica.drain().await })
+    };
+    while !replica.shared.lock().closed || replica.shared.now().as_us() < 5_000 {
+        tokio::task::yield_now().await;
+    }
+    // The deadline must have passed before the engine is free.
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_millis(6) {
+        tokio::task::yield_now().await;
+    }
+    drop(gate.go);
+    running.await.unwrap().unwrap();
+    assert!(matches!(late.await.unwrap(), Err(Failure::DeadlineExceeded { .. })));
+    tokio::time::timeout(Duration::from_secs(5), drained).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_panic_in_an_engine_thread_is_an_answer_for_everyone() {
+    let (engine, gate) = gated(|values| if values[0] < 0.0 { panic!("on purpose") } else { None });
+    let (told_tx, told) = mpsc::sync_channel(4);
+    let told_once = Box::new(move |reason| told_tx.send(reason).unwrap());
+    let replica = Arc::new(Replica::start(parts(told_once), vec![engine]).unwrap());
+    let running = spawn(&replica, call(-1.0, 1, None));
+    assert_eq!(first_run(&gate).await, 1);
+    let waiting = spawn(&replica, call(2.0, 1, None));
+    queued(&replica, 1).await;
+    drop(gate.go);
+    for call in [running, waiting] {
+        assert!(matches!(call.await.unwrap(), Err(Failure::NotReady { .. })));
+    }
+    let reason = tokio::task::spawn_blocking(move || told.recv()).await.unwrap();
+    assert!(reason.unwrap().contains("panicked"));
 }
 
 #[test]
