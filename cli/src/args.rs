@@ -101,7 +101,7 @@ pub(crate) struct Front {
     /// Address of the admin port: operator calls, health, metrics
     #[arg(long, env = "SLUICE_ADMIN", default_value = "127.0.0.1:8002", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) admin: String,
-    /// Largest message in MiB, both ways
+    /// Largest request in MiB, and largest reply from a worker in another process
     #[arg(long, env = "SLUICE_MESSAGE_MIB", default_value_t = 65, value_parser = clap::value_parser!(u32).range(1..=2047))]
     pub(crate) message_mib: u32,
     /// Believe the sluice-tenant header of clients

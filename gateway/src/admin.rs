@@ -30,7 +30,7 @@ fn router(core: Arc<Core>) -> axum::Router {
         .route(
             "/metrics",
             get(move || async move {
-                metrics.metrics.in_flight_bytes.set(i64::try_from(metrics.in_flight_bytes()).unwrap_or(i64::MAX));
+                metrics.metrics.in_flight_bytes.set(i64::try_from(metrics.budget.held()).unwrap_or(i64::MAX));
                 ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.metrics.render())
             }),
         )
@@ -48,10 +48,15 @@ pub(crate) async fn want(core: &Core, model: ModelName, wanted: bool) -> Result<
     if let Err(failure @ Failure::NoTable { .. }) = core.table.load().resolve(model.as_str(), "") {
         return Err(failure);
     }
-    if wanted && core.table.load().models.get(model.as_str()).is_none_or(|m| m.versions.is_empty()) {
-        // Refused before anything is written: a mistyped name must not stay behind as a wanted model.
-        let reason = format!("no worker offers model {model}: put it in a worker's --models directory");
-        return Err(Failure::LoadFailed { reason });
+    // Refused before anything is written: a mistyped name must not stay behind, wanted or unwanted.
+    let versions = core.table.load().models.get(model.as_str()).map(|m| m.versions.len());
+    match (wanted, versions) {
+        (true, None | Some(0)) => {
+            let reason = format!("no worker offers model {model}: put it in a worker's --models directory");
+            return Err(Failure::LoadFailed { reason });
+        }
+        (false, None) => return Err(Failure::UnknownModel { model: model.to_string() }),
+        _ => {}
     }
     let change = if wanted { Change::Load(model.clone()) } else { Change::Unload(model.clone()) };
     core.operator.change(change, CHANGE_MAX).await?;

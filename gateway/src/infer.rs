@@ -33,7 +33,7 @@ pub(crate) struct Context {
 impl Shard {
     /// Answers a request read from the wire.
     pub(crate) async fn answer(&self, envelope: Envelope, raw: Vec<Chain>, context: Context) -> Result<InferReply, Failure> {
-        let span = tracing::info_span!(target: trace::TARGET, "infer", model = %envelope.model, tenant = %context.caller.tenant);
+        let span = tracing::info_span!(target: trace::TARGET, "receive", model = %envelope.model, tenant = %context.caller.tenant);
         trace::continue_from(&span, context.trace.as_ref());
         let started = Instant::now();
         let table = self.core.table.load_full();
@@ -64,7 +64,6 @@ impl Shard {
         let checked = check_request(version.signature(), &envelope)?;
         check_bytes_inputs(&envelope, &raw)?;
         let pin = pinned(version, &envelope)?;
-        let _permit = self.core.admit(envelope.inputs.iter().map(|i| i.byte_length).sum())?;
         let request = Request { envelope: Arc::new(envelope), raw, rows: checked.rows, context, pin };
         let mut tried: SmallVec<[WorkerId; ATTEMPTS_MAX]> = SmallVec::new();
         let mut last = None;

@@ -6,6 +6,8 @@ use crate::shard::Shard;
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use policy::{Failure, Reply};
+use proto::budget::Permit;
+use proto::chain::Chain;
 use proto::frame::{Encoding, MessageBody, MessageReader, ReadError, ReplyBody, refuse, response};
 use proto::listen::Handler;
 use proto::{envelope, metadata, status, trace};
@@ -41,21 +43,15 @@ impl Front {
         let (head, body) = request.into_parts();
         let context = self.context(&head.headers);
         match self.read_one(&head.headers, body).await {
-            Ok(message) => self.infer_message(message, context).await,
-            Err(failure) => {
-                self.shard.core.metrics.refused(failure.wire().0);
-                refuse(&failure, "")
-            }
+            Ok((message, _held)) => self.infer_message(message, context).await,
+            Err(failure) => self.refuse(&failure),
         }
     }
 
-    async fn infer_message(&self, message: proto::chain::Chain, context: Context) -> Response<ReplyBody> {
+    async fn infer_message(&self, message: Chain, context: Context) -> Response<ReplyBody> {
         let (envelope, raw) = match envelope::read_request(message) {
             Ok(read) => read,
-            Err(failure) => {
-                self.shard.core.metrics.refused(failure.wire().0);
-                return refuse(&failure, "");
-            }
+            Err(failure) => return self.refuse(&failure),
         };
         let id = envelope.id.clone();
         match self.shard.answer(envelope, raw, context).await {
@@ -68,11 +64,18 @@ impl Front {
         }
     }
 
-    /// The one message of a unary call.
-    async fn read_one(&self, headers: &HeaderMap, body: Incoming) -> Result<proto::chain::Chain, Failure> {
-        let mut reader = MessageReader::new(body, Encoding::of(headers)?, self.shard.core.config.message_bytes_max);
+    /// An error before a request is known.
+    fn refuse(&self, failure: &Failure) -> Response<ReplyBody> {
+        self.shard.core.metrics.refused(failure.wire().0);
+        refuse(failure, "")
+    }
+
+    /// The one message of a unary call, and its share of the budget.
+    async fn read_one(&self, headers: &HeaderMap, body: Incoming) -> Result<(Chain, Option<Permit>), Failure> {
+        let core = &self.shard.core;
+        let mut reader = MessageReader::new(body, Encoding::of(headers)?, core.config.message_bytes_max).with_budget(&core.budget);
         match reader.next().await {
-            Ok(Some(message)) => Ok(message),
+            Ok(Some(message)) => Ok((message, reader.take_permit())),
             Ok(None) => Err(Failure::Malformed { what: "the call has no message".to_owned() }),
             Err(ReadError::Bad(failure)) => Err(failure),
             Err(ReadError::Gone) => Err(Failure::Cancelled),

@@ -4,13 +4,13 @@ use crate::config::GatewayConfig;
 use crate::metrics::Metrics;
 use crate::table::Table;
 use arc_swap::ArcSwap;
-use policy::{Failure, Moment, WorkerId, WorkerRecord};
+use policy::{Moment, WorkerId, WorkerRecord};
+use proto::budget::Budget;
 use proto::call::Upstream;
 use registry::Registry;
 use registry::admin::AdminService;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -26,13 +26,15 @@ pub(crate) struct Core {
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) default_tenant: Arc<str>,
     origin: Instant,
-    in_flight_bytes: Arc<AtomicU64>,
+    /// Bytes of requests held.
+    pub(crate) budget: Budget,
     /// A table is there: read from the registry or from the snapshot.
     pub(crate) has_table: watch::Sender<bool>,
 }
 
 impl Core {
     pub(crate) fn new(config: GatewayConfig, registry: Arc<dyn Registry>) -> Self {
+        let budget = Budget::new(config.in_flight_bytes_max);
         let operator = AdminService::new(registry, config.keys.clone());
         Self {
             config,
@@ -43,7 +45,7 @@ impl Core {
             draining: watch::channel(false).0,
             default_tenant: Arc::from("default"),
             origin: Instant::now(),
-            in_flight_bytes: Arc::default(),
+            budget,
             has_table: watch::channel(false).0,
         }
     }
@@ -53,39 +55,11 @@ impl Core {
         Moment::default().after(self.origin.elapsed())
     }
 
-    /// Holds `bytes` of the budget until the permit is dropped.
-    pub(crate) fn admit(&self, bytes: u64) -> Result<BytesPermit, Failure> {
-        let limit = self.config.in_flight_bytes_max;
-        let held = self.in_flight_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let permit = BytesPermit { bytes, held: self.in_flight_bytes.clone() };
-        if held.saturating_add(bytes) > limit {
-            return Err(Failure::Overloaded { in_flight: held, limit, retry_ms: 100 });
-        }
-        Ok(permit)
-    }
-
-    /// Bytes held now.
-    pub(crate) fn in_flight_bytes(&self) -> u64 {
-        self.in_flight_bytes.load(Ordering::Relaxed)
-    }
-
     /// Puts a new table in place of the old one.
     pub(crate) fn install(&self, table: Table) {
         self.table.store(Arc::new(table));
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
         self.has_table.send_replace(true);
-    }
-}
-
-/// Bytes of the in-flight budget; given back on drop, so a cancelled request is counted too.
-pub(crate) struct BytesPermit {
-    bytes: u64,
-    held: Arc<AtomicU64>,
-}
-
-impl Drop for BytesPermit {
-    fn drop(&mut self) {
-        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -6,6 +6,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
 use policy::Failure;
+use proto::budget::Permit;
 use proto::chain::Chain;
 use proto::frame::{Encoding, MessageReader, ReadError, ReplyBody, StreamSender, refuse, response};
 use proto::{envelope, metadata, status};
@@ -32,7 +33,8 @@ impl Front {
             Ok(encoding) => encoding,
             Err(failure) => return refuse(&failure, ""),
         };
-        let reader = MessageReader::new(body, encoding, self.shard.core.config.message_bytes_max);
+        let core = &self.shard.core;
+        let reader = MessageReader::new(body, encoding, core.config.message_bytes_max).with_budget(&core.budget);
         let (sender, answer) = StreamSender::new(FRAMES_MAX);
         let front = self.clone();
         tokio::spawn(async move {
@@ -49,7 +51,8 @@ impl Front {
         let fail_stream = metadata::text(headers, metadata::TRITON_GRPC_ERROR) == Some("true");
         let context = self.context(headers);
         let mut running = FuturesUnordered::new();
-        let (mut open, mut draining) = (true, self.shard.core.draining.subscribe());
+        let core = &self.shard.core;
+        let (mut open, mut draining) = (true, core.draining.subscribe());
         let mut end = status::ok_trailers();
         loop {
             tokio::select! {
@@ -59,9 +62,17 @@ impl Front {
                     end = status::trailers(&Failure::Draining { retry_ms: 0 }, "");
                 }
                 message = reader.next(), if open && running.len() < IN_FLIGHT_MAX => match message {
-                    Ok(Some(message)) => running.push(self.one(message, context.clone())),
+                    Ok(Some(message)) => {
+                        let held = reader.take_permit();
+                        running.push(self.one(message, held, context.clone()));
+                    }
                     Ok(None) => open = false,
-                    Err(ReadError::Bad(failure)) => return status::trailers(&failure, ""),
+                    // Nothing behind a bad frame can be read; what came before it is still answered.
+                    Err(ReadError::Bad(failure)) => {
+                        core.metrics.refused(failure.wire().0);
+                        open = false;
+                        end = status::trailers(&failure, "");
+                    }
                     Err(ReadError::Gone) => return status::trailers(&Failure::Cancelled, ""),
                 },
                 Some(outcome) = running.next() => {
@@ -77,12 +88,13 @@ impl Front {
                         return status::ok_trailers();
                     }
                 }
-                else => return end, // half-closed or draining, and all is answered
+                else => return end, // nothing more comes, and all is answered
             }
         }
     }
 
-    async fn one(&self, message: Chain, context: Context) -> Outcome {
+    /// Answers one request; `_held` is its share of the budget.
+    async fn one(&self, message: Chain, _held: Option<Permit>, context: Context) -> Outcome {
         let (envelope, raw) = envelope::read_request(message).map_err(|failure| (failure, policy::Reply::default()))?;
         let named = named_reply(envelope.model.clone(), envelope.version.clone(), envelope.id.clone());
         match self.shard.answer(envelope, raw, context).await {

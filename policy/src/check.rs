@@ -16,6 +16,8 @@ pub mod limits {
     pub const NAME_BYTES_MAX: usize = 128;
     /// Most parameters of a request or tensor.
     pub const PARAMETERS_MAX: usize = 64;
+    /// Most encoded bytes of an input's typed contents: decoded they take up to sixteen times that.
+    pub const TYPED_BYTES_MAX: usize = 8 << 20;
     /// Most elements of a BYTES tensor.
     pub const BYTES_ELEMENTS_MAX: u64 = 1_000_000;
 }

@@ -7,6 +7,7 @@ use crate::inference::infer_parameter::ParameterChoice;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use policy::check::limits;
 use policy::{DataType, Envelope, Failure, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Shape};
+use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 
 mod typed;
@@ -29,7 +30,10 @@ pub fn read_request(mut message: Chain) -> Result<(Envelope, Vec<Chain>), Failur
             4 => push_parameter(&mut envelope.parameters, &mut message, wire)?,
             5 => {
                 bounded("inputs", envelope.inputs.len(), limits::TENSORS_MAX)?;
-                let input: pb::model_infer_request::InferInputTensor = submessage(&mut message, wire, "inputs")?;
+                let field = field_chain(&mut message, wire, "inputs")?;
+                check_input_size(&field)?;
+                let input =
+                    pb::model_infer_request::InferInputTensor::decode(field).map_err(|_| malformed("field inputs cannot be read"))?;
                 envelope.inputs.push(InputTensor {
                     name: input.name,
                     datatype: input.datatype,
@@ -56,6 +60,40 @@ pub fn read_request(mut message: Chain) -> Result<(Envelope, Vec<Chain>), Failur
         input.byte_length = chain.len() as u64;
     }
     Ok((envelope, raw))
+}
+
+/// Up to this size an input's description cannot decode into much.
+const SMALL_INPUT_BYTES: usize = 1 << 10;
+
+/// Bounds what decoding an input's description may take, before it is decoded.
+fn check_input_size(field: &Chain) -> Result<(), Failure> {
+    if field.len() <= SMALL_INPUT_BYTES {
+        return Ok(());
+    }
+    let (mut rest, mut dims, mut parameters) = (field.clone(), 0usize, 0usize);
+    while rest.has_remaining() {
+        match key(&mut rest)? {
+            (3, WireType::LengthDelimited) => dims = dims.saturating_add(field_chain(&mut rest, WireType::LengthDelimited, "shape")?.len()),
+            (4, wire) => {
+                parameters = parameters.saturating_add(1);
+                skip(&mut rest, 4, wire)?;
+            }
+            (5, wire) => {
+                let contents = field_chain(&mut rest, wire, "contents")?.len();
+                if contents > limits::TYPED_BYTES_MAX {
+                    let what = "bytes of typed contents (send raw_input_contents)".to_owned();
+                    return Err(Failure::Limit { what, got: contents as u64, limit: limits::TYPED_BYTES_MAX as u64 });
+                }
+            }
+            (field, wire) => {
+                dims = dims.saturating_add(usize::from(field == 3));
+                skip(&mut rest, field, wire)?;
+            }
+        }
+    }
+    // A dimension takes one to ten bytes.
+    bounded("dimensions", dims, limits::RANK_MAX.saturating_mul(10))?;
+    bounded("parameters", parameters, limits::PARAMETERS_MAX.saturating_add(1))
 }
 
 /// Raw or typed for the whole request, never both.

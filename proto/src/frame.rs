@@ -1,5 +1,6 @@
 //! gRPC framing over HTTP/2 bodies: each message has a flag byte and a 4-byte big-endian length in front.
 
+use crate::budget::{Budget, Permit};
 use crate::chain::Chain;
 use crate::status;
 use bytes::{Buf as _, Bytes};
@@ -61,12 +62,27 @@ pub struct MessageReader<B> {
     limit: usize,
     encoding: Encoding,
     trailers: Option<HeaderMap>,
+    /// For what is buffered, and for the message given out last.
+    held: Option<Permit>,
+    given: Option<Permit>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     /// A reader that refuses messages over `limit` bytes from their prefix alone.
     pub fn new(body: B, encoding: Encoding, limit: usize) -> Self {
-        Self { body, buffered: Chain::default(), prefix: None, limit, encoding, trailers: None }
+        Self { body, buffered: Chain::default(), prefix: None, limit, encoding, trailers: None, held: None, given: None }
+    }
+
+    /// Counts what arrives against `budget`.
+    #[must_use]
+    pub fn with_budget(mut self, budget: &Budget) -> Self {
+        self.held = Some(budget.permit());
+        self
+    }
+
+    /// The bytes of the message given out last: to be held for as long as it is.
+    pub fn take_permit(&mut self) -> Option<Permit> {
+        self.given.take()
     }
 
     /// The next message, `None` at the end of the body. Cancel safe.
@@ -87,7 +103,13 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
                 && let Some(message) = self.buffered.split_front(len)
             {
                 self.prefix = None;
-                return self.inflate(flag, message).map(Some).map_err(ReadError::Bad);
+                self.given = self.held.as_mut().map(|held| held.split((len as u64).saturating_add(PREFIX_BYTES as u64)));
+                let message = self.inflate(flag, message).map_err(ReadError::Bad)?;
+                let more = (message.len() as u64).saturating_sub(len as u64);
+                if let Some(given) = self.given.as_mut().filter(|_| more > 0) {
+                    given.grow(more).map_err(ReadError::Bad)?;
+                }
+                return Ok(Some(message));
             }
             if !self.fill().await? {
                 return match self.prefix {
@@ -113,6 +135,9 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
                 Some(Err(_)) => return Err(ReadError::Gone),
                 Some(Ok(Ok(data))) if data.is_empty() => {}
                 Some(Ok(Ok(data))) => {
+                    if let Some(held) = &mut self.held {
+                        held.grow(data.len() as u64).map_err(ReadError::Bad)?;
+                    }
                     self.buffered.push(data);
                     return Ok(true);
                 }
@@ -323,6 +348,23 @@ mod tests {
     async fn an_oversize_message_is_refused_from_its_prefix() {
         let claim = vec![0, 0xff, 0xff, 0xff, 0xff];
         assert_eq!(failure(read(Encoding::Identity, claim, 9).await), Failure::MessageTooLarge { got: 0xffff_ffff, limit: 9 });
+    }
+
+    #[tokio::test]
+    async fn what_arrives_is_counted_and_what_is_only_claimed_is_not() {
+        let budget = Budget::new(100);
+        let body = http_body_util::Full::new(Bytes::from([frame(0, &[7; 40]), vec![0, 0, 0, 0xff, 0xff, 1, 2]].concat()));
+        let mut reader = MessageReader::new(body, Encoding::Identity, 1 << 20).with_budget(&budget);
+        let message = reader.next().await.unwrap().unwrap();
+        let permit = reader.take_permit().unwrap();
+        assert_eq!((message.len(), budget.held()), (40, 52));
+        drop(permit);
+        assert_eq!(budget.held(), 7, "the cut message behind it, not the 64 KiB it claims");
+        drop(reader);
+        assert_eq!(budget.held(), 0);
+        let body = http_body_util::Full::new(Bytes::from(frame(0, &[7; 200])));
+        let mut reader = MessageReader::new(body, Encoding::Identity, 1 << 20).with_budget(&budget);
+        assert!(matches!(reader.next().await, Err(ReadError::Bad(Failure::Overloaded { .. }))));
     }
 
     #[tokio::test]

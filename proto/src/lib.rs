@@ -8,6 +8,7 @@
 //!
 //! Not here: deciding anything about a request (`policy`).
 
+pub mod budget;
 pub mod call;
 pub mod chain;
 pub mod envelope;

@@ -134,6 +134,17 @@ def case_stream():
         seen.add(i)
     streaming.stop_stream()
     assert seen == set(range(300)) - {150} and len(errors) == 1 and "request id: 150" in errors[0], errors
+    # a frame that cannot be read ends the stream, after what came before it is answered
+    from tritonclient.grpc import service_pb2 as pb
+    channel = grpc.insecure_channel(ADDRESS)
+    raw = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", request_serializer=lambda m: m, response_deserializer=lambda b: b)
+    good = pb.ModelInferRequest(model_name="add_sub", id="before")
+    for name in ("INPUT0", "INPUT1"):
+        good.inputs.add(name=name, datatype="FP32", shape=(1, 16))
+        good.raw_input_contents.append(bytes(64))
+    got = raw(iter([good.SerializeToString(), bytes(66 << 20)]))
+    assert b"before" in next(got)
+    fails("RESOURCE_EXHAUSTED", "limit", call=lambda: next(got))
     # a client that asks for it gets a true status, and the stream ends
     streaming = triton.InferenceServerClient(ADDRESS)
     streaming.start_stream(lambda result, error: answers.put((result, error)), headers={"triton_grpc_error": "true"})
@@ -219,6 +230,7 @@ def case_metadata_and_control():
     client.load_model("add_sub")  # a loaded model is loaded anew
     assert client.infer("add_sub", feed)
     fails("FAILED_PRECONDITION", "nope", call=lambda: client.load_model("nope"))
+    fails("NOT_FOUND", "`nope`", call=lambda: client.unload_model("nope"))
     fails("NOT_FOUND", "`nope`", call=lambda: client.get_model_metadata("nope"))  # nothing stays behind
     pinned = client.infer("add_sub", feed, parameters={"sluice_variant": "fp32@ort"})
     assert pinned.get_response().parameters["sluice_variant"].string_param == "fp32@ort"

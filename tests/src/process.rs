@@ -107,6 +107,13 @@ impl Sluice {
         }
     }
 
+    /// Bytes of memory it holds.
+    pub fn bytes_resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+    }
+
     /// Its process id.
     pub fn id(&self) -> String {
         self.child.id().to_string()

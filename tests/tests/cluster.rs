@@ -113,6 +113,8 @@ fn i2_without_etcd_gateways_serve_and_a_new_one_starts_from_its_snapshot() {
     let Some(kit) = Kit::find() else { return };
     let repository = kit.repository(&["test/add_sub"]);
     let mut cluster = Cluster::start(&kit, repository.path(), 2);
+    let idle = cluster.gateway.bytes_resident();
+    assert!(idle <= 40 << 20, "an idle gateway holds {idle} bytes");
     until("the snapshot has both replicas", Duration::from_secs(20), || {
         std::fs::read_to_string(cluster.snapshot()).is_ok_and(|s| s.matches("\"state\":\"ready\"").count() == 2)
     });

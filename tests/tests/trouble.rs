@@ -86,6 +86,8 @@ fn what_is_missing_or_taken_is_said_before_anything_is_loaded() {
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let other = maps.split_whitespace().find(|part| part.contains("libc.so") || part.contains("libm.so")).unwrap();
     refuses(&kit, &["--models", models, "--data-dir", data_dir, "--onnxruntime", other], 1, &[other, "OrtGetApiBase", "cargo xtask fetch"]);
+    let old = old_library(data.path());
+    refuses(&kit, &["--models", models, "--data-dir", data_dir, "--onnxruntime", text(&old)], 1, &["1.20.1", "1.24", "cargo xtask fetch"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (code, _, said) = kit.run(&["up", "--models", models, "--data-dir", data_dir, "--grpc", &address, "--admin", "127.0.0.1:0"]);
@@ -100,6 +102,18 @@ fn what_is_missing_or_taken_is_said_before_anything_is_loaded() {
     let config = data.path().join("sluice.toml");
     std::fs::write(&config, "grcp = \"x\"\ndata_dri = \"y\"\n").unwrap();
     refuses(&kit, &["--models", models, "--config", text(&config)], 2, &["`grpc`", "`data-dir`"]);
+}
+
+/// A library that says it is ONNX Runtime 1.20.1 and can do nothing else.
+fn old_library(dir: &Path) -> std::path::PathBuf {
+    let (source, library) = (dir.join("old.c"), dir.join("libonnxruntime.so.1.20.1"));
+    let code = "static const char *version(void) { return \"1.20.1\"; }\n\
+                static const void *api(unsigned number) { (void)number; return 0; }\n\
+                static const struct { const void *(*api)(unsigned); const char *(*version)(void); } base = { api, version };\n\
+                const void *OrtGetApiBase(void) { return &base; }\n";
+    std::fs::write(&source, code).unwrap();
+    assert!(Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status().unwrap().success());
+    library
 }
 
 #[test]

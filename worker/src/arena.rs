@@ -18,14 +18,9 @@ const CAPACITY_MIN: usize = 64 * 1024;
 /// Why memory could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum ArenaError {
-    /// More than the arena may hold.
-    #[error("a batch of {wanted} bytes is over the limit of {limit}")]
-    TooLarge {
-        /// Bytes wanted in all.
-        wanted: usize,
-        /// The arena's limit.
-        limit: usize,
-    },
+    /// More than an address can name.
+    #[error("a batch is larger than any memory")]
+    TooLarge,
     /// The system refuses.
     #[error("memory for batches: {0}")]
     System(#[from] std::io::Error),
@@ -35,7 +30,6 @@ pub enum ArenaError {
 pub struct Arena {
     fd: OwnedFd,
     map: MmapMut,
-    limit: usize,
 }
 
 /// Where a tensor lies in an arena.
@@ -61,28 +55,12 @@ impl Arena {
         rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK).map_err(std::io::Error::from)?;
         // SAFETY: the file never gets shorter than that, and nobody else writes to it but a runner that is told to.
         let map = unsafe { MmapOptions::new().len(len).map_mut(&fd) }?;
-        Ok(Self { fd, map, limit: isize::MAX.unsigned_abs() })
-    }
-
-    /// The same arena, which refuses to grow beyond `limit` bytes.
-    #[must_use]
-    pub fn with_limit(mut self, limit: usize) -> Self {
-        self.limit = limit.max(self.map.len());
-        self
+        Ok(Self { fd, map })
     }
 
     /// Bytes it holds without growing.
     pub fn capacity(&self) -> usize {
         self.map.len()
-    }
-
-    /// The first `len` bytes, after growing to them. What was written before is kept.
-    ///
-    /// # Errors
-    /// `len` is over the limit, or the system refuses.
-    pub fn slice_mut(&mut self, len: usize) -> Result<&mut [u8], ArenaError> {
-        self.grow(len)?;
-        Ok(self.map.get_mut(..len).unwrap_or_default())
     }
 
     /// Starts a batch. The last one's regions are void.
@@ -108,10 +86,7 @@ impl Arena {
         if wanted <= have {
             return Ok(());
         }
-        if wanted > self.limit {
-            return Err(ArenaError::TooLarge { wanted, limit: self.limit });
-        }
-        let len = wanted.max(have.saturating_mul(2)).min(self.limit).max(wanted);
+        let len = wanted.max(have.saturating_mul(2));
         rustix::fs::ftruncate(&self.fd, len as u64).map_err(std::io::Error::from)?;
         // SAFETY: the file now has `len` bytes and cannot shrink; `&mut self` says that nothing refers to the mapping.
         unsafe { self.map.remap(len, RemapOptions::new().may_move(true)) }?;
@@ -127,7 +102,7 @@ impl AsFd for Arena {
 
 impl fmt::Debug for Arena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Arena").field("capacity", &self.capacity()).field("limit", &self.limit).finish_non_exhaustive()
+        f.debug_struct("Arena").field("capacity", &self.capacity()).finish_non_exhaustive()
     }
 }
 
@@ -142,12 +117,11 @@ impl Assembly<'_> {
     /// Room for `len` bytes, whose contents are whatever was there. Overlaps no other region of this batch.
     ///
     /// # Errors
-    /// The batch is over the arena's limit, or the system refuses.
+    /// The system refuses.
     pub fn reserve(&mut self, len: usize) -> Result<Region, ArenaError> {
-        let limit = self.arena.limit;
         let offset = self.used.checked_next_multiple_of(ALIGN);
         let end = offset.and_then(|o| o.checked_add(len));
-        let (Some(offset), Some(end)) = (offset, end) else { return Err(ArenaError::TooLarge { wanted: usize::MAX, limit }) };
+        let (Some(offset), Some(end)) = (offset, end) else { return Err(ArenaError::TooLarge) };
         self.arena.grow(end)?;
         self.used = end;
         Ok(Region { offset, len })
@@ -178,11 +152,6 @@ impl Assembly<'_> {
     pub fn bytes(&self, region: Region) -> &[u8] {
         self.arena.map.get(region.offset..region.offset.saturating_add(region.len)).unwrap_or_default()
     }
-
-    /// Bytes taken so far.
-    pub fn used(&self) -> usize {
-        self.used
-    }
 }
 
 #[cfg(test)]
@@ -196,7 +165,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
         #[test]
         fn regions_are_aligned_do_not_overlap_and_keep_their_contents(lens in prop::collection::vec(0usize..300_000, 1..12)) {
-            let mut arena = Arena::new(0).unwrap().with_limit(LIMIT);
+            let mut arena = Arena::new(0).unwrap();
             for round in 0..2u8 {
                 let mut batch = arena.assemble();
                 let mut regions = Vec::new();
@@ -218,27 +187,25 @@ mod tests {
 
     #[test]
     fn rows_are_gathered_in_order() {
-        let mut arena = Arena::new(0).unwrap().with_limit(LIMIT);
+        let mut arena = Arena::new(0).unwrap();
         let mut batch = arena.assemble();
         let rows: [&[u8]; 3] = [b"one", b"", b"two"];
         let region = batch.gather(rows.into_iter()).unwrap();
         assert_eq!(batch.bytes(region), b"onetwo");
-        assert_eq!(batch.used(), 6);
     }
 
     #[test]
-    fn the_limit_holds_and_the_arena_stays_usable() {
-        let mut arena = Arena::new(0).unwrap().with_limit(LIMIT);
-        arena.slice_mut(3).unwrap().copy_from_slice(b"abc");
-        assert!(matches!(arena.slice_mut(LIMIT + 1), Err(ArenaError::TooLarge { wanted, limit: LIMIT }) if wanted == LIMIT + 1));
+    fn what_no_memory_holds_is_refused_and_the_arena_stays_usable() {
+        let mut arena = Arena::new(0).unwrap();
         assert!(arena.assemble().reserve(usize::MAX).is_err());
-        assert_eq!(arena.slice_mut(LIMIT).unwrap()[..3], *b"abc");
-        assert_eq!(arena.capacity(), LIMIT);
+        let mut batch = arena.assemble();
+        let region = batch.gather([b"abc".as_slice()].into_iter()).unwrap();
+        assert_eq!(batch.bytes(region), b"abc");
     }
 
     #[test]
     fn another_mapping_of_the_descriptor_sees_the_batch() {
-        let mut arena = Arena::new(0).unwrap().with_limit(LIMIT);
+        let mut arena = Arena::new(0).unwrap();
         let mut batch = arena.assemble();
         let region = batch.gather([b"shared".as_slice()].into_iter()).unwrap();
         // SAFETY: the arena outlives the mapping and is not written to meanwhile.
@@ -249,13 +216,17 @@ mod tests {
 
     #[test]
     fn trimming_gives_memory_back_and_keeps_the_front() {
-        let mut arena = Arena::new(0).unwrap().with_limit(LIMIT);
-        arena.slice_mut(LIMIT).unwrap().fill(7);
+        let mut arena = Arena::new(0).unwrap();
+        let mut batch = arena.assemble();
+        let region = batch.reserve(LIMIT).unwrap();
+        batch.bytes_mut(region).fill(7);
         let blocks = |arena: &Arena| rustix::fs::fstat(arena).unwrap().st_blocks * 512;
         assert!(blocks(&arena) >= LIMIT as i64);
         arena.trim(4096).unwrap();
         assert!(blocks(&arena) <= 8192);
-        assert_eq!(arena.slice_mut(LIMIT).unwrap()[..4096], [7; 4096]);
-        assert_eq!(arena.slice_mut(LIMIT).unwrap()[LIMIT - 1], 0);
+        let mut batch = arena.assemble();
+        let region = batch.reserve(LIMIT).unwrap();
+        assert_eq!(batch.bytes(region)[..4096], [7; 4096]);
+        assert_eq!(batch.bytes(region)[LIMIT - 1], 0);
     }
 }

@@ -28,6 +28,7 @@ mod placements;
 mod slot;
 
 use placements::Placements;
+use slot::AfterFailure;
 pub(crate) use slot::Slot;
 
 /// Loads at once: one computes while the other reads.
@@ -204,24 +205,22 @@ impl Manager {
         self.publish(&variant);
     }
 
-    /// An engine of a serving replica failed. It is loaded again: another worker may not exist, and what failed once after a
-    /// thousand answers deserves another try.
+    /// An engine of a serving replica failed.
     fn failed(&mut self, variant: &VariantId, attempt: u64, reason: String, underway: &mut Underway) {
         let Some(slot) = self.slots.get_mut(variant) else { return };
-        let Some(report) = slot.report.take_if(|r| r.attempt == attempt) else { return };
-        self.handle.remove(variant);
-        let is_loading = slot.attempt != attempt && slot.reload_failed.is_none();
-        if report.since.elapsed() > slot::STEADY {
-            slot.failures = 0;
+        match slot.engine_failed(attempt, &reason) {
+            AfterFailure::Nothing => {}
+            AfterFailure::Wait => {
+                tracing::error!(%variant, reason, "replica failed while its successor loads");
+                self.handle.remove(variant);
+                self.publish(variant);
+            }
+            AfterFailure::LoadAgain(pause) => {
+                tracing::error!(%variant, reason, pause_s = pause.as_secs(), "replica failed, it will be loaded again");
+                self.handle.remove(variant);
+                self.attempt(variant, pause, underway);
+            }
         }
-        slot.loaded.state = ReplicaState::Failed(reason.clone());
-        if is_loading {
-            tracing::error!(%variant, reason, "replica failed while its successor loads");
-            return self.publish(variant);
-        }
-        let pause = slot.next_pause();
-        tracing::error!(%variant, reason, pause_s = pause.as_secs(), "replica failed, it will be loaded again");
-        self.attempt(variant, pause, underway);
     }
 
     /// Gateways learn first, then the replica finishes what it has, then its engines go.

@@ -3,7 +3,8 @@
 //! Level-triggered: the records wanted are one map; the task makes the registry equal to it under the worker's lease, and
 //! starts over with a new lease when the old one is lost.
 
-use registry::{Keys, Lease, Registry, RegistryError, Txn};
+use policy::WorkerRecord;
+use registry::{Compare, Keys, Lease, Registry, RegistryError, Txn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,18 +45,27 @@ impl Publisher {
     }
 }
 
-/// Converges for ever; `stop` revokes the lease, which removes the records at once.
-pub(crate) async fn run(
-    registry: Arc<dyn Registry>,
-    keys: Keys,
-    worker: String,
-    mut wanted: watch::Receiver<Records>,
-    mut stop: watch::Receiver<bool>,
-) {
+/// Who publishes: a worker, and which start of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Who {
+    pub(crate) keys: Keys,
+    pub(crate) worker: String,
+    pub(crate) incarnation: u64,
+}
+
+/// Converges until `stop`, which revokes the lease and so removes the records at once, or until a later start of the same
+/// worker has taken over.
+pub(crate) async fn run(registry: Arc<dyn Registry>, who: Who, mut wanted: watch::Receiver<Records>, mut stop: watch::Receiver<bool>) {
     let mut complained = false;
     loop {
-        match one_lease(&*registry, &keys, &worker, &mut wanted, &mut stop).await {
+        match one_lease(&*registry, &who, &mut wanted, &mut stop).await {
             Ok(End::Stopped) => return,
+            Ok(End::Replaced) => {
+                return tracing::error!(
+                    worker = who.worker,
+                    "another process runs as this worker since; this one no longer registers (give each its own --id)"
+                );
+            }
             Ok(End::LeaseLost) => {
                 complained = false;
                 tracing::warn!("the registry dropped this worker's lease, registering again");
@@ -80,13 +90,46 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 enum End {
     Stopped,
     LeaseLost,
+    /// A later start of this worker has written its record.
+    Replaced,
+}
+
+/// This worker's own record as it stands: no write of this process lands on top of a later start's.
+struct Own {
+    key: String,
+    revision: Option<i64>,
+}
+
+impl Own {
+    /// As it is in the registry; `None` when a later start has written it.
+    async fn read(registry: &dyn Registry, who: &Who) -> Result<Option<Self>, RegistryError> {
+        let key = who.keys.worker(&who.worker);
+        let entry = registry.get(&key).await?;
+        let record = entry.as_ref().and_then(|e| registry::decode::<WorkerRecord>(e, policy::SCHEMA).ok());
+        if record.is_some_and(|record| record.incarnation > who.incarnation) {
+            return Ok(None);
+        }
+        Ok(Some(Self { key, revision: entry.map(|e| e.revision) }))
+    }
+
+    /// Applies `txn` if the record is as last seen; false when it is not.
+    async fn apply(&mut self, registry: &dyn Registry, txn: Txn, writes_own: bool) -> Result<bool, RegistryError> {
+        let unchanged = match self.revision {
+            Some(revision) => Compare::Revision(self.key.clone(), revision),
+            None => Compare::Absent(self.key.clone()),
+        };
+        let outcome = registry.txn(txn.when(unchanged)).await?;
+        if outcome.applied && writes_own {
+            self.revision = Some(outcome.revision);
+        }
+        Ok(outcome.applied)
+    }
 }
 
 /// From the grant of a lease to its loss.
 async fn one_lease(
     registry: &dyn Registry,
-    keys: &Keys,
-    worker: &str,
+    who: &Who,
     wanted: &mut watch::Receiver<Records>,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<End, RegistryError> {
@@ -95,12 +138,18 @@ async fn one_lease(
         lease = registry.lease(crate::config::LEASE) => lease?,
         () = stopped(stop) => return Ok(End::Stopped),
     };
+    let Some(mut own) = Own::read(registry, who).await? else { return Ok(End::Replaced) };
     // What an earlier incarnation left under its own lease would linger until that ends.
-    let stale = registry.list(&keys.replicas_of(worker)).await?.entries.into_iter().map(|e| e.key);
+    let stale = registry.list(&who.keys.replicas_of(&who.worker)).await?.entries.into_iter().map(|e| e.key);
     let mut written: BTreeMap<String, Option<Vec<u8>>> = stale.map(|key| (key, None)).collect();
     loop {
         let records = wanted.borrow_and_update().clone();
-        converge(registry, &lease, &records, &mut written).await?;
+        if !converge(registry, &lease, &records, &mut written, &mut own).await? {
+            return Ok(match Own::read(registry, who).await? {
+                None => End::Replaced,
+                Some(_) => End::LeaseLost, // it went with our lease, or somebody meddled: from the start again
+            });
+        }
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() {
                 return Ok(End::Stopped);
@@ -114,13 +163,14 @@ async fn one_lease(
     }
 }
 
-/// Writes what differs from `written`, which then equals `records`.
+/// Writes what differs from `written`, which then equals `records`; false when this worker's own record is not as last seen.
 async fn converge(
     registry: &dyn Registry,
     lease: &Lease,
     records: &Records,
     written: &mut BTreeMap<String, Option<Vec<u8>>>,
-) -> Result<(), RegistryError> {
+    own: &mut Own,
+) -> Result<bool, RegistryError> {
     let keys: BTreeSet<String> = records.keys().chain(written.keys()).cloned().collect();
     let differs = |key: &String| written.get(key).and_then(|v| v.as_ref()) != records.get(key) || !records.contains_key(key);
     let changed: Vec<String> = keys.into_iter().filter(differs).collect();
@@ -129,7 +179,10 @@ async fn converge(
             Some(value) => txn.put_leased(key, value.clone(), lease.id()),
             None => txn.delete(key),
         });
-        registry.txn(txn).await?;
+        let writes_own = part.contains(&own.key);
+        if !own.apply(registry, txn, writes_own).await? {
+            return Ok(false);
+        }
         for key in part {
             match records.get(key) {
                 Some(value) => drop(written.insert(key.clone(), Some(value.clone()))),
@@ -137,7 +190,7 @@ async fn converge(
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]

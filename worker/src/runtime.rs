@@ -9,7 +9,7 @@ use crate::handle::WorkerHandle;
 use crate::manage::Manager;
 use crate::memory::Ledger;
 use crate::offer::Offer;
-use crate::publish::{self, Publisher};
+use crate::publish::{self, Publisher, Who};
 use crate::serve::DataPort;
 use crate::verdict::Verdicts;
 use policy::{SCHEMA, Unknown, WorkerRecord};
@@ -68,7 +68,8 @@ impl Worker {
         let record = worker_record(&config);
         publisher.put(config.keys.worker(config.id.as_str()), &record);
         let (stop, stopped) = watch::channel(false);
-        let registration = tokio::spawn(publish::run(registry.clone(), config.keys.clone(), config.id.to_string(), records, stopped));
+        let who = Who { keys: config.keys.clone(), worker: config.id.to_string(), incarnation: record.incarnation };
+        let registration = tokio::spawn(publish::run(registry.clone(), who, records, stopped));
         let mut tasks = Vec::new();
         let manager = Manager {
             config: config.clone(),

@@ -160,14 +160,3 @@ async fn i7_at_its_deadline_a_call_is_answered_and_given_up() {
     assert!(matches!(ask(&shard, Some(Duration::ZERO)).await.unwrap_err(), Failure::DeadlineExceeded { .. }));
     assert!(workers.calls.lock().unwrap().is_empty(), "nothing is sent that is late already");
 }
-
-#[tokio::test]
-async fn bytes_in_flight_are_given_back_whatever_ends_a_request() {
-    let (shard, _) = gateway([("a", Behaviour::Hangs), ("b", Behaviour::Fails(Failure::ConnectionLost))]).await;
-    for _ in 0..8 {
-        let _ = ask(&shard, Some(Duration::from_millis(2))).await;
-    }
-    assert_eq!(shard.core.in_flight_bytes(), 0);
-    let _held = shard.core.admit(1 << 20).unwrap();
-    assert!(matches!(ask(&shard, None).await.unwrap_err(), Failure::Overloaded { .. }));
-}

@@ -1,6 +1,5 @@
 use super::*;
 use proptest::prelude::*;
-use prost::Message as _;
 
 fn request() -> pb::ModelInferRequest {
     let input = |name: &str| pb::model_infer_request::InferInputTensor {
@@ -67,6 +66,22 @@ fn typed_contents_become_the_raw_bytes() {
     assert!(envelope_of(&typed).unwrap_err().to_string().contains("128 does not fit"));
     typed.inputs[1].contents = Some(pb::InferTensorContents { fp32_contents: vec![1.0], ..Default::default() });
     assert!(envelope_of(&typed).unwrap_err().to_string().contains("belong in int_contents"));
+}
+
+#[test]
+fn what_decodes_into_many_times_its_size_is_refused_before_it_is_decoded() {
+    let refused = |change: &dyn Fn(&mut pb::model_infer_request::InferInputTensor)| {
+        let mut message = request();
+        message.raw_input_contents.clear();
+        change(&mut message.inputs[0]);
+        envelope_of(&message).unwrap_err().to_string()
+    };
+    assert!(refused(&|input| input.shape = vec![1; 2000]).contains("dimensions"));
+    let contents = pb::InferTensorContents { int64_contents: vec![0; limits::TYPED_BYTES_MAX + 1], ..Default::default() };
+    assert!(refused(&|input| input.contents = Some(contents.clone())).contains("raw_input_contents"));
+    let parameter =
+        |i: usize| (format!("parameter-{i:040}"), pb::InferParameter { parameter_choice: Some(ParameterChoice::Int64Param(1)) });
+    assert!(refused(&|input| input.parameters = (0..100).map(parameter).collect()).contains("parameters"));
 }
 
 #[test]

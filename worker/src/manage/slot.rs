@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const RETRY: Duration = Duration::from_secs(1);
 const RETRY_DOUBLINGS: u32 = 6;
 /// After this long of serving, earlier failures are forgotten.
-pub(super) const STEADY: Duration = Duration::from_secs(300);
+const STEADY: Duration = Duration::from_secs(300);
 
 /// A placement being served.
 pub(crate) struct Slot {
@@ -25,6 +25,18 @@ pub(crate) struct Slot {
     pub(super) reload_failed: Option<ReloadFailure>,
     /// Failures in a row: each makes the next attempt wait longer.
     pub(super) failures: u32,
+}
+
+/// What to do after an engine failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum AfterFailure {
+    /// It serves no more.
+    Nothing,
+    /// Its successor is loading already.
+    Wait,
+    /// Load it again after this pause: another worker may not exist, and what failed once after a thousand answers deserves
+    /// another try.
+    LoadAgain(Duration),
 }
 
 /// What a warm replica reports: what serves, while something else may be loading.
@@ -65,6 +77,21 @@ impl Slot {
         });
     }
 
+    /// An engine of what load `attempt` brought has failed. What serves may be older than the load this slot waits for.
+    pub(super) fn engine_failed(&mut self, attempt: u64, reason: &str) -> AfterFailure {
+        let Some(report) = self.report.take_if(|report| report.attempt == attempt) else { return AfterFailure::Nothing };
+        if report.since.elapsed() > STEADY {
+            self.failures = 0;
+        }
+        self.loaded.state = ReplicaState::Failed(reason.to_owned());
+        // A reload that has failed has nothing under way any more.
+        if self.attempt != attempt && self.reload_failed.is_none() {
+            AfterFailure::Wait
+        } else {
+            AfterFailure::LoadAgain(self.next_pause())
+        }
+    }
+
     /// How long to wait before the next attempt; longer each time.
     pub(super) fn next_pause(&mut self) -> Duration {
         let pause = RETRY.saturating_mul(1 << self.failures.min(RETRY_DOUBLINGS));
@@ -94,5 +121,62 @@ impl Slot {
             beta_us: report.map_or(0.0, |r| r.latency.beta_us),
             unknown: Unknown::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::{ExecutionProvider, VariantId, WorkerId};
+
+    fn placement(generation: u64) -> PlacementRecord {
+        PlacementRecord {
+            schema: SCHEMA,
+            worker: WorkerId::new("w").unwrap(),
+            variant: VariantId::parse("m:1:fp32@ort").unwrap(),
+            device: "cpu".into(),
+            epoch: 1,
+            artifact: Digest::new("0".repeat(64)).unwrap(),
+            provider: ExecutionProvider::Cpu,
+            fallback: None,
+            instances: None,
+            generation,
+            unknown: Unknown::new(),
+        }
+    }
+
+    fn report(attempt: u64) -> Report {
+        let provider = ProviderReport { asked: ExecutionProvider::Cpu, used: vec![], summary: ExecutionProvider::Cpu, fallback: None };
+        let artifact = Digest::new("0".repeat(64)).unwrap();
+        Report { attempt, since: Instant::now(), artifact, generation: 0, instances: 1, bytes: 1, latency: Latency::default(), provider }
+    }
+
+    /// Load 1 serves while the slot waits for load 2.
+    fn reloading() -> Slot {
+        Slot { attempt: 2, ..Slot::loading(placement(1), Some(report(1))) }
+    }
+
+    #[test]
+    fn a_failure_of_what_serves_is_heard_whatever_is_loading() {
+        let mut slot = reloading();
+        assert_eq!(slot.engine_failed(1, "broken"), AfterFailure::Wait);
+        assert_eq!((slot.loaded.state.clone(), slot.report.is_none()), (ReplicaState::Failed("broken".into()), true));
+        let mut slot = reloading();
+        let Loaded { artifact, generation, .. } = slot.loaded.clone();
+        slot.reload_failed = Some(ReloadFailure { artifact, generation, reason: "no".into() });
+        assert_eq!(slot.engine_failed(1, "broken"), AfterFailure::LoadAgain(RETRY), "nothing else will");
+        assert_eq!(slot.engine_failed(1, "broken"), AfterFailure::Nothing, "once");
+    }
+
+    #[test]
+    fn failures_in_a_row_wait_longer_and_longer() {
+        let mut slot = Slot::loading(placement(0), None);
+        let mut pauses = Vec::new();
+        for attempt in 1..10 {
+            (slot.attempt, slot.report) = (attempt, Some(report(attempt)));
+            let AfterFailure::LoadAgain(pause) = slot.engine_failed(attempt, "broken") else { panic!() };
+            pauses.push(pause.as_secs());
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
     }
 }

@@ -1,10 +1,9 @@
 //! Puts the inputs of a batch side by side: a lone request's bytes go to the engine as they are, several are copied once.
 
-use crate::arena::Arena;
+use crate::arena::{Arena, ArenaError, Assembly, Region};
 use crate::engine::{EngineError, TensorView};
 use policy::{DataType, Envelope, Shape, Signature};
 use proto::chain::Chain;
-use std::ops::Range;
 
 /// The reusable buffer of one instance.
 #[derive(Default)]
@@ -15,7 +14,8 @@ pub(crate) struct Assembler {
 /// A batch's inputs, ready to run.
 pub(crate) struct Inputs<'a> {
     plan: Vec<Planned<'a>>,
-    buffer: &'a [u8],
+    /// Where the copied ones lie; none when nothing was copied.
+    copied: Option<Assembly<'a>>,
 }
 
 struct Planned<'a> {
@@ -32,7 +32,7 @@ impl Inputs<'_> {
         for Planned { name, datatype, shape, source } in &self.plan {
             let data = match source {
                 Source::Slice(slice) => slice,
-                Source::Arena(range) => self.buffer.get(range.clone()).unwrap_or_default(),
+                Source::Arena(region) => self.copied.as_ref().map_or(&[][..], |copied| copied.bytes(*region)),
             };
             views.push(TensorView { name, datatype: *datatype, shape, data });
         }
@@ -44,12 +44,12 @@ impl Inputs<'_> {
 enum Source<'a> {
     /// The request's own slice.
     Slice(&'a [u8]),
-    /// A range of the arena.
-    Arena(Range<usize>),
+    /// A copy in the arena.
+    Arena(Region),
 }
 
-/// Start of each tensor in the arena: what vector instructions like.
-const ALIGN: usize = 64;
+/// Memory an instance keeps between batches; what a larger one took goes back to the system.
+const KEEP_BYTES: usize = 16 << 20;
 
 impl Assembler {
     /// The inputs of `requests`, which are of one group, as one batch.
@@ -62,8 +62,8 @@ impl Assembler {
         requests: &[(&'a Envelope, &'a [Chain])],
     ) -> Result<Inputs<'a>, EngineError> {
         let mut plan: Vec<Planned<'a>> = Vec::with_capacity(signature.inputs.len());
-        let mut copies: Vec<(Range<usize>, Vec<&'a Chain>)> = Vec::new();
-        let mut end = 0usize;
+        let mut copied: Option<Assembly<'a>> = None;
+        let mut arena = Some(&mut self.arena);
         for spec in &signature.inputs {
             let parts: Vec<(&'a Shape, &'a Chain)> =
                 requests.iter().filter_map(|(envelope, raw)| part(envelope, raw, &spec.name)).collect();
@@ -83,39 +83,34 @@ impl Assembler {
                 (1, None, _) => Source::Slice(&[]),
                 (1, Some(only), None) => Source::Slice(only),
                 _ => {
-                    let len = parts.iter().fold(0usize, |n, (_, c)| n.saturating_add(c.len()));
-                    let start = end.next_multiple_of(ALIGN);
-                    end = start.saturating_add(len);
-                    copies.push((start..end, parts.iter().map(|(_, c)| *c).collect()));
-                    Source::Arena(start..end)
+                    if let (None, Some(arena)) = (&copied, arena.take()) {
+                        copied = Some(begin(arena).map_err(no_room)?);
+                    }
+                    let Some(copied) = &mut copied else { continue };
+                    let chunks = parts.iter().flat_map(|(_, chain)| chain.slices().map(|slice| slice.as_ref()));
+                    Source::Arena(copied.gather(chunks).map_err(no_room)?)
                 }
             };
             plan.push(Planned { name: &spec.name, datatype: spec.datatype, shape, source });
         }
-        let buffer = self.fill(end, &copies)?;
-        Ok(Inputs { plan, buffer })
+        Ok(Inputs { plan, copied })
     }
+}
 
-    fn fill(&mut self, len: usize, copies: &[(Range<usize>, Vec<&Chain>)]) -> Result<&[u8], EngineError> {
-        if len == 0 {
-            return Ok(&[]);
-        }
-        let no_room = |reason: String| EngineError::OutOfMemory { reason };
-        if self.arena.is_none() {
-            self.arena = Some(Arena::new(len).map_err(|e| no_room(e.to_string()))?);
-        }
-        let Some(arena) = &mut self.arena else { return Ok(&[]) };
-        let buffer = arena.slice_mut(len).map_err(|e| no_room(e.to_string()))?;
-        for (range, chains) in copies {
-            let mut rest = buffer.get_mut(range.clone()).unwrap_or_default();
-            for chain in chains {
-                let (now, later) = rest.split_at_mut_checked(chain.len()).unwrap_or_default();
-                chain.copy_into(now);
-                rest = later;
-            }
-        }
-        Ok(buffer)
+/// Starts a batch in the instance's arena, which is made at the first.
+fn begin(arena: &mut Option<Arena>) -> Result<Assembly<'_>, ArenaError> {
+    if arena.is_none() {
+        *arena = Some(Arena::new(0)?);
     }
+    let Some(arena) = arena else { return Err(ArenaError::TooLarge) };
+    if arena.capacity() > KEEP_BYTES {
+        arena.trim(KEEP_BYTES)?;
+    }
+    Ok(arena.assemble())
+}
+
+fn no_room(error: ArenaError) -> EngineError {
+    EngineError::OutOfMemory { reason: error.to_string() }
 }
 
 /// Shape and bytes of the input `name`.
