@@ -60,6 +60,8 @@ pub(crate) fn version(number: u64, state: VersionState) -> VersionRecord {
         reference: VariantName::new("fp32@ort").unwrap(),
         artifact: digest(),
         files: vec![],
+        model_file: "model.onnx".to_owned(),
+        config: None,
         signature: Signature::default(),
         bytes_resident: 1,
         image: None,

@@ -3,6 +3,10 @@
 //! Work-conserving and earliest deadline first: an idle instance never waits for company, and what has expired leaves
 //! the queue without reaching an engine (I7).
 
+mod batching;
+
+pub use batching::{Batching, QueuePolicy, TimeoutAction};
+
 use crate::profile::Latency;
 use crate::{Failure, Moment};
 use std::collections::BTreeMap;

@@ -17,6 +17,7 @@ pub mod profile;
 pub mod reconcile;
 mod records;
 pub mod route;
+pub mod statistics;
 mod tensor;
 mod time;
 

@@ -12,6 +12,10 @@ fn schema() -> u32 {
     SCHEMA
 }
 
+fn model_file() -> String {
+    "model.onnx".to_owned()
+}
+
 /// Fields a newer writer added: kept when an older process rewrites the record.
 pub type Unknown = BTreeMap<String, serde_json::Value>;
 
@@ -277,6 +281,12 @@ record! {
         artifact: Digest,
         /// The artifact's files.
         files: Vec<ArtifactFile>,
+        /// The artifact's file that the engine loads.
+        #[serde(default = "model_file")]
+        model_file: String,
+        /// The completed model configuration (Triton's ModelConfig) as JSON: what a gateway answers, and what a worker loads by.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        config: Option<serde_json::Value>,
         /// What it takes and gives.
         signature: Signature,
         /// Bytes one loaded and run instance held in the validating process.

@@ -131,6 +131,9 @@ pub struct TensorSpec {
     /// A request may leave it out.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+    /// Dimensions in the graph where a `reshape` makes them differ from what a client sees; batch included too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graph_shape: Option<Vec<i64>>,
 }
 
 /// What a version takes and gives.

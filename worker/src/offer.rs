@@ -5,7 +5,7 @@ use crate::artifact::{Artifacts, hash_folder};
 use crate::config::WorkerConfig;
 use crate::error::WorkerError;
 use crate::publish::Publisher;
-use crate::repository::{Found, scan};
+use crate::repository::{Found, MODEL_FILE, scan};
 use crate::verdict::{How, Verdicts};
 use policy::{HolderRecord, ModelRecord, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState};
 use registry::{Compare, Registry, Txn};
@@ -110,6 +110,8 @@ impl Offer {
             reference: VariantName::new(REFERENCE).map_err(|e| WorkerError::Signature(e.to_string()))?,
             artifact: artifact.digest,
             files: artifact.files,
+            model_file: MODEL_FILE.to_owned(),
+            config: None,
             signature,
             bytes_resident,
             image: found.settings.image.clone(),

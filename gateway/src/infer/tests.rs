@@ -80,7 +80,7 @@ async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<Workers>) {
         runtimes: 1,
         dial: Arc::new(move |w: &WorkerRecord| Arc::new(Fake { id: w.id.to_string(), workers: dialled.clone() }) as Arc<dyn Upstream>),
     };
-    let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1], optional: false };
+    let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1], optional: false, graph_shape: None };
     let mut record = version(1, VersionState::Valid);
     record.signature = Signature { max_batch_size: 4, inputs: vec![spec.clone()], outputs: vec![spec] };
     let content = ["a", "b"].into_iter().fold(Content::default().version(&record), |content, id| {

@@ -3,7 +3,7 @@ use crate::{Code, InputTensor, RequestedOutput, Shape};
 use proptest::prelude::*;
 
 fn spec(name: &str, datatype: DataType, shape: &[i64]) -> TensorSpec {
-    TensorSpec { name: name.into(), datatype, shape: shape.to_vec(), optional: false }
+    TensorSpec { name: name.into(), datatype, shape: shape.to_vec(), optional: false, graph_shape: None }
 }
 
 /// Two batched fp32 inputs of three columns, one output; at most four rows.

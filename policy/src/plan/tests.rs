@@ -37,6 +37,8 @@ pub(super) fn version(model: &str, number: u64, content: u64, bytes_resident: u6
         reference: VariantName::new("fp32@ort").unwrap(),
         artifact: Digest::new(format!("{content:064x}")).unwrap(),
         files: Vec::new(),
+        model_file: "model.onnx".to_owned(),
+        config: None,
         signature: Signature::default(),
         bytes_resident,
         image: None,

@@ -74,7 +74,13 @@ mod tests {
     use super::*;
 
     fn signature() -> EngineSignature {
-        let spec = |name: &str, datatype, shape: &[i64]| TensorSpec { name: name.into(), datatype, shape: shape.to_vec(), optional: false };
+        let spec = |name: &str, datatype, shape: &[i64]| TensorSpec {
+            name: name.into(),
+            datatype,
+            shape: shape.to_vec(),
+            optional: false,
+            graph_shape: None,
+        };
         EngineSignature {
             inputs: vec![spec("a", DataType::Fp32, &[-1, 2]), spec("b", DataType::Bool, &[1]), spec("s", DataType::Bytes, &[-1])],
             ..EngineSignature::default()
@@ -101,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_shape_beyond_counting_is_refused() {
-        let spec = TensorSpec { name: "a".into(), datatype: DataType::Fp32, shape: vec![-1; 3], optional: false };
+        let spec = TensorSpec { name: "a".into(), datatype: DataType::Fp32, shape: vec![-1; 3], optional: false, graph_shape: None };
         let error = check_view(&spec, &view("a", DataType::Fp32, &[i64::MAX, i64::MAX, 2], &[])).unwrap_err();
         assert!(error.to_string().contains("more elements than can be counted"), "{error}");
     }

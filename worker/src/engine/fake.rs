@@ -98,7 +98,7 @@ fn signature(inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>) -> EngineSignatu
 }
 
 fn spec(name: &str, datatype: DataType, shape: &[i64]) -> TensorSpec {
-    TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec(), optional: false }
+    TensorSpec { name: name.to_owned(), datatype, shape: shape.to_vec(), optional: false, graph_shape: None }
 }
 
 fn floats(data: &[u8]) -> Vec<f32> {

@@ -126,8 +126,13 @@ mod tests {
     use super::*;
 
     fn signature() -> EngineSignature {
-        let spec =
-            |name: &str, shape: &[i64]| TensorSpec { name: name.into(), datatype: DataType::Int64, shape: shape.to_vec(), optional: false };
+        let spec = |name: &str, shape: &[i64]| TensorSpec {
+            name: name.into(),
+            datatype: DataType::Int64,
+            shape: shape.to_vec(),
+            optional: false,
+            graph_shape: None,
+        };
         let symbols = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
         EngineSignature {
             inputs: vec![spec("a", &[-1, -1]), spec("state", &[2, -1, 3])],

@@ -10,7 +10,8 @@ use std::time::Duration;
 const LIMITS: Limits = Limits { rows_max: 4, queue_len_max: 8, queue_bytes_max: 1 << 20 };
 
 fn signature() -> Signature {
-    let spec = |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1, 2], optional: false };
+    let spec =
+        |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1, 2], optional: false, graph_shape: None };
     Signature { max_batch_size: 4, inputs: vec![spec("x")], outputs: vec![spec("y")] }
 }
 

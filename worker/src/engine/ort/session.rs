@@ -250,7 +250,7 @@ fn spec(kind: &str, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
     };
     let datatype = tensor::datatype(sys::ONNXTensorElementDataType::from(*ty) as i32);
     let datatype = datatype.ok_or_else(|| LoadError::Model(format!("{kind} `{name}` has element type {ty}, which is not served")))?;
-    Ok(TensorSpec { name, datatype, shape: shape.to_vec(), optional: false })
+    Ok(TensorSpec { name, datatype, shape: shape.to_vec(), optional: false, graph_shape: None })
 }
 
 fn symbols(outlet: &Outlet) -> Vec<String> {
