@@ -54,7 +54,7 @@ impl Gateway {
                 Front { shard, rest: rest.clone() }
             }
         };
-        let server = Server::start(grpc, core.config.runtimes, Limits::EDGE, front)?;
+        let server = Server::start(listeners, core.config.runtimes, Limits::EDGE, front)?;
         let admin = tokio::spawn(admin::serve(core.clone(), admin));
         Ok(Self { core, server, admin })
     }

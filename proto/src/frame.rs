@@ -151,21 +151,24 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
         match (flag, self.encoding) {
             (0, _) => Ok(message),
             (1, Encoding::Identity) => Err(malformed("a message is marked compressed but the call names no grpc-encoding")),
-            (1, Encoding::Gzip) => self.bounded(flate2::read::GzDecoder::new(message.reader())),
-            (1, Encoding::Deflate) => self.bounded(flate2::read::ZlibDecoder::new(message.reader())),
+            (1, Encoding::Gzip) => bounded(flate2::read::GzDecoder::new(message.reader()), self.limit),
+            (1, Encoding::Deflate) => bounded(flate2::read::ZlibDecoder::new(message.reader()), self.limit),
             _ => Err(malformed("a message starts with a compression flag that is neither 0 nor 1")),
         }
     }
+}
 
-    /// Inflates to the message limit and no further.
-    fn bounded(&self, reader: impl std::io::Read) -> Result<Chain, Failure> {
-        let mut out = Vec::new();
-        let limit = self.limit as u64;
-        match reader.take(limit.saturating_add(1)).read_to_end(&mut out) {
-            Ok(len) if len > self.limit => Err(Failure::MessageTooLarge { got: len as u64, limit }),
-            Ok(_) => Ok(Chain::from(out)),
-            Err(_) => Err(Failure::Malformed { what: "a compressed message cannot be inflated".to_owned() }),
-        }
+/// Reads `reader`, which inflates, to `limit` bytes and no further.
+///
+/// # Errors
+/// [`Failure::MessageTooLarge`] beyond the limit, [`Failure::Malformed`] for what cannot be inflated.
+pub(crate) fn bounded(reader: impl std::io::Read, limit: usize) -> Result<Chain, Failure> {
+    let mut out = Vec::new();
+    let limit = limit as u64;
+    match reader.take(limit.saturating_add(1)).read_to_end(&mut out) {
+        Ok(len) if len as u64 > limit => Err(Failure::MessageTooLarge { got: len as u64, limit }),
+        Ok(_) => Ok(Chain::from(out)),
+        Err(_) => Err(Failure::Malformed { what: "compressed data cannot be inflated".to_owned() }),
     }
 }
 
@@ -187,6 +190,13 @@ impl MessageBody {
         let data: VecDeque<Bytes> = framed(message).collect();
         let data_len = data.iter().map(|d| d.len() as u64).sum();
         Self { data, trailers, data_len }
+    }
+}
+
+impl MessageBody {
+    /// The bytes as they are, without a frame: the body of an HTTP answer that is not gRPC.
+    pub fn plain(bytes: &Chain) -> Self {
+        Self { data: bytes.slices().cloned().collect(), trailers: None, data_len: bytes.len() as u64 }
     }
 }
 

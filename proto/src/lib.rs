@@ -2,12 +2,13 @@
 //!
 //! * `inference` and `sluice`: the protocols, generated.
 //! * [`envelope`]: reads and writes infer messages around tensor bytes, which stay the slices the socket gave.
-//! * [`frame`]: gRPC message framing over HTTP/2 bodies.
+//! * [`frame`]: gRPC message framing over HTTP/2 bodies; [`body`]: plain HTTP bodies.
 //! * [`call`]: the seam; [`remote`] is its network side.
 //! * [`server`]: a listener on its network runtimes; [`listen`]: accepting, serving and draining connections.
 //!
 //! Not here: deciding anything about a request (`policy`).
 
+pub mod body;
 pub mod budget;
 pub mod call;
 pub mod chain;

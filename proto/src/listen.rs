@@ -1,4 +1,4 @@
-//! The accept loop: a listener's sockets, dealt to the network runtimes, served over HTTP/2, drained at the end.
+//! The accept loop: the sockets of listeners, dealt to the network runtimes, served over HTTP/2 or HTTP/1.1, drained at the end.
 
 use crate::frame::ReplyBody;
 use http::{Request, Response};
@@ -29,8 +29,10 @@ pub struct Limits {
     pub window_bytes: (u32, u32),
     /// Largest header list in bytes.
     pub header_bytes_max: u32,
-    /// How long a connection may take to say that it speaks HTTP/2.
+    /// How long a connection may take to say what it speaks.
     pub handshake_max: Duration,
+    /// HTTP/1.1 is spoken too.
+    pub http1: bool,
     /// How often a silent connection is asked whether it lives, and how long the answer may take.
     pub keep_alive: (Duration, Duration),
 }
@@ -44,10 +46,11 @@ impl Limits {
         window_bytes: (1 << 20, 4 << 20),
         header_bytes_max: 16 << 10,
         handshake_max: Duration::from_secs(5),
+        http1: true,
         keep_alive: (Duration::from_secs(30), Duration::from_secs(10)),
     };
     /// Between gateway and worker: 2/16 MiB windows and as many streams as a gateway has requests.
-    pub const INNER: Self = Self { streams_max: 4_096, window_bytes: (2 << 20, 16 << 20), ..Self::EDGE };
+    pub const INNER: Self = Self { streams_max: 4_096, window_bytes: (2 << 20, 16 << 20), http1: false, ..Self::EDGE };
 }
 
 /// Where a listener's sockets go: the network runtimes, least loaded first.
@@ -105,7 +108,7 @@ impl Runtimes {
     }
 }
 
-/// Accepts until `stop` turns true. Over a limit a socket is closed at once; when the process has no file descriptor left
+/// Accepts on `listener` until `stop` turns true. Over a limit a socket is closed at once; when the process has no file descriptor left
 /// the loop waits 100 ms instead of spinning.
 pub async fn accept(listener: TcpListener, runtimes: Runtimes, limits: Limits, mut stop: watch::Receiver<bool>) {
     loop {
@@ -170,9 +173,13 @@ pub trait Handler: Clone + Send + 'static {
     fn call(&self, request: Request<Incoming>) -> impl Future<Output = Response<ReplyBody>> + Send;
 }
 
-/// Serves one connection over HTTP/2 until the peer closes it, or until `stop` turns true and what is in flight is answered.
-/// A connection that does not say within its time that it speaks HTTP/2 is dropped: hyper would wait for that for ever, through a
-/// shutdown too.
+/// Most header fields of an HTTP/1.1 request.
+const HTTP1_HEADERS_MAX: usize = 100;
+/// Longest an HTTP/1.1 connection may wait for the end of the next request's head: what clients expect of an idle connection.
+const HTTP1_IDLE_MAX: Duration = Duration::from_secs(75);
+
+/// Serves one connection until the peer closes it, or until `stop` turns true and what is in flight is answered. A connection
+/// that does not say within its time what it speaks is dropped: hyper would wait for that for ever, through a shutdown too.
 pub async fn serve(stream: TcpStream, handler: impl Handler, limits: Limits, mut stop: watch::Receiver<bool>) {
     let stream = tokio::select! {
         greeted = tokio::time::timeout(limits.handshake_max, Greeted::read(stream)) => match greeted {
@@ -181,6 +188,30 @@ pub async fn serve(stream: TcpStream, handler: impl Handler, limits: Limits, mut
         },
         _ = stop.wait_for(|stopped| *stopped) => return,
     };
+    let service = hyper::service::service_fn(move |request| {
+        let handler = handler.clone();
+        async move { Ok::<_, std::convert::Infallible>(handler.call(request).await) }
+    });
+    if stream.is_http2() {
+        let connection = http2(limits).serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => return log_end(result),
+            _ = stop.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+        }
+        log_end(connection.await);
+    } else if limits.http1 {
+        let connection = http1().serve_connection(TokioIo::new(stream), service);
+        let mut connection = std::pin::pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => return log_end(result),
+            _ = stop.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
+        }
+        log_end(connection.await);
+    }
+}
+
+fn http2(limits: Limits) -> hyper::server::conn::http2::Builder<TokioExecutor> {
     let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
@@ -191,17 +222,13 @@ pub async fn serve(stream: TcpStream, handler: impl Handler, limits: Limits, mut
         .max_frame_size(64 << 10)
         .keep_alive_interval(limits.keep_alive.0)
         .keep_alive_timeout(limits.keep_alive.1);
-    let service = hyper::service::service_fn(move |request| {
-        let handler = handler.clone();
-        async move { Ok::<_, std::convert::Infallible>(handler.call(request).await) }
-    });
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => return log_end(result),
-        _ = stop.wait_for(|stopped| *stopped) => connection.as_mut().graceful_shutdown(),
-    }
-    log_end(connection.await);
+    builder
+}
+
+fn http1() -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HTTP1_IDLE_MAX).max_headers(HTTP1_HEADERS_MAX);
+    builder
 }
 
 fn log_end(result: Result<(), hyper::Error>) {

@@ -1,4 +1,4 @@
-//! A listener on its network runtimes: current-thread runtimes, each owning the connections dealt to it.
+//! Listeners on their network runtimes: current-thread runtimes, each owning the connections dealt to it.
 
 use crate::listen::{self, Addresses, Handler, Limits, Runtimes, Sockets};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
-/// A running listener.
+/// Running listeners.
 pub struct Server {
     stop: watch::Sender<bool>,
     connections: Arc<Connections>,
@@ -50,13 +50,13 @@ impl Connections {
 }
 
 impl Server {
-    /// Serves `listener` on `runtimes` threads. `handler` is called once on each, inside its runtime, so that what it
+    /// Serves `listeners` on `runtimes` threads. `handler` is called once on each, inside its runtime, so that what it
     /// spawns lives there.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start<H: Handler>(
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         runtimes: usize,
         limits: Limits,
         handler: impl Fn() -> H + Clone + Send + 'static,
@@ -72,7 +72,9 @@ impl Server {
             let run = move || runtime.block_on(async move { lane.run(sockets, handler()).await });
             std::thread::Builder::new().name("sluice-net".to_owned()).spawn(run)?;
         }
-        tokio::spawn(listen::accept(listener, lanes, limits, stopped));
+        for listener in listeners {
+            tokio::spawn(listen::accept(listener, lanes.clone(), limits, stopped.clone()));
+        }
         Ok(Self { stop, connections })
     }
 

@@ -94,7 +94,7 @@ impl Worker {
             Some(WorkerPorts { data, admin, runtimes }) => {
                 tasks.push(tokio::spawn(admin::serve(admin, artifacts)));
                 let port = DataPort { handle: handle.clone(), message_bytes_max: config.message_bytes_max };
-                Some(Server::start(data, runtimes, Limits::INNER, move || port.clone()).map_err(WorkerError::Thread)?)
+                Some(Server::start(vec![data], runtimes, Limits::INNER, move || port.clone()).map_err(WorkerError::Thread)?)
             }
             None => None,
         };

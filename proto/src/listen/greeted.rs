@@ -1,4 +1,4 @@
-//! A socket whose HTTP/2 preface has been read, and is read again by who serves it.
+//! A socket whose first bytes have been read to learn its protocol, and are read again by who serves it.
 
 use std::io;
 use std::pin::Pin;
@@ -6,28 +6,41 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Bytes of the preface with which every client begins (RFC 9113, 3.4).
-const PREFACE_BYTES: usize = 24;
+/// What every HTTP/2 client begins with (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Enough to tell it from any HTTP/1 request; none is shorter.
+const TELLING_BYTES: usize = 3;
 
-/// Gives the preface first, then the rest.
+/// Gives the bytes read first, then the rest.
 pub(super) struct Greeted {
-    preface: [u8; PREFACE_BYTES],
+    greeting: [u8; PREFACE.len()],
+    len: usize,
     given: usize,
     stream: TcpStream,
 }
 
 impl Greeted {
-    /// Waits for the preface. Whether it is one is for HTTP/2 to say.
+    /// Waits for the preface; for three bytes of a client that does not begin like one.
     pub(super) async fn read(mut stream: TcpStream) -> io::Result<Self> {
-        let mut preface = [0; PREFACE_BYTES];
-        stream.read_exact(&mut preface).await?;
-        Ok(Self { preface, given: 0, stream })
+        let mut greeting = [0; PREFACE.len()];
+        let (telling, rest) = greeting.split_at_mut(TELLING_BYTES);
+        stream.read_exact(telling).await?;
+        let is_http2 = PREFACE.starts_with(telling);
+        if is_http2 {
+            stream.read_exact(rest).await?;
+        }
+        Ok(Self { greeting, len: if is_http2 { PREFACE.len() } else { TELLING_BYTES }, given: 0, stream })
+    }
+
+    /// Does the client speak HTTP/2? Whether it does so well is for hyper to say.
+    pub(super) fn is_http2(&self) -> bool {
+        self.len == PREFACE.len()
     }
 }
 
 impl AsyncRead for Greeted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let left = self.preface.get(self.given..).unwrap_or_default();
+        let left = self.greeting.get(self.given..self.len).unwrap_or_default();
         if left.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buffer);
         }

@@ -1,0 +1,174 @@
+//! Plain HTTP bodies: read to a limit against the budget, and compressed as HTTP says.
+
+use crate::budget::{Budget, Permit};
+use crate::chain::Chain;
+use crate::frame::{ReadError, bounded};
+use crate::metadata;
+use bytes::{Buf as _, Bytes};
+use flate2::Compression;
+use flate2::write::{GzEncoder, ZlibEncoder};
+use http::{HeaderMap, header};
+use http_body::{Body, Frame};
+use policy::Failure;
+use std::io::Write as _;
+use std::pin::Pin;
+
+/// How a body is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ContentEncoding {
+    /// gzip.
+    Gzip,
+    /// zlib, which HTTP calls deflate (RFC 9110, 8.4.1.2).
+    Deflate,
+}
+
+impl ContentEncoding {
+    /// The name in headers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Deflate => "deflate",
+        }
+    }
+
+    /// Reads `Content-Encoding`; `None` for a body that is not compressed.
+    ///
+    /// # Errors
+    /// [`Failure::Unsupported`] naming an encoding we do not have.
+    pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Failure> {
+        match metadata::text(headers, header::CONTENT_ENCODING.as_str()).map(str::trim) {
+            None | Some("" | "identity") => Ok(None),
+            Some("gzip" | "x-gzip") => Ok(Some(Self::Gzip)),
+            Some("deflate") => Ok(Some(Self::Deflate)),
+            Some(other) => Err(Failure::Unsupported {
+                what: format!("content-encoding {:?}", other.chars().take(32).collect::<String>()),
+                why: "this server reads gzip and deflate".to_owned(),
+            }),
+        }
+    }
+
+    /// The first of ours that `Accept-Encoding` names and does not refuse with `q=0`.
+    pub fn accepted(headers: &HeaderMap) -> Option<Self> {
+        let list = metadata::text(headers, header::ACCEPT_ENCODING.as_str())?;
+        list.split(',').find_map(|item| {
+            let (name, weight) = item.split_once(';').map_or((item, ""), |(name, weight)| (name, weight));
+            let refused = matches!(weight.trim().strip_prefix("q=").map(str::parse::<f32>), Some(Ok(0.0)));
+            match name.trim() {
+                "gzip" if !refused => Some(Self::Gzip),
+                "deflate" if !refused => Some(Self::Deflate),
+                _ => None,
+            }
+        })
+    }
+
+    /// Compresses `body`, fast rather than small.
+    pub fn compress(self, body: &Chain) -> Chain {
+        let write = |out: &mut dyn std::io::Write| body.slices().try_for_each(|slice| out.write_all(slice));
+        // A Vec takes every write.
+        let compressed = match self {
+            Self::Gzip => {
+                let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+                write(&mut encoder).and_then(|()| encoder.finish())
+            }
+            Self::Deflate => {
+                let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+                write(&mut encoder).and_then(|()| encoder.finish())
+            }
+        };
+        compressed.map(Chain::from).unwrap_or_default()
+    }
+}
+
+/// Reads a whole body, inflated when its headers say it is compressed: at most `limit` bytes either way. The permit is for what
+/// it holds.
+///
+/// # Errors
+/// [`ReadError::Bad`] over the limit or the budget, from `Content-Length` alone where that tells, and for bad compression.
+pub async fn read<B>(headers: &HeaderMap, mut body: B, limit: usize, budget: &Budget) -> Result<(Chain, Permit), ReadError>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let encoding = ContentEncoding::of(headers).map_err(ReadError::Bad)?;
+    let too_large = |got: u64| ReadError::Bad(Failure::MessageTooLarge { got, limit: limit as u64 });
+    let claimed = metadata::text(headers, header::CONTENT_LENGTH.as_str()).and_then(|text| text.parse::<u64>().ok());
+    if let Some(got) = claimed.filter(|got| *got > limit as u64) {
+        return Err(too_large(got));
+    }
+    let (mut bytes, mut permit) = (Chain::default(), budget.permit());
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let Ok(data) = frame.map_err(|_| ReadError::Gone).map(Frame::into_data)? else { continue };
+        permit.grow(data.len() as u64).map_err(ReadError::Bad)?;
+        bytes.push(data);
+        if bytes.len() > limit {
+            return Err(too_large(bytes.len() as u64));
+        }
+    }
+    let inflated = match encoding {
+        None => return Ok((bytes, permit)),
+        Some(ContentEncoding::Gzip) => bounded(flate2::read::MultiGzDecoder::new(bytes.reader()), limit),
+        Some(ContentEncoding::Deflate) => bounded(flate2::read::ZlibDecoder::new(bytes.reader()), limit),
+    };
+    let inflated = inflated.map_err(ReadError::Bad)?;
+    permit.grow(inflated.len() as u64).map_err(ReadError::Bad)?;
+    Ok((inflated, permit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
+    }
+
+    async fn run(pairs: &[(&'static str, &'static str)], body: Vec<u8>, limit: usize, budget: u64) -> Result<Vec<u8>, Failure> {
+        let budget = Budget::new(budget);
+        let body = http_body_util::Full::new(Bytes::from(body));
+        match read(&headers(pairs), body, limit, &budget).await {
+            Ok((chain, permit)) => {
+                assert!(budget.held() >= chain.len() as u64);
+                drop(permit);
+                assert_eq!(budget.held(), 0);
+                Ok(chain.into_bytes().to_vec())
+            }
+            Err(ReadError::Bad(failure)) => Err(failure),
+            Err(ReadError::Gone) => panic!("gone"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_as_its_headers_say() {
+        let plain = vec![7u8; 1000];
+        let chain = Chain::from(plain.clone());
+        let gzip = ContentEncoding::Gzip.compress(&chain).into_bytes().to_vec();
+        let zlib = ContentEncoding::Deflate.compress(&chain).into_bytes().to_vec();
+        assert!(gzip.len() < 100 && zlib.len() < 100);
+        assert_eq!(run(&[], plain.clone(), 1000, 9999).await, Ok(plain.clone()));
+        assert_eq!(run(&[("content-encoding", "gzip")], gzip.clone(), 1000, 9999).await, Ok(plain.clone()));
+        assert_eq!(run(&[("content-encoding", "deflate")], zlib, 1000, 9999).await, Ok(plain));
+        assert!(matches!(run(&[("content-encoding", "br")], gzip.clone(), 1000, 9999).await, Err(Failure::Unsupported { .. })));
+        let cut = gzip[..gzip.len() / 2].to_vec();
+        assert!(matches!(run(&[("content-encoding", "gzip")], cut, 1000, 9999).await, Err(Failure::Malformed { .. })));
+    }
+
+    #[tokio::test]
+    async fn no_body_is_larger_than_its_limit_however_it_comes() {
+        let bomb = ContentEncoding::Gzip.compress(&Chain::from(vec![0u8; 100_000])).into_bytes().to_vec();
+        let inflated = run(&[("content-encoding", "gzip")], bomb, 9_999, 1 << 30).await;
+        assert_eq!(inflated, Err(Failure::MessageTooLarge { got: 10_000, limit: 9_999 }));
+        assert_eq!(run(&[], vec![0; 11], 10, 99).await, Err(Failure::MessageTooLarge { got: 11, limit: 10 }));
+        let claim = run(&[("content-length", "99999999999")], vec![], 10, 99).await;
+        assert_eq!(claim, Err(Failure::MessageTooLarge { got: 99_999_999_999, limit: 10 }));
+        assert!(matches!(run(&[], vec![0; 11], 99, 10).await, Err(Failure::Overloaded { .. })));
+    }
+
+    #[test]
+    fn the_first_encoding_a_client_accepts_is_used() {
+        let accepted = |value: &'static str| ContentEncoding::accepted(&headers(&[("accept-encoding", value)]));
+        assert_eq!(accepted("gzip, deflate"), Some(ContentEncoding::Gzip));
+        assert_eq!(accepted("br, deflate;q=0.5, gzip"), Some(ContentEncoding::Deflate));
+        assert_eq!(accepted("gzip;q=0"), None);
+        assert_eq!(accepted("identity"), None);
+    }
+}
