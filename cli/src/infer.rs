@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 pub(crate) async fn run(args: Infer) -> anyhow::Result<()> {
     let mut request = ModelInferRequest { model_name: args.model.clone(), model_version: args.version.clone(), ..Default::default() };
-    let mut labels = None;
+    let mut labels = Vec::new();
     if let Some(path) = &args.image {
         let version = version_record(&args).await?;
         let spec =
@@ -40,7 +40,7 @@ pub(crate) async fn run(args: Infer) -> anyhow::Result<()> {
     let took = sent.elapsed();
     match args.output {
         Output::Json => say(&json(&answer)?),
-        Output::Table => table(&args, &answer, labels.as_ref(), took),
+        Output::Table => table(&args, &answer, &labels, took),
     }
     Ok(())
 }
@@ -121,10 +121,10 @@ fn parameter(answer: &ModelInferResponse, name: &str) -> String {
     }
 }
 
-fn table(args: &Infer, answer: &ModelInferResponse, labels: Option<&Labels>, took: Duration) {
+fn table(args: &Infer, answer: &ModelInferResponse, labels: &[Labels], took: Duration) {
     for (output, raw) in answer.outputs.iter().zip(&answer.raw_output_contents) {
         let values = numbers(&output.datatype, raw);
-        match (labels.filter(|l| l.output == output.name), values) {
+        match (labels.iter().find(|l| l.output == output.name), values) {
             (Some(labels), Some(values)) => top(&values, labels, args.top),
             (_, Some(values)) => {
                 let shown: Vec<String> = values.iter().take(8).map(|v| format!("{v:.6}")).collect();

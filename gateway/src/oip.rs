@@ -1,23 +1,38 @@
 //! The calls of the Open Inference Protocol that are not hot: answered from the routing table, through tonic.
 
 use crate::config::ModelControl;
-use crate::shard::Core;
+use crate::load::LoadParameters;
+use crate::shard::Shard;
 use crate::table::{ModelVersion, Table};
 use policy::{Failure, ModelName, Version, VersionState};
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::*;
 use proto::status::to_tonic;
+use proto::{model_config, statistics};
 use std::pin::Pin;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
-/// What `ServerMetadata` lists.
-const EXTENSIONS: [&str; 2] = ["model_repository", "model_repository(unload_dependents)"];
+/// What `ServerMetadata` lists: what works, since clients choose by it.
+const EXTENSIONS: [&str; 11] = [
+    "classification",
+    "model_repository",
+    "model_repository(unload_dependents)",
+    "schedule_policy",
+    "model_configuration",
+    "system_shared_memory",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+    "trace",
+    "logging",
+];
 /// Platform string of an ONNX model, as Triton spells it.
 const PLATFORM: &str = "onnxruntime_onnx";
 
-/// Answers from the table of `0`.
-pub(crate) struct Oip(pub(crate) Arc<Core>);
+/// Answers from the table, and asks workers over the lines of `0`.
+#[derive(Clone)]
+pub(crate) struct Oip(pub(crate) Shard);
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -40,12 +55,25 @@ impl Oip {
         }
     }
 
+    /// The versions whose counters are asked for: one, all of a model, or all there are, in the order of names and numbers.
+    fn counted(table: &Table, name: &str, version: &str) -> Result<Vec<Arc<ModelVersion>>, Failure> {
+        if !version.is_empty() {
+            return Ok(vec![Self::known(table, name, version)?]);
+        }
+        if !name.is_empty() {
+            Self::known(table, name, version)?;
+        }
+        let mut models: Vec<_> = table.models.iter().filter(|(model, _)| name.is_empty() || *model == name).collect();
+        models.sort_by_key(|(model, _)| *model);
+        Ok(models.into_iter().flat_map(|(_, model)| model.versions.values().filter(|v| v.is_ready()).cloned()).collect())
+    }
+
     fn controllable(&self, repository: &str) -> Result<(), Failure> {
         if !repository.is_empty() {
             let why = "Sluice has one repository; leave repository_name empty".to_owned();
             return Err(Failure::Unsupported { what: format!("repository {repository:?}"), why });
         }
-        match self.0.config.model_control {
+        match self.0.core.config.model_control {
             ModelControl::Explicit => Ok(()),
             ModelControl::None => {
                 Err(Failure::Refused { what: "model control is off: start the gateway with --model-control explicit".to_owned() })
@@ -61,12 +89,12 @@ impl GrpcInferenceService for Oip {
     }
 
     async fn server_ready(&self, _: Request<ServerReadyRequest>) -> Answer<ServerReadyResponse> {
-        Ok(Response::new(ServerReadyResponse { ready: self.0.is_ready() }))
+        Ok(Response::new(ServerReadyResponse { ready: self.0.core.is_ready() }))
     }
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
         let request = request.into_inner();
-        let table = self.0.table.load_full();
+        let table = self.0.core.table.load_full();
         let ready = match table.resolve(&request.name, &request.version) {
             Ok(_) => true,
             Err(Failure::NotReady { .. } | Failure::NoTable { .. }) => false,
@@ -85,7 +113,7 @@ impl GrpcInferenceService for Oip {
 
     async fn model_metadata(&self, request: Request<ModelMetadataRequest>) -> Answer<ModelMetadataResponse> {
         let request = request.into_inner();
-        let table = self.0.table.load_full();
+        let table = self.0.core.table.load_full();
         let version = Self::known(&table, &request.name, &request.version).map_err(|f| to_tonic(&f))?;
         let tensor = |t: &policy::TensorSpec| model_metadata_response::TensorMetadata {
             name: t.name.clone(),
@@ -115,7 +143,7 @@ impl GrpcInferenceService for Oip {
 
     async fn repository_index(&self, request: Request<RepositoryIndexRequest>) -> Answer<RepositoryIndexResponse> {
         let only_ready = request.into_inner().ready;
-        let table = self.0.table.load_full();
+        let table = self.0.core.table.load_full();
         let mut models = Vec::new();
         for (name, model) in &table.models {
             for version in model.versions.values() {
@@ -140,11 +168,9 @@ impl GrpcInferenceService for Oip {
     async fn repository_model_load(&self, request: Request<RepositoryModelLoadRequest>) -> Answer<RepositoryModelLoadResponse> {
         let request = request.into_inner();
         self.controllable(&request.repository_name).map_err(|f| to_tonic(&f))?;
-        if let Some(name) = request.parameters.keys().next() {
-            return unsupported(&format!("load parameter {name:?}"), "this version loads a model from a worker's --models directory only");
-        }
         let model = ModelName::new(request.model_name).map_err(|e| to_tonic(&e.into()))?;
-        crate::admin::want(&self.0, model, true).await.map_err(|f| to_tonic(&f))?;
+        let parameters = LoadParameters::read(request.parameters).map_err(|f| to_tonic(&f))?;
+        self.0.load_model(model, parameters).await.map_err(|f| to_tonic(&f))?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 
@@ -152,16 +178,32 @@ impl GrpcInferenceService for Oip {
         let request = request.into_inner();
         self.controllable(&request.repository_name).map_err(|f| to_tonic(&f))?;
         let model = ModelName::new(request.model_name).map_err(|e| to_tonic(&e.into()))?;
-        crate::admin::want(&self.0, model, false).await.map_err(|f| to_tonic(&f))?;
+        self.0.unload_model(model).await.map_err(|f| to_tonic(&f))?;
         Ok(Response::new(RepositoryModelUnloadResponse {}))
     }
 
-    async fn model_config(&self, _: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
-        unsupported("ModelConfig", "it is not built yet")
+    async fn model_config(&self, request: Request<ModelConfigRequest>) -> Answer<ModelConfigResponse> {
+        let request = request.into_inner();
+        let table = self.0.core.table.load_full();
+        let version = Self::known(&table, &request.name, &request.version).map_err(|f| to_tonic(&f))?;
+        let config = version.record.config.as_ref().map(model_config::from_json).transpose();
+        let config = config.map_err(|error| {
+            tracing::error!(model = %request.name, %error, "the registry holds a configuration that cannot be read");
+            Status::internal("the model's configuration cannot be read")
+        })?;
+        Ok(Response::new(ModelConfigResponse { config }))
     }
 
-    async fn model_statistics(&self, _: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
-        unsupported("ModelStatistics", "it is not built yet; /metrics on the admin port has the counters")
+    async fn model_statistics(&self, request: Request<ModelStatisticsRequest>) -> Answer<ModelStatisticsResponse> {
+        let request = request.into_inner();
+        let table = self.0.core.table.load_full();
+        let versions = Self::counted(&table, &request.name, &request.version).map_err(|f| to_tonic(&f))?;
+        self.0.collect_statistics().await;
+        let one = |version: &ModelVersion| {
+            let (model, number) = (&version.record.model, version.record.version);
+            statistics::to_message(model.as_str(), &number.to_string(), &self.0.core.totals.of(model, number))
+        };
+        Ok(Response::new(ModelStatisticsResponse { model_stats: versions.iter().map(|v| one(v)).collect() }))
     }
 
     async fn system_shared_memory_status(&self, _: Request<SystemSharedMemoryStatusRequest>) -> Answer<SystemSharedMemoryStatusResponse> {

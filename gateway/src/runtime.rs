@@ -6,7 +6,7 @@ use crate::oip::Oip;
 use crate::service::Front;
 use crate::shard::{Core, Shard};
 use crate::table::Outlook;
-use crate::{admin, sync};
+use crate::{admin, rest, sync};
 use proto::health::health_server::HealthServer;
 use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use proto::listen::Limits;
@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpListener;
+use tonic::codec::CompressionEncoding;
 use tonic::service::Routes;
 
 /// What can go wrong at a gateway's start.
@@ -37,24 +38,33 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts serving on listeners that are bound already. Call it on the control runtime.
+    /// Starts serving on listeners that are bound already: the front doors, and the admin port. Call it on the control runtime.
     ///
     /// # Errors
     /// When the machine gives no threads.
-    pub fn start(config: GatewayConfig, registry: Arc<dyn Registry>, grpc: TcpListener, admin: TcpListener) -> Result<Self, GatewayError> {
+    pub fn start(
+        config: GatewayConfig,
+        registry: Arc<dyn Registry>,
+        doors: Vec<TcpListener>,
+        admin: TcpListener,
+    ) -> Result<Self, GatewayError> {
         let core = Arc::new(Core::new(config, registry.clone()));
         sync::install_snapshot(&core);
         tokio::spawn(sync::follow(core.clone(), Mirror::spawn(registry, core.config.keys.root())));
-        let rest = routes(&core)?;
+        // Calls that are not hot have lines of their own to the workers, on this runtime.
+        let control = Shard::new(core.clone());
+        tokio::spawn(control.clone().keep_upstreams());
+        tokio::spawn(control.clone().keep_statistics());
+        let router = router(&control)?;
         let front = {
             let core = core.clone();
             move || {
                 let shard = Shard::new(core.clone());
                 tokio::spawn(shard.clone().keep_upstreams());
-                Front { shard, rest: rest.clone() }
+                Front { shard, router: router.clone() }
             }
         };
-        let server = Server::start(listeners, core.config.runtimes, Limits::EDGE, front)?;
+        let server = Server::start(doors, core.config.runtimes, Limits::EDGE, front)?;
         let admin = tokio::spawn(admin::serve(core.clone(), admin));
         Ok(Self { core, server, admin })
     }
@@ -103,11 +113,18 @@ impl Gateway {
     }
 }
 
-/// Everything that is not hot, on the same port.
-fn routes(core: &Arc<Core>) -> Result<Routes, GatewayError> {
+/// Everything that is not hot.
+fn router(control: &Shard) -> Result<axum::Router, GatewayError> {
     let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
-    Ok(Routes::new(GrpcInferenceServiceServer::new(Oip(core.clone())))
-        .add_service(HealthServer::new(HealthService(core.clone())))
+    let oip = Oip(control.clone());
+    let limit = control.core.config.message_bytes_max;
+    let inference = GrpcInferenceServiceServer::new(oip.clone())
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Deflate)
+        .max_decoding_message_size(limit);
+    let grpc = Routes::new(inference)
+        .add_service(HealthServer::new(HealthService(control.core.clone())))
         .add_service(reflection().build_v1()?)
-        .add_service(reflection().build_v1alpha()?))
+        .add_service(reflection().build_v1alpha()?);
+    Ok(rest::router(oip).merge(grpc.into_axum_router().reset_fallback()))
 }

@@ -1,28 +1,29 @@
-//! The HTTP/2 service of a listener: the two infer calls from frames, everything else through tonic.
+//! The service of both front doors: the infer calls of gRPC and REST from frames, everything else through tonic and axum.
 
 use crate::identify::identify;
 use crate::infer::Context;
+use crate::rest;
 use crate::shard::Shard;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use policy::{Failure, Reply};
 use proto::budget::Permit;
 use proto::chain::Chain;
-use proto::frame::{Encoding, MessageBody, MessageReader, ReadError, ReplyBody, refuse, response};
+use proto::frame::{Encoding, MessageReader, ReadError, ReplyBody, refuse, reply as reply_with};
 use proto::listen::Handler;
-use proto::{envelope, metadata, status, trace};
+use proto::{envelope, metadata, trace};
 use std::time::Instant;
-use tonic::service::Routes;
 use tower::Service as _;
 
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const STREAM_INFER: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
 
-/// Answers the requests of the gRPC listener.
+/// Answers requests. Both ports speak both protocols; there are two because clients of Triton expect them.
 #[derive(Clone)]
 pub(crate) struct Front {
     pub(crate) shard: Shard,
-    pub(crate) rest: Routes,
+    /// What is not hot.
+    pub(crate) router: axum::Router,
 }
 
 impl Handler for Front {
@@ -30,9 +31,10 @@ impl Handler for Front {
         match request.uri().path() {
             INFER => self.infer(request).await,
             STREAM_INFER => self.stream_infer(request),
+            path if request.method() == Method::POST && rest::is_infer(path) => self.rest_infer(request).await,
             _ => {
-                let Ok(answer) = self.rest.clone().call(request.map(tonic::body::Body::new)).await;
-                answer.map(ReplyBody::Tonic)
+                let Ok(answer) = self.router.clone().call(request).await;
+                answer.map(|body| ReplyBody::Tonic(tonic::body::Body::new(body)))
             }
         }
     }
@@ -41,14 +43,14 @@ impl Handler for Front {
 impl Front {
     async fn infer(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let (head, body) = request.into_parts();
-        let context = self.context(&head.headers);
+        let (context, encoding) = (self.context(&head.headers), Encoding::of_reply(&head.headers));
         match self.read_one(&head.headers, body).await {
-            Ok((message, _held)) => self.infer_message(message, context).await,
+            Ok((message, _held)) => self.infer_message(message, context, encoding).await,
             Err(failure) => self.refuse(&failure),
         }
     }
 
-    async fn infer_message(&self, message: Chain, context: Context) -> Response<ReplyBody> {
+    async fn infer_message(&self, message: Chain, context: Context, encoding: Encoding) -> Response<ReplyBody> {
         let (envelope, raw) = match envelope::read_request(message) {
             Ok(read) => read,
             Err(failure) => return self.refuse(&failure),
@@ -57,8 +59,7 @@ impl Front {
         match self.shard.answer(envelope, raw, context).await {
             Ok(mut reply) => {
                 reply.reply.id = id;
-                let message = envelope::write_reply(reply.reply, &reply.raw);
-                response(ReplyBody::Message(MessageBody::message(&message, Some(status::ok_trailers()))))
+                reply_with(&envelope::write_reply(reply.reply, &reply.raw), encoding)
             }
             Err(failure) => refuse(&failure, &id),
         }

@@ -2,6 +2,7 @@
 
 use crate::config::GatewayConfig;
 use crate::metrics::Metrics;
+use crate::statistics::Totals;
 use crate::table::Table;
 use arc_swap::ArcSwap;
 use policy::{Moment, WorkerId, WorkerRecord};
@@ -23,6 +24,7 @@ pub(crate) struct Core {
     /// Counts tables, so that tasks can wait for the next one.
     pub(crate) changed: watch::Sender<u64>,
     pub(crate) metrics: Metrics,
+    pub(crate) totals: Totals,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) default_tenant: Arc<str>,
     origin: Instant,
@@ -42,6 +44,7 @@ impl Core {
             table: ArcSwap::default(),
             changed: watch::channel(0).0,
             metrics: Metrics::new(),
+            totals: Totals::default(),
             draining: watch::channel(false).0,
             default_tenant: Arc::from("default"),
             origin: Instant::now(),

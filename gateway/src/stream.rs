@@ -5,13 +5,17 @@ use crate::service::{Front, named_reply};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{HeaderMap, Request, Response};
 use hyper::body::Incoming;
-use policy::Failure;
+use policy::{Failure, Param};
 use proto::budget::Permit;
 use proto::chain::Chain;
-use proto::frame::{Encoding, MessageReader, ReadError, ReplyBody, StreamSender, refuse, response};
+use proto::frame::{Encoding, MessageReader, ReadError, ReplyBody, StreamSender, encoded, refuse, response};
 use proto::{envelope, metadata, status};
 use tokio::sync::watch;
 
+/// Request parameter: mark the last response.
+const EMPTY_FINAL: &str = "triton_enable_empty_final_response";
+/// Response parameter: this is the last.
+const FINAL: &str = "triton_final_response";
 /// Requests of one stream worked on at once; further ones wait in the socket, which slows the sender down.
 const IN_FLIGHT_MAX: usize = 128;
 /// Answer frames that wait for a slow reader.
@@ -29,13 +33,13 @@ impl Front {
     /// Answers at once; a task works through the stream and ends when the client does.
     pub(crate) fn stream_infer(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let (head, body) = request.into_parts();
-        let encoding = match Encoding::of(&head.headers) {
-            Ok(encoding) => encoding,
+        let core = &self.shard.core;
+        let reader = match Encoding::of(&head.headers) {
+            Ok(encoding) => MessageReader::new(body, encoding, core.config.message_bytes_max).with_budget(&core.budget),
             Err(failure) => return refuse(&failure, ""),
         };
-        let core = &self.shard.core;
-        let reader = MessageReader::new(body, encoding, core.config.message_bytes_max).with_budget(&core.budget);
-        let (sender, answer) = StreamSender::new(FRAMES_MAX);
+        let encoding = Encoding::of_reply(&head.headers);
+        let (sender, answer) = StreamSender::new(FRAMES_MAX, encoding);
         let front = self.clone();
         tokio::spawn(async move {
             tokio::select! {
@@ -43,7 +47,7 @@ impl Front {
                 trailers = front.work(reader, &head.headers, &sender) => sender.finish(trailers).await,
             }
         });
-        response(answer)
+        encoded(response(answer), encoding)
     }
 
     /// Reads, answers, and gives the trailers that end the stream.
@@ -97,9 +101,14 @@ impl Front {
     async fn one(&self, message: Chain, _held: Option<Permit>, context: Context) -> Outcome {
         let (envelope, raw) = envelope::read_request(message).map_err(|failure| (failure, policy::Reply::default()))?;
         let named = named_reply(envelope.model.clone(), envelope.version.clone(), envelope.id.clone());
+        let marks_end = envelope.parameter(EMPTY_FINAL) == Some(&Param::Bool(true));
         match self.shard.answer(envelope, raw, context).await {
             Ok(mut reply) => {
                 reply.reply.id = named.id;
+                if marks_end {
+                    // The one reply of a model that is not decoupled is its last, and not empty.
+                    reply.reply.parameters.push((FINAL.to_owned(), Param::Bool(true)));
+                }
                 Ok(envelope::write_stream_reply(reply.reply, &reply.raw, String::new()))
             }
             Err(failure) => Err((failure, named)),

@@ -65,7 +65,7 @@ pub(crate) fn version(number: u64, state: VersionState) -> VersionRecord {
         signature: Signature::default(),
         bytes_resident: 1,
         image: None,
-        labels: None,
+        labels: Vec::new(),
         unknown: Unknown::new(),
     }
 }
@@ -81,6 +81,7 @@ pub(crate) fn model(wanted: bool) -> ModelRecord {
         fallback: None,
         instances: None,
         slo: Slo::default(),
+        derived: false,
         generation: 0,
         unknown: Unknown::new(),
     }

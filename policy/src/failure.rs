@@ -195,11 +195,11 @@ impl Failure {
             Self::Cancelled => (Code::Cancelled, 400, Never),
             Self::Unsupported { .. } => (Code::Unimplemented, 501, Never),
             Self::Refused { .. } => (Code::Unavailable, 503, Never),
-            Self::LoadFailed { .. } => (Code::FailedPrecondition, 400, Never),
+            Self::LoadFailed { .. } => (Code::InvalidArgument, 400, Never),
             Self::Engine { .. } | Self::BadReply { .. } => (Code::Internal, 500, Never),
             Self::Remote { code, .. } => match code {
                 Code::Unavailable => (Code::Unavailable, 503, OtherWorker),
-                other => (*other, http_status(*other), Never),
+                other => (*other, other.http_status(), Never),
             },
         }
     }
@@ -243,21 +243,21 @@ impl Code {
     pub const fn number(self) -> u8 {
         self as u8
     }
-}
 
-/// The HTTP status Triton's REST surface gives a gRPC code (and ours where Triton has none).
-fn http_status(code: Code) -> u16 {
-    match code {
-        Code::Ok => 200,
-        Code::InvalidArgument | Code::AlreadyExists | Code::Cancelled | Code::Unknown | Code::FailedPrecondition => 400,
-        Code::Unauthenticated => 401,
-        Code::PermissionDenied => 403,
-        Code::NotFound => 404,
-        Code::ResourceExhausted => 429,
-        Code::Internal => 500,
-        Code::Unimplemented => 501,
-        Code::Unavailable => 503,
-        Code::DeadlineExceeded => 504,
+    /// The HTTP status Triton's REST surface gives it (and ours where Triton has none).
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::Ok => 200,
+            Self::InvalidArgument | Self::AlreadyExists | Self::Cancelled | Self::Unknown | Self::FailedPrecondition => 400,
+            Self::Unauthenticated => 401,
+            Self::PermissionDenied => 403,
+            Self::NotFound => 404,
+            Self::ResourceExhausted => 429,
+            Self::Internal => 500,
+            Self::Unimplemented => 501,
+            Self::Unavailable => 503,
+            Self::DeadlineExceeded => 504,
+        }
     }
 }
 

@@ -205,6 +205,9 @@ record! {
         /// What it promises.
         #[serde(default)]
         slo: Slo,
+        /// Made from a model's files, not by an operator: its settings follow the files when they change.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        derived: bool,
         /// Grows with every load call, so that a load of a loaded model loads it anew.
         #[serde(default)]
         generation: u64,
@@ -294,9 +297,9 @@ record! {
         /// How pictures become its input.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         image: Option<ImageSpec>,
-        /// Names of its classes.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        labels: Option<Labels>,
+        /// Names of classes, at most one list per output.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        labels: Vec<Labels>,
     }
 }
 

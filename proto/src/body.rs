@@ -10,7 +10,6 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use http::{HeaderMap, header};
 use http_body::{Body, Frame};
 use policy::Failure;
-use std::io::Write as _;
 use std::pin::Pin;
 
 /// How a body is compressed.

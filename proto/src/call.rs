@@ -1,8 +1,10 @@
 //! The seam between gateway and worker: one call, its replies, and who can take it.
 
 use crate::chain::Chain;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt as _};
-use policy::{Envelope, Failure, Reply, VariantId};
+use policy::statistics::Statistics;
+use policy::{Envelope, Failure, ModelName, Reply, VariantId, Version};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +82,30 @@ impl Replies {
     }
 }
 
+/// What one replica counted since it was loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStatistics {
+    /// What it runs.
+    pub variant: VariantId,
+    /// Tells it from other loads of the same variant in the same process: counters start at zero with each.
+    pub load: u64,
+    /// Generation of the placement it was loaded for.
+    pub generation: u64,
+    /// Its counters.
+    pub statistics: Statistics,
+}
+
+/// A model to be looked at anew.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Which.
+    pub model: ModelName,
+    /// A configuration (JSON of Triton's ModelConfig) in place of the directory's config.pbtxt.
+    pub config: Option<String>,
+    /// Files in place of the directory's, by `<version>/<path>`.
+    pub files: Vec<(String, Chain)>,
+}
+
 /// Something that answers calls: a worker in this process or one across the network.
 ///
 /// Contract: every call gets at least one item; after an `Err` nothing follows; dropping the replies cancels what has
@@ -89,4 +115,9 @@ pub trait Upstream: Send + Sync {
     fn infer(&self, call: InferCall) -> Replies;
     /// False while there is reason to believe that calls cannot reach it.
     fn reachable(&self) -> bool;
+    /// Counters of every replica it runs.
+    fn statistics(&self) -> BoxFuture<'static, Result<Vec<ReplicaStatistics>, Failure>>;
+    /// Looks at a model anew and writes what it is to the registry; gives the versions that can be served. None when it has no
+    /// such model. What was known of the model stays when the new look fails.
+    fn offer(&self, offer: Offer) -> BoxFuture<'static, Result<Vec<Version>, Failure>>;
 }

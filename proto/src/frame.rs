@@ -1,5 +1,6 @@
 //! gRPC framing over HTTP/2 bodies: each message has a flag byte and a 4-byte big-endian length in front.
 
+use crate::body::ContentEncoding;
 use crate::budget::{Budget, Permit};
 use crate::chain::Chain;
 use crate::status;
@@ -40,6 +41,33 @@ impl Encoding {
                 what: format!("grpc-encoding {:?}", String::from_utf8_lossy(other).chars().take(32).collect::<String>()),
                 why: "this server reads identity, gzip and deflate".to_owned(),
             }),
+        }
+    }
+}
+
+impl Encoding {
+    /// How to answer a call that came with these headers: compressed as it came, if the client reads that. A client that does not
+    /// compress is not made to inflate.
+    pub fn of_reply(headers: &HeaderMap) -> Self {
+        let asked = Self::of(headers).unwrap_or(Self::Identity);
+        let accepted = headers.get("grpc-accept-encoding").and_then(|v| v.to_str().ok()).unwrap_or_default();
+        if accepted.split(',').any(|name| asked.name().is_some_and(|asked| name.trim() == asked)) { asked } else { Self::Identity }
+    }
+
+    /// As `grpc-encoding` names it; nothing for what is not compressed.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Identity => None,
+            Self::Gzip => Some("gzip"),
+            Self::Deflate => Some("deflate"),
+        }
+    }
+
+    fn content(self) -> Option<ContentEncoding> {
+        match self {
+            Self::Identity => None,
+            Self::Gzip => Some(ContentEncoding::Gzip),
+            Self::Deflate => Some(ContentEncoding::Deflate),
         }
     }
 }
@@ -121,9 +149,9 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
         }
     }
 
-    /// Trailers seen so far.
-    pub fn trailers(&self) -> Option<&HeaderMap> {
-        self.trailers.as_ref()
+    /// The trailers, once the body has ended; empty when there were none.
+    pub fn into_trailers(self) -> HeaderMap {
+        self.trailers.unwrap_or_default()
     }
 
     /// Adds the next data frame; false at the end of the body.
@@ -187,7 +215,11 @@ pub struct MessageBody {
 impl MessageBody {
     /// One message; a server adds trailers, a client does not.
     pub fn message(message: &Chain, trailers: Option<HeaderMap>) -> Self {
-        let data: VecDeque<Bytes> = framed(message).collect();
+        Self::encoded(message, Encoding::Identity, trailers)
+    }
+
+    fn encoded(message: &Chain, encoding: Encoding, trailers: Option<HeaderMap>) -> Self {
+        let data: VecDeque<Bytes> = framed(message, encoding).collect();
         let data_len = data.iter().map(|d| d.len() as u64).sum();
         Self { data, trailers, data_len }
     }
@@ -201,10 +233,12 @@ impl MessageBody {
 }
 
 /// The prefix and the slices of a message. A small first slice is joined to the prefix, so that a small message is one write.
-fn framed(message: &Chain) -> impl Iterator<Item = Bytes> {
+fn framed(message: &Chain, encoding: Encoding) -> impl Iterator<Item = Bytes> + use<> {
     const JOIN_BYTES: usize = 4096;
+    let compressed = encoding.content().map(|encoding| encoding.compress(message));
+    let (flag, message) = compressed.as_ref().map_or((0, message), |compressed| (1, compressed));
     let mut head = Vec::with_capacity(PREFIX_BYTES.saturating_add(message.len().min(JOIN_BYTES)));
-    head.push(0);
+    head.push(flag);
     head.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
     let mut joined = 0usize;
     for slice in message.slices() {
@@ -275,19 +309,22 @@ impl Body for ReplyBody {
 
 /// Sends the messages of a streaming answer.
 #[derive(Clone)]
-pub struct StreamSender(mpsc::Sender<Frame<Bytes>>);
+pub struct StreamSender {
+    frames: mpsc::Sender<Frame<Bytes>>,
+    encoding: Encoding,
+}
 
 impl StreamSender {
     /// A sender and the body it feeds. `frames` bounds what waits for a slow reader.
-    pub fn new(frames: usize) -> (Self, ReplyBody) {
+    pub fn new(frames: usize, encoding: Encoding) -> (Self, ReplyBody) {
         let (tx, rx) = mpsc::channel(frames);
-        (Self(tx), ReplyBody::Stream(rx))
+        (Self { frames: tx, encoding }, ReplyBody::Stream(rx))
     }
 
     /// Sends a message; false when the reader has gone.
     pub async fn message(&self, message: &Chain) -> bool {
-        for data in framed(message) {
-            if self.0.send(Frame::data(data)).await.is_err() {
+        for data in framed(message, self.encoding) {
+            if self.frames.send(Frame::data(data)).await.is_err() {
                 return false;
             }
         }
@@ -296,12 +333,12 @@ impl StreamSender {
 
     /// Ends the stream.
     pub async fn finish(&self, trailers: HeaderMap) {
-        let _ = self.0.send(Frame::trailers(trailers)).await;
+        let _ = self.frames.send(Frame::trailers(trailers)).await;
     }
 
     /// Resolves when the reader has gone.
     pub async fn closed(&self) {
-        self.0.closed().await;
+        self.frames.closed().await;
     }
 }
 
@@ -310,6 +347,20 @@ pub fn response(body: ReplyBody) -> Response<ReplyBody> {
     let mut response = Response::new(body);
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
+}
+
+/// One message as an answer, compressed by `encoding`.
+pub fn reply(message: &Chain, encoding: Encoding) -> Response<ReplyBody> {
+    let body = MessageBody::encoded(message, encoding, Some(status::ok_trailers()));
+    encoded(response(ReplyBody::Message(body)), encoding)
+}
+
+/// Says in `answer` how its messages are compressed.
+pub fn encoded(mut answer: Response<ReplyBody>, encoding: Encoding) -> Response<ReplyBody> {
+    if let Some(name) = encoding.name() {
+        answer.headers_mut().insert("grpc-encoding", HeaderValue::from_static(name));
+    }
+    answer
 }
 
 /// A trailers-only answer.
@@ -375,6 +426,24 @@ mod tests {
         let body = http_body_util::Full::new(Bytes::from(frame(0, &[7; 200])));
         let mut reader = MessageReader::new(body, Encoding::Identity, 1 << 20).with_budget(&budget);
         assert!(matches!(reader.next().await, Err(ReadError::Bad(Failure::Overloaded { .. }))));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_compressed_as_the_call_was_if_the_client_reads_that() {
+        let headers = |asked: &'static str, accepted: &'static str| {
+            let pairs = [("grpc-encoding", asked), ("grpc-accept-encoding", accepted)];
+            pairs.into_iter().map(|(n, v)| (http::HeaderName::from_static(n), HeaderValue::from_static(v))).collect::<HeaderMap>()
+        };
+        assert_eq!(Encoding::of_reply(&headers("gzip", "identity, deflate, gzip")), Encoding::Gzip);
+        assert_eq!(Encoding::of_reply(&headers("gzip", "deflate")), Encoding::Identity);
+        assert_eq!(Encoding::of_reply(&headers("identity", "identity,gzip")), Encoding::Identity);
+        for encoding in [Encoding::Identity, Encoding::Gzip, Encoding::Deflate] {
+            let answer = reply(&Chain::from(vec![5; 9_000]), encoding);
+            assert_eq!(Encoding::of(answer.headers()).unwrap(), encoding);
+            let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
+            assert_eq!(body.len() < 1000, encoding != Encoding::Identity);
+            assert_eq!(read(encoding, body.to_vec(), 9_000).await.unwrap(), [vec![5; 9_000]]);
+        }
     }
 
     #[tokio::test]

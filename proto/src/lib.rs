@@ -12,12 +12,14 @@ pub mod body;
 pub mod budget;
 pub mod call;
 pub mod chain;
+pub mod control;
 pub mod envelope;
 pub mod frame;
 pub mod listen;
 pub mod metadata;
 pub mod remote;
 pub mod server;
+pub mod statistics;
 pub mod status;
 pub mod trace;
 
@@ -30,7 +32,7 @@ pub mod inference {
 /// `sluice.v1`: what is ours, generated.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::unwrap_used, clippy::indexing_slicing, clippy::large_futures)]
 pub mod sluice {
-    tonic::include_proto!("sluice.v1");
+    include!(concat!(env!("OUT_DIR"), "/ours/sluice.v1.rs"));
 }
 
 /// `grpc.health.v1`, generated.

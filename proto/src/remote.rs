@@ -1,14 +1,16 @@
 //! The network side of the call seam: a worker on the other end of an HTTP/2 connection.
 
-use crate::call::{InferCall, InferReply, LoadReport, Replies, Upstream};
+use crate::call::{InferCall, InferReply, LoadReport, Offer, ReplicaStatistics, Replies, Upstream};
+use crate::chain::Chain;
 use crate::frame::{Encoding, MessageBody, MessageReader, ReadError};
-use crate::{envelope, metadata, status};
+use crate::{control, envelope, metadata, status};
 use arc_swap::ArcSwapOption;
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use policy::Failure;
+use policy::{Failure, Version};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -20,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How often a silent connection is asked whether it lives, and how long the answer may take.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
-/// Path of the one call a worker's data port answers.
+/// Path of the inference call of a worker's data port.
 pub const INFER_PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 type Sender = SendRequest<MessageBody>;
@@ -80,16 +82,50 @@ impl Upstream for Remote {
     fn reachable(&self) -> bool {
         self.shared.sender.load().as_ref().is_some_and(|s| !s.is_closed())
     }
+
+    fn statistics(&self) -> BoxFuture<'static, Result<Vec<ReplicaStatistics>, Failure>> {
+        let answer = self.unary(control::STATISTICS_PATH, control::write_statistics_request());
+        Box::pin(async move { control::read_statistics(answer.await?) })
+    }
+
+    fn offer(&self, offer: Offer) -> BoxFuture<'static, Result<Vec<Version>, Failure>> {
+        let answer = self.unary(control::OFFER_PATH, control::write_offer(offer));
+        Box::pin(async move { control::read_offered(answer.await?) })
+    }
 }
 
-fn request(call: &InferCall) -> Result<Request<MessageBody>, Failure> {
-    let mut request = Request::new(MessageBody::message(&envelope::write_request(&call.envelope, &call.raw), None));
+impl Remote {
+    /// One message for one message, for calls that are not hot.
+    fn unary(&self, path: &'static str, message: Chain) -> impl Future<Output = Result<Chain, Failure>> + use<> {
+        let (sender, limit) = (self.shared.sender.load_full(), self.limit);
+        async move {
+            let mut sender = sender.map(|s| Sender::clone(&s)).ok_or(Failure::ConnectionLost)?;
+            sender.ready().await.map_err(|_| Failure::ConnectionLost)?;
+            let response = sender.send_request(post(path, &message)).await.map_err(|_| Failure::ConnectionLost)?;
+            Ok(read_one(response, limit).await?.0)
+        }
+    }
+}
+
+/// A gRPC request to a worker.
+fn post(path: &'static str, message: &Chain) -> Request<MessageBody> {
+    let mut request = Request::new(MessageBody::message(message, None));
     *request.method_mut() = http::Method::POST;
     *request.version_mut() = http::Version::HTTP_2;
-    *request.uri_mut() = http::Uri::from_static("http://worker/inference.GRPCInferenceService/ModelInfer");
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    uri.authority = Some(http::uri::Authority::from_static("worker"));
+    uri.path_and_query = Some(http::uri::PathAndQuery::from_static(path));
+    *request.uri_mut() = http::Uri::from_parts(uri).unwrap_or_default();
     let headers = request.headers_mut();
     headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(http::header::TE, HeaderValue::from_static("trailers"));
+    request
+}
+
+fn request(call: &InferCall) -> Result<Request<MessageBody>, Failure> {
+    let mut request = post(INFER_PATH, &envelope::write_request(&call.envelope, &call.raw));
+    let headers = request.headers_mut();
     let mut put = |name: &'static str, value: &str| -> Result<(), Failure> {
         let value = HeaderValue::from_str(value).map_err(|_| Failure::Malformed { what: format!("{name} is not a header value") })?;
         headers.insert(name, value);
@@ -109,8 +145,16 @@ fn request(call: &InferCall) -> Result<Request<MessageBody>, Failure> {
     Ok(request)
 }
 
-/// From the header on a loss is no longer [`Failure::ConnectionLost`]: the work may have been done.
 async fn read(response: Response<Incoming>, limit: usize) -> Result<InferReply, Failure> {
+    let (message, trailers) = read_one(response, limit).await?;
+    let load = LoadReport { backlog_us: metadata::text(&trailers, metadata::BACKLOG_US).and_then(|t| t.parse().ok()).unwrap_or(0) };
+    let (reply, raw) = envelope::read_reply(message)?;
+    Ok(InferReply { reply, raw, load })
+}
+
+/// The one message of an answer, and its trailers. From the header on a loss is no longer [`Failure::ConnectionLost`]: the work may
+/// have been done.
+async fn read_one(response: Response<Incoming>, limit: usize) -> Result<(Chain, HeaderMap), Failure> {
     let (head, body) = response.into_parts();
     if head.headers.contains_key("grpc-status") {
         status::from_trailers(&head.headers)?; // trailers-only: a refusal
@@ -118,15 +162,10 @@ async fn read(response: Response<Incoming>, limit: usize) -> Result<InferReply, 
     let mut reader = MessageReader::new(body, Encoding::of(&head.headers)?, limit);
     let message = reader.next().await.map_err(late)?;
     let end = reader.next().await.map_err(late)?;
-    let none = HeaderMap::new();
-    let trailers = reader.trailers().unwrap_or(&none);
-    status::from_trailers(trailers)?;
-    let load = LoadReport { backlog_us: metadata::text(trailers, metadata::BACKLOG_US).and_then(|t| t.parse().ok()).unwrap_or(0) };
+    let trailers = reader.into_trailers();
+    status::from_trailers(&trailers)?;
     match (message, end) {
-        (Some(message), None) => {
-            let (reply, raw) = envelope::read_reply(message)?;
-            Ok(InferReply { reply, raw, load })
-        }
+        (Some(message), None) => Ok((message, trailers)),
         _ => Err(Failure::BadReply { what: "not exactly one message".to_owned() }),
     }
 }

@@ -2,7 +2,6 @@
 //! directory nor the cache has them.
 
 use crate::error::WorkerError;
-use crate::repository::MODEL_FILE;
 use policy::{ArtifactFile, ArtifactRecord, Digest};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -71,6 +70,23 @@ impl Artifacts {
         Ok(folder)
     }
 
+    /// Takes `folder`, which is on the cache's disk, into the cache under its own digest.
+    ///
+    /// # Errors
+    /// When it cannot be read or moved.
+    pub(crate) async fn take_in(&self, folder: PathBuf) -> Result<(ArtifactRecord, PathBuf), WorkerError> {
+        let _fetching = self.fetching.lock().await;
+        let hashing = folder.clone();
+        let hashed = tokio::task::spawn_blocking(move || hash_folder(&hashing)).await;
+        let artifact = hashed.map_err(|e| WorkerError::Signature(e.to_string()))??;
+        let place = self.cache.join(artifact.digest.as_str());
+        if !place.is_dir() {
+            std::fs::rename(&folder, &place).map_err(WorkerError::file(&place))?;
+        }
+        self.offer(&artifact, &place);
+        Ok((artifact, place))
+    }
+
     async fn fetch(&self, artifact: &ArtifactRecord, holders: &[String], folder: &Path) -> Result<(), WorkerError> {
         let partial = self.cache.join(format!("{}.part", artifact.digest));
         for file in &artifact.files {
@@ -111,9 +127,6 @@ fn check_manifest(artifact: &ArtifactRecord) -> Result<(), WorkerError> {
     let inside = |path: &str| Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
     if let Some(file) = artifact.files.iter().find(|f| f.path.is_empty() || !inside(&f.path)) {
         return Err(wrong(format!("its file {:?} would lie outside its folder", file.path)));
-    }
-    if !artifact.files.iter().any(|f| f.path == MODEL_FILE) {
-        return Err(wrong(format!("has no {MODEL_FILE}")));
     }
     let listed = digest_of(Sha256::new_with_prefix(ArtifactRecord::manifest(&artifact.files)))?;
     if listed == artifact.digest { Ok(()) } else { Err(wrong(format!("its list of files has digest {listed}"))) }

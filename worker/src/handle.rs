@@ -1,9 +1,11 @@
 //! The worker as an upstream: in this process a gateway calls it directly, across the network through the data port.
 
+use crate::offer::Offers;
 use crate::replica::Replica;
 use arc_swap::ArcSwap;
-use policy::{Failure, VariantId};
-use proto::call::{InferCall, Replies, Upstream};
+use futures_util::future::BoxFuture;
+use policy::{Failure, VariantId, Version};
+use proto::call::{InferCall, Offer, Replies, ReplicaStatistics, Upstream};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,9 +20,16 @@ struct Inner {
     /// Held by who changes the map, so that no change is lost; who reads it takes no lock.
     changing: Mutex<()>,
     stopped: AtomicBool,
+    /// Where a model is looked at anew.
+    offers: Option<Arc<Offers>>,
 }
 
 impl WorkerHandle {
+    /// No replica yet.
+    pub(crate) fn new(offers: Arc<Offers>) -> Self {
+        Self(Arc::new(Inner { offers: Some(offers), ..Inner::default() }))
+    }
+
     /// Makes `replica` the one that answers for `variant`; gives the one it replaces.
     pub(crate) fn insert(&self, variant: VariantId, replica: Arc<Replica>) -> Option<Arc<Replica>> {
         self.change(|map| map.insert(variant, replica))
@@ -76,5 +85,20 @@ impl Upstream for WorkerHandle {
 
     fn reachable(&self) -> bool {
         !self.0.stopped.load(Ordering::Acquire)
+    }
+
+    fn statistics(&self) -> BoxFuture<'static, Result<Vec<ReplicaStatistics>, Failure>> {
+        let counted = self.all().iter().map(|replica| replica.counted()).collect();
+        Box::pin(std::future::ready(Ok(counted)))
+    }
+
+    fn offer(&self, offer: Offer) -> BoxFuture<'static, Result<Vec<Version>, Failure>> {
+        let offers = self.0.offers.clone();
+        Box::pin(async move {
+            match offers {
+                Some(offers) => offers.anew(offer).await,
+                None => Ok(Vec::new()),
+            }
+        })
     }
 }

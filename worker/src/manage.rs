@@ -152,7 +152,7 @@ impl Manager {
             let work = async {
                 let _permit = permits.acquire().await;
                 let (version, folder) = prepare(&config, &*registry, &artifacts, &placement).await?;
-                verdicts.of(&placement.artifact, &folder, how(&placement)).await?;
+                verdicts.of(&placement.artifact, &folder.join(&version.model_file), how(&placement)).await?;
                 let device = device.ok_or_else(|| WorkerError::Signature(format!("this worker has no device {}", placement.device)))?;
                 let instances = core_plan(&config, &placement).instances.get() as u64;
                 let memory = ledger.reserve(&device, version.bytes_resident.saturating_mul(instances))?;
@@ -297,6 +297,10 @@ async fn prepare(
     let key = config.keys.version(placement.variant.model.as_str(), placement.variant.version.into());
     let entry = registry.get(&key).await?.ok_or_else(|| WorkerError::Signature(format!("{} has no version record", placement.variant)))?;
     let version: VersionRecord = decode(&entry, SCHEMA)?;
+    // Both come from the registry, which others can write: the file to load must be one that was listed and hashed.
+    if !version.files.iter().any(|f| f.path == version.model_file) {
+        return Err(WorkerError::Signature(format!("{} has no file {}", placement.variant, version.model_file)));
+    }
     let artifact = ArtifactRecord { digest: placement.artifact.clone(), files: version.files.clone() };
     let holders = registry.list(&format!("{}/", config.keys.artifact(placement.artifact.as_str()))).await?.entries;
     let holders = holders.iter().filter_map(|e| decode::<HolderRecord>(e, SCHEMA).ok()).filter(|h| h.worker != config.id);

@@ -1,19 +1,23 @@
-//! Offers a model directory to the cluster: finds what is in it, validates what is new in a child process, and writes what
-//! each version is.
+//! Offers models to the cluster: finds what is in the model directory, or is handed files, validates what is new in a child
+//! process, and writes what each version is.
 
 use crate::artifact::{Artifacts, hash_folder};
 use crate::config::WorkerConfig;
 use crate::error::WorkerError;
 use crate::publish::Publisher;
-use crate::repository::{Found, MODEL_FILE, scan};
+use crate::repository::{Found, scan};
 use crate::verdict::{How, Verdicts};
-use policy::{HolderRecord, ModelRecord, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState};
-use registry::{Compare, Registry, Txn};
+use policy::{ArtifactRecord, HolderRecord, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState};
+use proto::model_config;
+use registry::{Registry, Txn};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+
+mod anew;
+mod write;
 
 /// The reference variant of every version.
 const REFERENCE: &str = "fp32@ort";
@@ -23,18 +27,20 @@ const AGAIN: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What offering needs.
-pub(crate) struct Offer {
+pub(crate) struct Offers {
     pub(crate) config: Arc<WorkerConfig>,
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) verdicts: Verdicts,
     pub(crate) publisher: Publisher,
+    /// Held while a model is looked at anew: two at once could write each other's half.
+    pub(crate) looking: tokio::sync::Mutex<()>,
 }
 
-impl Offer {
+impl Offers {
     /// Offers everything in `dir`, one version after another, and tells `offered` which models are described then; problems
     /// are logged and do not stop the others. Then writes again whatever the registry lost, for ever.
-    pub(crate) async fn run(self, dir: PathBuf, offered: watch::Sender<Option<BTreeSet<String>>>) {
+    pub(crate) async fn run(self: Arc<Self>, dir: PathBuf, offered: watch::Sender<Option<BTreeSet<String>>>) {
         let (found, problems) = match scan(&dir) {
             Ok(scanned) => scanned,
             Err(error) => {
@@ -48,22 +54,26 @@ impl Offer {
             self.until_written("forgetting what is no longer there", || self.forget_missing(&found)).await;
         }
         let mut described = Vec::new();
-        for found in &found {
-            match self.describe(found).await {
-                Ok(record) => {
-                    if self.until_written("writing a version", || self.write(found, &record)).await {
-                        described.push((found, record));
+        for of_model in found.chunk_by(|a, b| a.model == b.model) {
+            for found in of_model {
+                match self.describe(found).await {
+                    Ok(record) => {
+                        if self.until_written("writing a version", || self.write(&record, write::Over::Stale)).await {
+                            described.push((of_model, record));
+                        }
                     }
+                    Err(error) => tracing::error!(model = %found.model, version = %found.version, %error, "version not offered"),
                 }
-                Err(error) => tracing::error!(model = %found.model, version = %found.version, %error, "version not offered"),
             }
+            self.until_written("writing a model", || self.want(of_model)).await;
         }
         tracing::info!(versions = found.len(), problems = problems.len(), "model directory offered");
-        offered.send_replace(Some(described.iter().map(|(found, _)| found.model.to_string()).collect()));
+        offered.send_replace(Some(described.iter().map(|(_, record)| record.model.to_string()).collect()));
         loop {
             tokio::time::sleep(AGAIN).await;
-            for (found, record) in &described {
-                self.until_written("writing a version again", || self.write(found, record)).await;
+            for (of_model, record) in &described {
+                self.until_written("writing a version again", || self.write(record, write::Over::Nothing)).await;
+                self.until_written("writing a model again", || self.want_if_lost(of_model)).await;
             }
         }
     }
@@ -89,14 +99,15 @@ impl Offer {
         let folder = found.folder.clone();
         let hashed = tokio::task::spawn_blocking(move || hash_folder(&folder)).await;
         let artifact = hashed.map_err(|e| WorkerError::Signature(e.to_string()))??;
-        let (state, signature, bytes_resident) = match self.verdicts.of(&artifact.digest, &found.folder, How::CPU).await {
-            Ok(facts) => {
-                let signature = Signature::complete(facts.inputs, facts.outputs, found.settings.max_batch_size);
-                (VersionState::Valid, signature, facts.bytes_resident)
-            }
+        let known = match &found.config {
+            Ok(config) => self.complete(found, &artifact, config.clone()).await,
+            Err(reason) => Err(WorkerError::Invalid(reason.clone())),
+        };
+        let (state, completed, bytes_resident) = match known {
+            Ok((completed, bytes)) => (VersionState::Valid, Some(completed), bytes),
             Err(WorkerError::Invalid(reason)) => {
                 tracing::error!(model = %found.model, version = %found.version, reason, "version is not valid");
-                (VersionState::Invalid(reason), Signature::default(), 0)
+                (VersionState::Invalid(reason), None, 0)
             }
             Err(error) => return Err(error),
         };
@@ -110,9 +121,9 @@ impl Offer {
             reference: VariantName::new(REFERENCE).map_err(|e| WorkerError::Signature(e.to_string()))?,
             artifact: artifact.digest,
             files: artifact.files,
-            model_file: MODEL_FILE.to_owned(),
-            config: None,
-            signature,
+            model_file: found.model_file.clone(),
+            config: completed.as_ref().map(|c| model_config::to_json(&c.config)),
+            signature: completed.map_or_else(Signature::default, |c| c.signature),
             bytes_resident,
             image: found.settings.image.clone(),
             labels: found.labels.clone(),
@@ -120,52 +131,19 @@ impl Offer {
         })
     }
 
-    /// Writes what the version is, and wants the model if nobody has said anything about it.
-    async fn write(&self, found: &Found, record: &VersionRecord) -> Result<(), WorkerError> {
-        let keys = &self.config.keys;
-        let key = keys.version(record.model.as_str(), record.version.into());
-        if let Some(entry) = self.registry.get(&key).await? {
-            let known: Result<VersionRecord, _> = registry::decode(&entry, SCHEMA);
-            match known {
-                Ok(known) if known == *record => return self.want(found).await,
-                Ok(known) if known.artifact != record.artifact && self.held_elsewhere(&known).await? => {
-                    tracing::error!(
-                        model = %record.model, version = %record.version, known = %known.artifact, here = %record.artifact,
-                        "another worker offers other files under this version; not offered: give it a new version"
-                    );
-                    return Ok(());
-                }
-                _ => {}
-            }
-        }
-        self.registry.txn(Txn::new().put(&key, registry::encode(record)?)).await?;
-        self.want(found).await
-    }
-
-    async fn want(&self, found: &Found) -> Result<(), WorkerError> {
-        let key = self.config.keys.model(found.model.as_str());
-        let record = ModelRecord {
-            schema: SCHEMA,
-            name: found.model.clone(),
-            wanted: true,
-            versions: Vec::new(),
-            replicas: found.settings.replicas,
-            provider: self.config.provider,
-            fallback: None,
-            instances: found.settings.instances,
-            slo: found.settings.slo.clone(),
-            generation: 0,
-            unknown: Unknown::new(),
-        };
-        self.registry.txn(Txn::new().when(Compare::Absent(key.clone())).put(&key, registry::encode(&record)?)).await?;
-        Ok(())
-    }
-
-    /// Does any other worker hold the files of `known`?
-    async fn held_elsewhere(&self, known: &VersionRecord) -> Result<bool, WorkerError> {
-        let prefix = format!("{}/", self.config.keys.artifact(known.artifact.as_str()));
-        let own = self.config.keys.holder(known.artifact.as_str(), self.config.id.as_str());
-        Ok(self.registry.list(&prefix).await?.entries.iter().any(|entry| entry.key != own))
+    /// What the graph says, and its configuration completed with it.
+    async fn complete(
+        &self,
+        found: &Found,
+        artifact: &ArtifactRecord,
+        config: Option<proto::inference::ModelConfig>,
+    ) -> Result<(model_config::Completed, u64), WorkerError> {
+        let facts = self.verdicts.of(&artifact.digest, &found.folder.join(&found.model_file), How::CPU).await?;
+        let completed =
+            model_config::complete(config, found.model.as_str(), &facts.inputs, &facts.outputs, found.settings.max_batch_size);
+        let mut completed = completed.map_err(|error| WorkerError::Invalid(format!("its configuration: {error}")))?;
+        completed.config.default_model_filename.clone_from(&found.model_file);
+        Ok((completed, facts.bytes_resident))
     }
 
     /// The directory is the whole truth: versions it no longer has are forgotten, and models without a version.

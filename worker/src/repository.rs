@@ -1,15 +1,19 @@
-//! Reads a model directory in Triton's layout: `DIR/<model>/<version>/model.onnx`, with our `sluice.toml` beside the versions.
+//! Reads a model directory in Triton's layout: `DIR/<model>/<version>/model.onnx`, with `config.pbtxt` and our `sluice.toml` beside the
+//! versions.
 
 use crate::error::WorkerError;
 use policy::{ImageSpec, Labels, ModelName, Slo, Version};
+use proto::inference::ModelConfig;
+use proto::model_config::{self, VersionPolicy};
 use serde::Deserialize;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-/// The model file of a version.
+/// The model file of a version whose configuration names no other.
 pub(crate) const MODEL_FILE: &str = "model.onnx";
 /// Our settings, beside the versions.
 const SETTINGS_FILE: &str = "sluice.toml";
-/// Triton's settings; not read yet, so their presence is an error instead of a surprise.
+/// Triton's settings.
 const TRITON_FILE: &str = "config.pbtxt";
 /// A label list must fit into its version's record.
 const LABELS_BYTES_MAX: usize = 40 << 10;
@@ -21,8 +25,12 @@ pub(crate) struct Found {
     pub(crate) version: Version,
     /// Folder with the model file.
     pub(crate) folder: PathBuf,
+    /// The file in it that the engine loads.
+    pub(crate) model_file: String,
+    /// What the model is to be like, where its author said; an error is why it cannot be served.
+    pub(crate) config: Result<Option<ModelConfig>, String>,
     pub(crate) settings: Settings,
-    pub(crate) labels: Option<Labels>,
+    pub(crate) labels: Vec<Labels>,
 }
 
 /// `sluice.toml`.
@@ -66,7 +74,7 @@ pub(crate) fn scan(dir: &Path) -> Result<(Vec<Found>, Vec<WorkerError>), WorkerE
         if name.starts_with('.') {
             continue;
         }
-        match scan_model(&folder, name) {
+        match scan_model(&folder, name, None) {
             Ok(versions) => found.extend(versions),
             Err(problem) => problems.push(problem),
         }
@@ -82,36 +90,79 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, WorkerError> {
     Ok(folders)
 }
 
-fn scan_model(folder: &Path, name: String) -> Result<Vec<Found>, WorkerError> {
+/// The versions of one model, or why there are none. `config` takes the place of its `config.pbtxt`.
+///
+/// # Errors
+/// What is wrong with its folder.
+pub(crate) fn scan_model(folder: &Path, name: String, config: Option<ModelConfig>) -> Result<Vec<Found>, WorkerError> {
     let problem = |path: &Path, what: String| WorkerError::Repository { path: path.to_owned(), what };
     let model = ModelName::new(name).map_err(|e| problem(folder, e.to_string()))?;
-    if folder.join(TRITON_FILE).exists() {
-        return Err(problem(
-            &folder.join(TRITON_FILE),
-            "config.pbtxt is not read by this version; remove it and use sluice.toml".to_owned(),
-        ));
-    }
     let settings = settings(&folder.join(SETTINGS_FILE))?;
-    let labels = settings.labels.as_ref().map(|l| labels(folder, l)).transpose()?;
+    let config = config.map_or_else(|| read_config(&folder.join(TRITON_FILE)), |config| Ok(Some(config)));
+    let known = config.as_ref().ok().and_then(Option::as_ref);
+    let model_file = known.map(|c| c.default_model_filename.as_str()).filter(|f| !f.is_empty()).unwrap_or(MODEL_FILE).to_owned();
+    let mut labels: Vec<Labels> = settings.labels.as_ref().map(|l| read_labels(folder, l)).transpose()?.into_iter().collect();
+    let plain = |file: &str| Path::new(file).components().map(|c| matches!(c, std::path::Component::Normal(_))).eq([true]);
+    let config = config.and_then(|config| {
+        if !plain(&model_file) {
+            return Err(format!("default_model_filename {model_file:?} is not the name of a file in a version's folder"));
+        }
+        for output in config.iter().flat_map(|c| &c.output).filter(|o| !o.label_filename.is_empty()) {
+            let wanted = LabelSettings { output: output.name.clone(), file: output.label_filename.clone(), activation: no_activation() };
+            if !labels.iter().any(|l| l.output == wanted.output) {
+                labels.push(read_labels(folder, &wanted).map_err(|e| format!("label_filename of output `{}`: {e}", output.name))?);
+            }
+        }
+        Ok(config)
+    });
     let mut found = Vec::new();
     for version_folder in folders(folder)? {
         let text = version_folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // As in Triton, folders that are not a version are not ours to judge.
         let Ok(version) = Version::parse(&text) else { continue };
-        let file = version_folder.join(MODEL_FILE);
+        let file = version_folder.join(Path::new(&model_file).file_name().unwrap_or_default());
         match std::fs::symlink_metadata(&file) {
             Ok(meta) if meta.is_file() => {}
             // What it leads to is not part of the artifact, so it could neither be named by its bytes nor travel.
             Ok(meta) if meta.is_symlink() => return Err(problem(&file, "is a symbolic link; put the file itself here".to_owned())),
-            _ => return Err(problem(&version_folder, format!("has no {MODEL_FILE}"))),
+            _ => return Err(problem(&version_folder, format!("has no {model_file}"))),
         }
-        let (model, settings, labels) = (model.clone(), settings.clone(), labels.clone());
-        found.push(Found { model, version, folder: version_folder, settings, labels });
+        let (model, model_file, config) = (model.clone(), model_file.clone(), config.clone());
+        let (settings, labels) = (settings.clone(), labels.clone());
+        found.push(Found { model, version, folder: version_folder, model_file, config, settings, labels });
     }
     if found.is_empty() {
-        return Err(problem(folder, format!("has no version: expected a folder such as 1/{MODEL_FILE}")));
+        return Err(problem(folder, format!("has no version: expected a folder such as 1/{model_file}")));
     }
     Ok(found)
+}
+
+/// Largest `config.pbtxt` that is read; more is refused by who parses it.
+const CONFIG_BYTES_MAX: u64 = 2 << 20;
+
+fn read_config(path: &Path) -> Result<Option<ModelConfig>, String> {
+    let mut text = String::new();
+    match std::fs::File::open(path) {
+        Ok(file) => file.take(CONFIG_BYTES_MAX).read_to_string(&mut text).map_err(|e| format!("{TRITON_FILE}: {e}"))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{TRITON_FILE}: {error}")),
+    };
+    model_config::parse_text(&text).map(Some).map_err(|e| format!("{TRITON_FILE}: {e}"))
+}
+
+/// The versions of `found` that its configuration wants, ascending; none for the usual rule, the latest that is valid.
+pub(crate) fn wanted_versions(found: &[Found]) -> Vec<Version> {
+    let config = found.iter().find_map(|f| f.config.as_ref().ok().and_then(Option::as_ref));
+    let mut versions: Vec<Version> = found.iter().map(|f| f.version).collect();
+    versions.sort();
+    match config.map_or(VersionPolicy::Latest(1), model_config::version_policy) {
+        VersionPolicy::Latest(1) => Vec::new(),
+        VersionPolicy::Latest(count) => {
+            versions.split_off(versions.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX)))
+        }
+        VersionPolicy::All => versions,
+        VersionPolicy::Specific(versions) => versions,
+    }
 }
 
 fn settings(path: &Path) -> Result<Settings, WorkerError> {
@@ -123,7 +174,7 @@ fn settings(path: &Path) -> Result<Settings, WorkerError> {
     toml::from_str(&text).map_err(|error| WorkerError::Repository { path: path.to_owned(), what: error.to_string().trim().to_owned() })
 }
 
-fn labels(folder: &Path, settings: &LabelSettings) -> Result<Labels, WorkerError> {
+fn read_labels(folder: &Path, settings: &LabelSettings) -> Result<Labels, WorkerError> {
     let path = folder.join(&settings.file);
     let problem = |what: String| WorkerError::Repository { path: path.clone(), what };
     let plain = Path::new(&settings.file).components().all(|c| matches!(c, std::path::Component::Normal(_)));
@@ -162,16 +213,25 @@ mod tests {
         write(dir.path(), "hollow/1/other.onnx", "x");
         write(dir.path(), "typo/1/model.onnx", "x");
         write(dir.path(), "typo/sluice.toml", "max_batchsize = 8\n");
-        write(dir.path(), "triton/config.pbtxt", "x");
+        write(dir.path(), "triton/config.pbtxt", "platform: \"onnxruntime_onnx\"\nmax_batch_size: 3\ndefault_model_filename: \"net.onnx\"\nversion_policy { all {} }");
+        write(dir.path(), "triton/2/net.onnx", "x");
+        write(dir.path(), "triton/10/net.onnx", "x");
+        write(dir.path(), "unread/config.pbtxt", "max_batch_sise: 3");
+        write(dir.path(), "unread/1/model.onnx", "x");
         write(dir.path(), "bad name/1/model.onnx", "x");
         std::fs::create_dir_all(dir.path().join("linked/1")).unwrap();
         std::os::unix::fs::symlink(dir.path().join("good/1/model.onnx"), dir.path().join("linked/1/model.onnx")).unwrap();
         let (found, problems) = scan(dir.path()).unwrap();
         let names: Vec<_> = found.iter().map(|f| format!("{}:{}", f.model, f.version)).collect();
-        assert_eq!(names, ["good:1", "good:2"]);
+        assert_eq!(names, ["good:1", "good:2", "triton:10", "triton:2", "unread:1"]);
+        assert_eq!(wanted_versions(&found[..2]), []);
+        assert_eq!(wanted_versions(&found[2..4]).into_iter().map(u64::from).collect::<Vec<_>>(), [2, 10]);
+        assert_eq!(found[2].model_file, "net.onnx");
+        let unread = found[4].config.as_ref().unwrap_err();
+        assert!(unread.contains("config.pbtxt") && unread.contains("max_batch_sise"), "{unread}");
         assert_eq!(found[0].settings.max_batch_size, Some(8));
         let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        for needle in ["bad name", "symbolic link", "has no version", "has no model.onnx", "config.pbtxt is not read", "max_batchsize"] {
+        for needle in ["bad name", "symbolic link", "has no version", "has no model.onnx", "max_batchsize"] {
             assert!(texts.iter().any(|t| t.contains(needle)), "{needle} in {texts:?}");
         }
     }

@@ -8,7 +8,7 @@ use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
 use crate::manage::Manager;
 use crate::memory::Ledger;
-use crate::offer::Offer;
+use crate::offer::Offers;
 use crate::publish::{self, Publisher, Who};
 use crate::serve::DataPort;
 use crate::verdict::Verdicts;
@@ -64,7 +64,15 @@ impl Worker {
         let artifacts = Arc::new(Artifacts::open(&config.data_dir)?);
         let verdicts = Verdicts::new(config.clone());
         let (publisher, records) = Publisher::new();
-        let handle = WorkerHandle::default();
+        let offers = Arc::new(Offers {
+            config: config.clone(),
+            registry: registry.clone(),
+            artifacts: artifacts.clone(),
+            verdicts: verdicts.clone(),
+            publisher: publisher.clone(),
+            looking: Default::default(),
+        });
+        let handle = WorkerHandle::new(offers.clone());
         let record = worker_record(&config);
         publisher.put(config.keys.worker(config.id.as_str()), &record);
         let (stop, stopped) = watch::channel(false);
@@ -74,9 +82,9 @@ impl Worker {
         let manager = Manager {
             config: config.clone(),
             runtime,
-            registry: registry.clone(),
+            registry,
             artifacts: artifacts.clone(),
-            verdicts: verdicts.clone(),
+            verdicts,
             publisher: publisher.clone(),
             handle: handle.clone(),
             record: record.clone(),
@@ -87,8 +95,7 @@ impl Worker {
         tasks.push(tokio::spawn(manager.run()));
         let (offered_tx, offered) = watch::channel(config.models.is_none().then(BTreeSet::new));
         if let Some(dir) = config.models.clone() {
-            let offer = Offer { config: config.clone(), registry, artifacts: artifacts.clone(), verdicts, publisher: publisher.clone() };
-            tasks.push(tokio::spawn(offer.run(dir, offered_tx)));
+            tasks.push(tokio::spawn(offers.run(dir, offered_tx)));
         }
         let server = match ports {
             Some(WorkerPorts { data, admin, runtimes }) => {

@@ -5,7 +5,9 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use policy::check::check_request;
 use policy::{Failure, VariantId};
-use proto::call::{Caller, InferCall, InferReply};
+use proto::call::{Caller, InferCall, InferReply, Upstream as _};
+use proto::chain::Chain;
+use proto::control::{self, OFFER_PATH, STATISTICS_PATH};
 use proto::frame::{Encoding, MessageBody, MessageReader, ReadError, ReplyBody, refuse, response};
 use proto::listen::Handler;
 use proto::remote::INFER_PATH;
@@ -22,37 +24,34 @@ pub(crate) struct DataPort {
 
 impl Handler for DataPort {
     async fn call(&self, request: Request<Incoming>) -> Response<ReplyBody> {
-        if request.uri().path() != INFER_PATH {
-            let what = format!("method {:?}", request.uri().path().chars().take(160).collect::<String>());
-            return refuse(
-                &Failure::Unsupported { what, why: "a worker's data port answers ModelInfer only; ask a gateway".to_owned() },
-                "",
-            );
-        }
-        match self.infer(request).await {
-            Ok(reply) => {
+        let answer = match request.uri().path() {
+            INFER_PATH => self.infer(request).await.map(|reply| {
                 let mut trailers = status::ok_trailers();
                 trailers.insert(metadata::BACKLOG_US, HeaderValue::from(reply.load.backlog_us));
-                let message = envelope::write_reply(reply.reply, &reply.raw);
-                response(ReplyBody::Message(MessageBody::message(&message, Some(trailers))))
-            }
+                (envelope::write_reply(reply.reply, &reply.raw), trailers)
+            }),
+            STATISTICS_PATH => self.statistics().await,
+            OFFER_PATH => self.offer(request).await,
+            path => Err(Failure::Unsupported {
+                what: format!("method {:?}", path.chars().take(160).collect::<String>()),
+                why: "a worker's data port answers gateways only; ask a gateway".to_owned(),
+            }),
+        };
+        match answer {
+            Ok((message, trailers)) => response(ReplyBody::Message(MessageBody::message(&message, Some(trailers)))),
             Err(failure) => refuse(&failure, ""),
         }
     }
 }
+
+type Answer = Result<(Chain, HeaderMap), Failure>;
 
 impl DataPort {
     async fn infer(&self, request: Request<Incoming>) -> Result<InferReply, Failure> {
         let received = Instant::now();
         let (head, body) = request.into_parts();
         let variant = variant(&head.headers)?;
-        let mut reader = MessageReader::new(body, Encoding::of(&head.headers)?, self.message_bytes_max);
-        let message = match reader.next().await {
-            Ok(Some(message)) => message,
-            Ok(None) => return Err(Failure::Malformed { what: "the call has no message".to_owned() }),
-            Err(ReadError::Bad(failure)) => return Err(failure),
-            Err(ReadError::Gone) => return Err(Failure::Cancelled),
-        };
+        let message = self.message(&head.headers, body).await?;
         let (envelope, raw) = envelope::read_request(message)?;
         // A gateway has checked it, but this port is a boundary of its own: an engine must never see lengths that lie.
         let replica = self.handle.replica(&variant)?;
@@ -67,6 +66,28 @@ impl DataPort {
             trace: trace::of(&head.headers),
         };
         replica.infer(call).await
+    }
+
+    async fn statistics(&self) -> Answer {
+        Ok((control::write_statistics(&self.handle.statistics().await?), status::ok_trailers()))
+    }
+
+    async fn offer(&self, request: Request<Incoming>) -> Answer {
+        let (head, body) = request.into_parts();
+        let offer = control::read_offer(self.message(&head.headers, body).await?)?;
+        let versions = self.handle.offer(offer).await?;
+        Ok((control::write_offered(&versions), status::ok_trailers()))
+    }
+
+    /// The one message of a call.
+    async fn message(&self, headers: &HeaderMap, body: Incoming) -> Result<Chain, Failure> {
+        let mut reader = MessageReader::new(body, Encoding::of(headers)?, self.message_bytes_max);
+        match reader.next().await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(Failure::Malformed { what: "the call has no message".to_owned() }),
+            Err(ReadError::Bad(failure)) => Err(failure),
+            Err(ReadError::Gone) => Err(Failure::Cancelled),
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use crate::config::WorkerConfig;
 use crate::engine::Fallback;
 use crate::error::WorkerError;
-use crate::repository::MODEL_FILE;
 use crate::validate::{self, Facts, Limits, Request, Verdict};
 use policy::{Digest, ExecutionProvider};
 use std::path::{Path, PathBuf};
@@ -38,15 +37,15 @@ impl Verdicts {
         Self { config, children: Arc::new(Semaphore::new(CHILDREN_MAX)) }
     }
 
-    /// What is known of `artifact`, whose files are in `folder`; from a child when nothing is.
+    /// What is known of `artifact`, of which the engine loads `file`; from a child when nothing is.
     ///
     /// # Errors
     /// [`WorkerError::Invalid`] with the reason, [`WorkerError::NotValidated`] when this host could not find out.
-    pub(crate) async fn of(&self, artifact: &Digest, folder: &Path, how: How) -> Result<Facts, WorkerError> {
-        let path = self.path(artifact, how);
+    pub(crate) async fn of(&self, artifact: &Digest, file: &Path, how: How) -> Result<Facts, WorkerError> {
+        let path = self.path(artifact, file, how);
         let verdict = match std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()) {
             Some(known) => known,
-            None => self.find_out(&path, folder, how).await,
+            None => self.find_out(&path, file, how).await,
         };
         match verdict {
             Verdict::Valid(facts) => Ok(*facts),
@@ -55,20 +54,21 @@ impl Verdicts {
         }
     }
 
-    /// A verdict holds for an artifact, a library, a provider and the limits it was found under.
-    fn path(&self, artifact: &Digest, how: How) -> PathBuf {
+    /// A verdict holds for a file of an artifact, a library, a provider and the limits it was found under.
+    fn path(&self, artifact: &Digest, file: &Path, how: How) -> PathBuf {
         let config = &self.config;
+        let file = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let library = config.library.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let fallback = if how.fallback == Fallback::Cpu { "-or-cpu" } else { "" };
         let limits = format!("{}s-{}b", config.validate_time_max.as_secs(), config.validate_memory_max);
-        config.data_dir.join("verdicts").join(format!("{artifact}-{library}-{}{fallback}-{limits}.json", how.provider))
+        config.data_dir.join("verdicts").join(format!("{artifact}-{file}-{library}-{}{fallback}-{limits}.json", how.provider))
     }
 
-    async fn find_out(&self, path: &Path, folder: &Path, how: How) -> Verdict {
+    async fn find_out(&self, path: &Path, file: &Path, how: How) -> Verdict {
         let config = &self.config;
         let _child = self.children.acquire().await;
         let request = Request {
-            model: folder.join(MODEL_FILE),
+            model: file.to_owned(),
             libraries: vec![config.library.clone()],
             provider: how.provider,
             device_id: how.device_id,

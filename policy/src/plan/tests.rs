@@ -42,7 +42,7 @@ pub(super) fn version(model: &str, number: u64, content: u64, bytes_resident: u6
         signature: Signature::default(),
         bytes_resident,
         image: None,
-        labels: None,
+        labels: Vec::new(),
         unknown: Unknown::new(),
     }
 }
@@ -58,6 +58,7 @@ pub(super) fn model(name: &str) -> ModelRecord {
         fallback: None,
         instances: None,
         slo: Slo::default(),
+        derived: false,
         generation: 0,
         unknown: Unknown::new(),
     }

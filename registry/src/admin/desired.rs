@@ -46,7 +46,7 @@ impl Change {
             Self::Apply { record, reload } => {
                 let runs = |r: &ModelRecord| (r.provider, r.fallback, r.instances);
                 let differs = before.is_some_and(|b| runs(b) != runs(record));
-                let mut record = (**record).clone();
+                let mut record = ModelRecord { derived: false, ..(**record).clone() };
                 let kept = before.map(|b| b.unknown.clone()).unwrap_or_default();
                 record.generation = if *reload || differs { next } else { generation };
                 record.unknown = kept.into_iter().chain(record.unknown).collect();
@@ -67,6 +67,7 @@ fn default_record(name: ModelName) -> ModelRecord {
         fallback: None,
         instances: None,
         slo: Slo::default(),
+        derived: false,
         generation: 0,
         unknown: Unknown::new(),
     }

@@ -1,0 +1,257 @@
+//! What an operator does over REST: the repository, shared memory regions, trace and log settings.
+
+use super::body::read_json;
+use super::{Answer, Refusal, message, ok};
+use crate::oip::Oip;
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse as _;
+use axum::routing::{get, post};
+use proto::inference::grpc_inference_service_server::GrpcInferenceService as _;
+use proto::inference::model_repository_parameter::ParameterChoice;
+use proto::inference::*;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use tonic::Request as Call;
+
+pub(super) fn router() -> Router<Oip> {
+    Router::new()
+        .route("/v2/repository/index", post(index))
+        .route("/v2/repository/{repository}/index", post(index_of))
+        .route("/v2/repository/models/{model}/load", post(load))
+        .route("/v2/repository/models/{model}/unload", post(unload))
+        .route("/v2/systemsharedmemory/status", get(shm_status))
+        .route("/v2/systemsharedmemory/unregister", post(shm_unregister))
+        .route("/v2/systemsharedmemory/region/{region}/status", get(shm_status_of))
+        .route("/v2/systemsharedmemory/region/{region}/register", post(shm_register))
+        .route("/v2/systemsharedmemory/region/{region}/unregister", post(shm_unregister_one))
+        .route("/v2/cudasharedmemory/status", get(cuda_status))
+        .route("/v2/cudasharedmemory/unregister", post(cuda_unregister))
+        .route("/v2/cudasharedmemory/region/{region}/status", get(cuda_status_of))
+        .route("/v2/cudasharedmemory/region/{region}/register", post(cuda_register))
+        .route("/v2/cudasharedmemory/region/{region}/unregister", post(cuda_unregister_one))
+        .route("/v2/trace/setting", get(trace_get).post(trace_set))
+        .route("/v2/models/{model}/trace/setting", get(trace_get_of).post(trace_set_of))
+        .route("/v2/logging", get(log_get).post(log_set))
+}
+
+fn empty() -> Answer {
+    Ok(StatusCode::OK.into_response())
+}
+
+fn wrong(text: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, text)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct IndexBody {
+    ready: bool,
+}
+
+async fn index(State(oip): State<Oip>, request: Request) -> Answer {
+    index_in(&oip, String::new(), request).await
+}
+
+async fn index_of(State(oip): State<Oip>, Path(repository): Path<String>, request: Request) -> Answer {
+    index_in(&oip, repository, request).await
+}
+
+/// A bare array, as Triton answers.
+async fn index_in(oip: &Oip, repository_name: String, request: Request) -> Answer {
+    let body: IndexBody = read_json(oip, request).await?;
+    let call = RepositoryIndexRequest { repository_name, ready: body.ready };
+    let index = oip.repository_index(Call::new(call)).await?.into_inner();
+    let mut index = message("inference.RepositoryIndexResponse", &index)?;
+    ok(index.get_mut("models").map(Value::take).unwrap_or_default())
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Parameters {
+    parameters: Map<String, Value>,
+}
+
+async fn load(State(oip): State<Oip>, Path(model_name): Path<String>, request: Request) -> Answer {
+    let Parameters { parameters } = read_json(&oip, request).await?;
+    let parameters = parameters.into_iter().map(|(name, value)| parameter(name, value)).collect::<Result<HashMap<_, _>, _>>()?;
+    oip.repository_model_load(Call::new(RepositoryModelLoadRequest { model_name, parameters, ..Default::default() })).await?;
+    empty()
+}
+
+/// Files come as base64.
+fn parameter(name: String, value: Value) -> Result<(String, ModelRepositoryParameter), Refusal> {
+    let choice = match value {
+        Value::Bool(flag) => ParameterChoice::BoolParam(flag),
+        Value::String(text) if name.starts_with("file:") => {
+            let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text.as_bytes());
+            let bytes = bytes.map_err(|error| wrong(format!("parameter `{name}`: expected the base64 of a file: {error}")))?;
+            ParameterChoice::BytesParam(bytes.into())
+        }
+        Value::String(text) => ParameterChoice::StringParam(text),
+        Value::Number(number) => {
+            let integer = number.as_i64();
+            ParameterChoice::Int64Param(integer.ok_or_else(|| wrong(format!("parameter `{name}`: expected an integer, got {number}")))?)
+        }
+        other => return Err(wrong(format!("parameter `{name}`: expected a text, an integer or a flag, got {other}"))),
+    };
+    Ok((name, ModelRepositoryParameter { parameter_choice: Some(choice) }))
+}
+
+async fn unload(State(oip): State<Oip>, Path(model_name): Path<String>, request: Request) -> Answer {
+    let Parameters { parameters } = read_json(&oip, request).await?;
+    let parameters = parameters.into_iter().map(|(name, value)| parameter(name, value)).collect::<Result<HashMap<_, _>, _>>()?;
+    oip.repository_model_unload(Call::new(RepositoryModelUnloadRequest { model_name, parameters, ..Default::default() })).await?;
+    empty()
+}
+
+/// The regions as a bare array, as Triton answers.
+fn regions(mut status: Value) -> Answer {
+    let regions = status.get_mut("regions").map(Value::take).unwrap_or_default();
+    ok(match regions {
+        Value::Object(regions) => regions.into_iter().map(|(_, region)| region).collect(),
+        _ => Value::Array(Vec::new()),
+    })
+}
+
+async fn shm_status(State(oip): State<Oip>) -> Answer {
+    shm_status_of(State(oip), Path(String::new())).await
+}
+
+async fn shm_status_of(State(oip): State<Oip>, Path(name): Path<String>) -> Answer {
+    let status = oip.system_shared_memory_status(Call::new(SystemSharedMemoryStatusRequest { name })).await?.into_inner();
+    regions(message("inference.SystemSharedMemoryStatusResponse", &status)?)
+}
+
+#[derive(Deserialize)]
+struct Region {
+    key: String,
+    #[serde(default)]
+    offset: u64,
+    byte_size: u64,
+}
+
+async fn shm_register(State(oip): State<Oip>, Path(name): Path<String>, request: Request) -> Answer {
+    let body: Option<Region> = read_json(&oip, request).await?;
+    let Region { key, offset, byte_size } = body.ok_or_else(|| wrong("expected an object with `key`, `offset` and `byte_size`"))?;
+    oip.system_shared_memory_register(Call::new(SystemSharedMemoryRegisterRequest { name, key, offset, byte_size })).await?;
+    empty()
+}
+
+async fn shm_unregister(State(oip): State<Oip>) -> Answer {
+    shm_unregister_one(State(oip), Path(String::new())).await
+}
+
+async fn shm_unregister_one(State(oip): State<Oip>, Path(name): Path<String>) -> Answer {
+    oip.system_shared_memory_unregister(Call::new(SystemSharedMemoryUnregisterRequest { name })).await?;
+    empty()
+}
+
+async fn cuda_status(State(oip): State<Oip>) -> Answer {
+    cuda_status_of(State(oip), Path(String::new())).await
+}
+
+async fn cuda_status_of(State(oip): State<Oip>, Path(name): Path<String>) -> Answer {
+    let status = oip.cuda_shared_memory_status(Call::new(CudaSharedMemoryStatusRequest { name })).await?.into_inner();
+    regions(message("inference.CudaSharedMemoryStatusResponse", &status)?)
+}
+
+/// Refused whatever it says.
+async fn cuda_register(State(oip): State<Oip>, Path(name): Path<String>) -> Answer {
+    oip.cuda_shared_memory_register(Call::new(CudaSharedMemoryRegisterRequest { name, ..Default::default() })).await?;
+    empty()
+}
+
+async fn cuda_unregister(State(oip): State<Oip>) -> Answer {
+    cuda_unregister_one(State(oip), Path(String::new())).await
+}
+
+async fn cuda_unregister_one(State(oip): State<Oip>, Path(name): Path<String>) -> Answer {
+    oip.cuda_shared_memory_unregister(Call::new(CudaSharedMemoryUnregisterRequest { name })).await?;
+    empty()
+}
+
+async fn trace_get(State(oip): State<Oip>) -> Answer {
+    trace(&oip, String::new(), Map::new()).await
+}
+
+async fn trace_get_of(State(oip): State<Oip>, Path(model): Path<String>) -> Answer {
+    trace(&oip, model, Map::new()).await
+}
+
+async fn trace_set(State(oip): State<Oip>, request: Request) -> Answer {
+    let settings = read_json(&oip, request).await?;
+    trace(&oip, String::new(), settings).await
+}
+
+async fn trace_set_of(State(oip): State<Oip>, Path(model): Path<String>, request: Request) -> Answer {
+    let settings = read_json(&oip, request).await?;
+    trace(&oip, model, settings).await
+}
+
+/// A value is a text or a list of texts; null clears it.
+async fn trace(oip: &Oip, model_name: String, settings: Map<String, Value>) -> Answer {
+    let text = |name: &str, value: Value| match value {
+        Value::String(text) => Ok(text),
+        other => Err(wrong(format!("setting `{name}`: expected a text, got {other}"))),
+    };
+    let setting = |(name, value): (String, Value)| {
+        let value = match value {
+            Value::Null => Vec::new(),
+            Value::Array(values) => values.into_iter().map(|value| text(&name, value)).collect::<Result<_, _>>()?,
+            value => vec![text(&name, value)?],
+        };
+        Ok::<_, Refusal>((name, trace_setting_request::SettingValue { value }))
+    };
+    let settings = settings.into_iter().map(setting).collect::<Result<_, _>>()?;
+    let now = oip.trace_setting(Call::new(TraceSettingRequest { settings, model_name })).await?.into_inner().settings;
+    let setting = |(name, setting): (String, trace_setting_response::SettingValue)| {
+        // Only the level is a list.
+        let value = match (name.as_str(), setting.value.as_slice()) {
+            ("trace_level", levels) => Value::from(levels),
+            (_, [only]) => Value::from(only.as_str()),
+            (_, values) => Value::from(values),
+        };
+        (name, value)
+    };
+    ok(now.into_iter().map(setting).collect())
+}
+
+async fn log_get(State(oip): State<Oip>) -> Answer {
+    log(&oip, Map::new()).await
+}
+
+async fn log_set(State(oip): State<Oip>, request: Request) -> Answer {
+    let settings = read_json(&oip, request).await?;
+    log(&oip, settings).await
+}
+
+async fn log(oip: &Oip, settings: Map<String, Value>) -> Answer {
+    use log_settings_request::setting_value::ParameterChoice as Asked;
+    use log_settings_response::setting_value::ParameterChoice as Now;
+    let setting = |(name, value): (String, Value)| {
+        let choice = match value {
+            Value::Bool(flag) => Asked::BoolParam(flag),
+            Value::String(text) => Asked::StringParam(text),
+            other => match other.as_u64().and_then(|n| u32::try_from(n).ok()) {
+                Some(number) => Asked::Uint32Param(number),
+                None => return Err(wrong(format!("setting `{name}`: expected a flag, a number or a text, got {other}"))),
+            },
+        };
+        Ok((name, log_settings_request::SettingValue { parameter_choice: Some(choice) }))
+    };
+    let settings = settings.into_iter().map(setting).collect::<Result<_, _>>()?;
+    let now = oip.log_settings(Call::new(LogSettingsRequest { settings })).await?.into_inner().settings;
+    let setting = |(name, setting): (String, log_settings_response::SettingValue)| {
+        let value = match setting.parameter_choice {
+            Some(Now::BoolParam(flag)) => Value::from(flag),
+            Some(Now::Uint32Param(number)) => Value::from(number),
+            Some(Now::StringParam(text)) => Value::from(text),
+            None => Value::Null,
+        };
+        (name, value)
+    };
+    ok(now.into_iter().map(setting).collect())
+}
