@@ -95,6 +95,9 @@ pub(crate) enum Control {
 /// Flags of everything that has a front door.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Front {
+    /// Address of the HTTP port
+    #[arg(long, env = "SLUICE_HTTP", default_value = "127.0.0.1:8000", value_name = "HOST:PORT", value_parser = address)]
+    pub(crate) http: String,
     /// Address of the gRPC port
     #[arg(long, env = "SLUICE_GRPC", default_value = "127.0.0.1:8001", value_name = "HOST:PORT", value_parser = address)]
     pub(crate) grpc: String,
@@ -149,7 +152,7 @@ pub(crate) struct Up {
     pub(crate) engines: Engines,
     #[command(flatten)]
     pub(crate) place: Place,
-    /// May clients load and unload models? `explicit` when the gRPC port is on loopback, else `none`
+    /// May clients load and unload models? `explicit` when HTTP and gRPC ports are on loopback, else `none`
     #[arg(long, env = "SLUICE_MODEL_CONTROL")]
     pub(crate) model_control: Option<Control>,
     /// Where the journal and verdicts are kept; a folder of this user's, per model directory, when not given

@@ -6,7 +6,7 @@ use registry::{EtcdConfig, RegistryConfig};
 use std::process::ExitCode;
 
 /// Ports of `up` and a gateway.
-const PORTS: [u16; 2] = [8001, 8002];
+const PORTS: [u16; 3] = [8000, 8001, 8002];
 
 pub(crate) async fn run(args: Doctor) -> anyhow::Result<ExitCode> {
     let mut missing = 0u32;
@@ -19,7 +19,7 @@ pub(crate) async fn run(args: Doctor) -> anyhow::Result<ExitCode> {
     for port in PORTS {
         match tokio::net::TcpListener::bind(("127.0.0.1", port)).await {
             Ok(_) => line(true, format!("port {port} is free")),
-            Err(error) => line(false, format!("port {port}: {error}; choose others with --grpc and --admin")),
+            Err(error) => line(false, format!("port {port}: {error}; choose others with --http, --grpc and --admin")),
         }
     }
     if !args.etcd.is_empty() {

@@ -12,7 +12,7 @@ pub(crate) mod up;
 #[cfg(feature = "worker")]
 pub(crate) mod worker;
 
-pub(crate) use listeners::bind;
+pub(crate) use listeners::{Doors, bind, doors};
 
 use crate::args::Etcd;
 use registry::{EtcdConfig, Registry, RegistryConfig, TlsConfig};

@@ -56,7 +56,11 @@ impl Shard {
     pub(crate) async fn load_model(&self, model: ModelName, parameters: LoadParameters) -> Result<(), Failure> {
         self.knows_anything(&model)?;
         let offer = Offer { model: model.clone(), config: parameters.config, files: parameters.files };
-        if offer.files.is_empty() { self.offer_to_all(offer).await? } else { self.offer_to_one(offer).await? }
+        if offer.files.is_empty() {
+            self.offer_to_all(offer).await?
+        } else {
+            self.offer_to_one(offer).await?
+        }
         self.change(Change::Load(model), true).await
     }
 

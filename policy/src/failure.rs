@@ -114,6 +114,8 @@ pub enum Failure {
     MessageTooLarge { got: u64, limit: u64 },
     #[error("the engine refused the input: {what}")]
     EngineInput { what: String },
+    #[error("output `{output}`: {what}")]
+    NotJson { output: String, what: String },
 
     // The cluster cannot take it.
     #[error("model `{model}` version {version} is not ready: {reason}")]
@@ -184,7 +186,8 @@ impl Failure {
             | Self::RawCount { .. }
             | Self::TypedContents { .. }
             | Self::Parameter { .. }
-            | Self::EngineInput { .. } => (Code::InvalidArgument, 400, Never),
+            | Self::EngineInput { .. }
+            | Self::NotJson { .. } => (Code::InvalidArgument, 400, Never),
             Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::UnknownVariant { .. } => (Code::NotFound, 404, Never),
             Self::MessageTooLarge { .. } => (Code::ResourceExhausted, 413, Never),
             Self::NotReady { .. } | Self::QueueFull { .. } | Self::Overloaded { .. } | Self::Draining { .. } | Self::ConnectionLost => {

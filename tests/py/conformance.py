@@ -229,7 +229,7 @@ def case_metadata_and_control():
     assert client.is_model_ready("add_sub") and client.infer("add_sub", feed)
     client.load_model("add_sub")  # a loaded model is loaded anew
     assert client.infer("add_sub", feed)
-    fails("FAILED_PRECONDITION", "nope", call=lambda: client.load_model("nope"))
+    fails("INVALID_ARGUMENT", "nope", call=lambda: client.load_model("nope"))
     fails("NOT_FOUND", "`nope`", call=lambda: client.unload_model("nope"))
     fails("NOT_FOUND", "`nope`", call=lambda: client.get_model_metadata("nope"))  # nothing stays behind
     pinned = client.infer("add_sub", feed, parameters={"sluice_variant": "fp32@ort"})

@@ -99,7 +99,21 @@ fn controller(kit: &Kit, etcd: &str) -> Sluice {
 
 fn gateway(kit: &Kit, etcd: &str, dir: &Path) -> Sluice {
     let dir = dir.to_str().unwrap();
-    let args = ["gateway", "--etcd", etcd, "--cluster", "test", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir", dir];
+    let args = [
+        "gateway",
+        "--etcd",
+        etcd,
+        "--cluster",
+        "test",
+        "--http",
+        "127.0.0.1:0",
+        "--grpc",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--data-dir",
+        dir,
+    ];
     Sluice::start(kit, &args)
 }
 

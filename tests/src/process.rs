@@ -57,7 +57,8 @@ impl Sluice {
     /// The same with a data directory that outlives it.
     pub fn up_in(kit: &Kit, models: &Path, data: &Path, args: &[&str]) -> Self {
         let (models, data) = (models.to_str().unwrap(), data.to_str().unwrap());
-        let fixed = ["up", "--models", models, "--data-dir", data, "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let fixed =
+            ["up", "--models", models, "--data-dir", data, "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
         let up = Self::start(kit, &[&fixed[..], args].concat());
         up.line("ready:");
         up
@@ -75,7 +76,7 @@ impl Sluice {
         }
     }
 
-    /// Where it listens for `name`: grpc, admin, data.
+    /// Where it listens for `name`: http, grpc, admin, data.
     pub fn port(&self, name: &str) -> &str {
         &self.ports.iter().find(|(n, _)| n == name).unwrap_or_else(|| panic!("no port {name} in {:?}", self.ports)).1
     }

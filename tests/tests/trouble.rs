@@ -16,7 +16,7 @@ use tests::{Kit, Sluice};
 
 /// Runs `sluice up` with `args` until it ends by itself; wants exit code 1 and all of `needles` in what it says.
 fn refuses(kit: &Kit, args: &[&str], code: i32, needles: &[&str]) {
-    let (got, _, said) = kit.run(&[&["up", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"][..], args].concat());
+    let (got, _, said) = kit.run(&[&["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"][..], args].concat());
     assert_eq!(got, code, "{said}");
     for needle in needles {
         assert!(said.to_lowercase().contains(&needle.to_lowercase()), "{needle:?} in:\n{said}");
@@ -90,7 +90,8 @@ fn what_is_missing_or_taken_is_said_before_anything_is_loaded() {
     refuses(&kit, &["--models", models, "--data-dir", data_dir, "--onnxruntime", text(&old)], 1, &["1.20.1", "1.24", "cargo xtask fetch"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let (code, _, said) = kit.run(&["up", "--models", models, "--data-dir", data_dir, "--grpc", &address, "--admin", "127.0.0.1:0"]);
+    let (code, _, said) =
+        kit.run(&["up", "--models", models, "--data-dir", data_dir, "--http", "127.0.0.1:0", "--grpc", &address, "--admin", "127.0.0.1:0"]);
     assert!(code == 1 && said.contains(&format!("--grpc {address} cannot be bound")), "{said}");
     let file = data.path().join("file");
     std::fs::write(&file, b"").unwrap();

@@ -139,8 +139,7 @@ impl Offers {
         config: Option<proto::inference::ModelConfig>,
     ) -> Result<(model_config::Completed, u64), WorkerError> {
         let facts = self.verdicts.of(&artifact.digest, &found.folder.join(&found.model_file), How::CPU).await?;
-        let completed =
-            model_config::complete(config, found.model.as_str(), &facts.inputs, &facts.outputs, found.settings.max_batch_size);
+        let completed = model_config::complete(config, found.model.as_str(), &facts.inputs, &facts.outputs, found.settings.max_batch_size);
         let mut completed = completed.map_err(|error| WorkerError::Invalid(format!("its configuration: {error}")))?;
         completed.config.default_model_filename.clone_from(&found.model_file);
         Ok((completed, facts.bytes_resident))

@@ -157,9 +157,7 @@ pub(crate) fn wanted_versions(found: &[Found]) -> Vec<Version> {
     versions.sort();
     match config.map_or(VersionPolicy::Latest(1), model_config::version_policy) {
         VersionPolicy::Latest(1) => Vec::new(),
-        VersionPolicy::Latest(count) => {
-            versions.split_off(versions.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX)))
-        }
+        VersionPolicy::Latest(count) => versions.split_off(versions.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX))),
         VersionPolicy::All => versions,
         VersionPolicy::Specific(versions) => versions,
     }
@@ -213,7 +211,11 @@ mod tests {
         write(dir.path(), "hollow/1/other.onnx", "x");
         write(dir.path(), "typo/1/model.onnx", "x");
         write(dir.path(), "typo/sluice.toml", "max_batchsize = 8\n");
-        write(dir.path(), "triton/config.pbtxt", "platform: \"onnxruntime_onnx\"\nmax_batch_size: 3\ndefault_model_filename: \"net.onnx\"\nversion_policy { all {} }");
+        write(
+            dir.path(),
+            "triton/config.pbtxt",
+            "platform: \"onnxruntime_onnx\"\nmax_batch_size: 3\ndefault_model_filename: \"net.onnx\"\nversion_policy { all {} }",
+        );
         write(dir.path(), "triton/2/net.onnx", "x");
         write(dir.path(), "triton/10/net.onnx", "x");
         write(dir.path(), "unread/config.pbtxt", "max_batch_sise: 3");

@@ -1,6 +1,6 @@
 //! `sluice gateway`.
 
-use super::{Stop, bind, drain_deadline, etcd, network_threads};
+use super::{Doors, Stop, doors, drain_deadline, etcd, network_threads};
 use crate::args::{Control, Front, Place};
 use crate::telemetry::say;
 use ::gateway::{Dial, Gateway, GatewayConfig, ModelControl};
@@ -15,15 +15,13 @@ use std::time::Instant;
 pub(crate) async fn run(args: crate::args::Gateway) -> anyhow::Result<()> {
     let started = Instant::now();
     let stop = Stop::listen()?;
-    let grpc = bind("grpc", &args.front.grpc).await?;
-    let admin = bind("admin", &args.front.admin).await?;
-    say(&format!("listening: grpc {}, admin {}", grpc.local_addr()?, admin.local_addr()?));
+    let Doors { front, admin, .. } = doors(&args.front).await?;
     let registry = etcd(&args.etcd)?;
     let limit = message_bytes(&args.front);
     let dial: Dial = Arc::new(move |worker: &WorkerRecord| Arc::new(Remote::connect(worker.data.clone(), limit)) as Arc<dyn Upstream>);
     let snapshot = args.data_dir.map(|dir| dir.join("routing.json"));
     let config = config(&args.front, &args.place, control(args.model_control), snapshot, dial);
-    let gateway = Gateway::start(config, registry, grpc, admin)?;
+    let gateway = Gateway::start(config, registry, front, admin)?;
     tokio::select! {
         () = gateway.ready() => {
             say(&format!("ready: {} models in {} ms", gateway.routable(), started.elapsed().as_millis()));

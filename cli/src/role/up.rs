@@ -1,7 +1,7 @@
 //! `sluice up`: a whole cluster in one process. No socket between gateway and worker, the same code otherwise.
 
 use super::controller::Running;
-use super::{Stop, bind, drain_deadline, gateway, library, worker};
+use super::{Doors, Stop, doors, drain_deadline, gateway, library, worker};
 use crate::args::Up;
 use crate::telemetry::say;
 use ::controller::ControllerConfig;
@@ -19,10 +19,7 @@ use std::time::Instant;
 pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
     let started = Instant::now();
     let stop = Stop::listen()?;
-    let grpc = bind("grpc", &args.front.grpc).await?;
-    let admin = bind("admin", &args.front.admin).await?;
-    let loopback = grpc.local_addr()?.ip().is_loopback();
-    say(&format!("listening: grpc {}, admin {}", grpc.local_addr()?, admin.local_addr()?));
+    let Doors { front, admin, loopback } = doors(&args.front).await?;
     let models = worker::existing(&args.models)?;
     let data_dir = args.data_dir.clone().map_or_else(|| default_data_dir(&models), Ok)?;
     let registry = registry::open(RegistryConfig::Embedded { data_dir: Some(data_dir.clone()) })?;
@@ -36,7 +33,7 @@ pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
     let dial: Dial = Arc::new(move |_: &WorkerRecord| Arc::new(handle.clone()) as Arc<dyn Upstream>);
     let by_place = if loopback { ModelControl::Explicit } else { ModelControl::None };
     let control = args.model_control.map_or(by_place, gateway::control);
-    let gateway = Gateway::start(gateway::config(&args.front, &args.place, control, None, dial), registry.clone(), grpc, admin)?;
+    let gateway = Gateway::start(gateway::config(&args.front, &args.place, control, None, dial), registry.clone(), front, admin)?;
     let controller = Running::start(registry, ControllerConfig::new("local", Keys::new(&args.place.cluster)));
 
     let settled = async {

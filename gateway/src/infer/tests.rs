@@ -1,8 +1,9 @@
 use super::*;
 use crate::config::{GatewayConfig, ModelControl};
 use crate::testing::{Content, replica, version, worker};
-use policy::{InputTensor, ReplicaState, Reply, Shape, Signature, TensorSpec, VersionState, WorkerRecord};
-use proto::call::{LoadReport, Replies, Upstream};
+use futures_util::future::BoxFuture;
+use policy::{InputTensor, ReplicaState, Reply, Shape, Signature, TensorSpec, Version, VersionState, WorkerRecord};
+use proto::call::{LoadReport, Offer, Replies, ReplicaStatistics, Upstream};
 use registry::Embedded;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -60,6 +61,14 @@ impl Upstream for Fake {
 
     fn reachable(&self) -> bool {
         true
+    }
+
+    fn statistics(&self) -> BoxFuture<'static, Result<Vec<ReplicaStatistics>, Failure>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn offer(&self, _: Offer) -> BoxFuture<'static, Result<Vec<Version>, Failure>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 }
 

@@ -9,10 +9,9 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use policy::Failure;
 use proto::body::{self, ContentEncoding};
-use proto::chain::Chain;
 use proto::frame::{MessageBody, ReadError, ReplyBody};
 use proto::rest::{RestReply, read_raw_binary, read_request, write_reply};
-use proto::{metadata, status};
+use proto::status;
 
 /// Length of the JSON in front of binary tensors (protocol, "binary tensor data").
 const JSON_LEN: HeaderName = HeaderName::from_static("inference-header-content-length");
@@ -135,7 +134,9 @@ mod tests {
     fn only_paths_of_inference_are_taken() {
         assert_eq!(named("/v2/models/m/infer"), Some(("m", "")));
         assert_eq!(named("/v2/models/m/versions/3/infer"), Some(("m", "3")));
-        for other in ["/v2/models/m", "/v2/models/m/x/infer", "/v2/models/m/versions/3/4/infer", "/v1/models/m/infer", "/v2/models//x/infer"] {
+        for other in
+            ["/v2/models/m", "/v2/models/m/x/infer", "/v2/models/m/versions/3/4/infer", "/v1/models/m/infer", "/v2/models//x/infer"]
+        {
             assert_eq!(named(other), None, "{other}");
         }
     }

@@ -13,6 +13,8 @@ const READY_MAX: Duration = Duration::from_secs(120);
 /// A running `sluice up`.
 pub(crate) struct Server {
     child: Child,
+    /// URL of the HTTP port.
+    pub(crate) http: String,
     /// URL of the gRPC port.
     pub(crate) grpc: String,
     /// URL of the admin port.
@@ -27,7 +29,7 @@ impl Server {
     pub(crate) async fn start(sluice: &Path, models: &Path) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
         let mut child = Command::new(sluice)
-            .args(["up", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn", "--models"])
+            .args(["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn", "--models"])
             .arg(models)
             .arg("--data-dir")
             .arg(data.path())
@@ -37,10 +39,10 @@ impl Server {
             .with_context(|| format!("{}", sluice.display()))?;
         let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
         let listening = line(&mut lines, "listening:").await?;
-        let (grpc, admin) = ports(&listening).with_context(|| format!("cannot read {listening:?}"))?;
+        let [http, grpc, admin] = ports(&listening).with_context(|| format!("cannot read {listening:?}"))?;
         let ready = line(&mut lines, "ready:").await?;
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} }); // a full pipe must not stop it
-        Ok(Self { child, grpc, admin, ready, _data: data })
+        Ok(Self { child, http, grpc, admin, ready, _data: data })
     }
 
     /// Stops it as an operator would.
@@ -68,17 +70,18 @@ async fn line(lines: &mut Lines<BufReader<ChildStdout>>, start: &str) -> anyhow:
     tokio::time::timeout(READY_MAX, wanted).await.with_context(|| format!("no {start:?} within {READY_MAX:?}"))?
 }
 
-/// URLs from `listening: grpc 127.0.0.1:1, admin 127.0.0.1:2`.
-fn ports(line: &str) -> Option<(String, String)> {
-    let (grpc, admin) = line.strip_prefix("listening: grpc ")?.split_once(", admin ")?;
-    Some((format!("http://{grpc}"), format!("http://{admin}")))
+/// URLs of HTTP, gRPC and admin port from `listening: http 127.0.0.1:1, grpc 127.0.0.1:2, admin 127.0.0.1:3`.
+fn ports(line: &str) -> Option<[String; 3]> {
+    let (http, rest) = line.strip_prefix("listening: http ")?.split_once(", grpc ")?;
+    let (grpc, admin) = rest.split_once(", admin ")?;
+    Some([http, grpc, admin].map(|port| format!("http://{port}")))
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_listening_line_gives_both_urls() {
-        let urls = super::ports("listening: grpc 127.0.0.1:1, admin 127.0.0.1:2");
-        assert_eq!(urls, Some(("http://127.0.0.1:1".to_owned(), "http://127.0.0.1:2".to_owned())));
+    fn the_listening_line_gives_the_urls() {
+        let urls = super::ports("listening: http 127.0.0.1:1, grpc 127.0.0.1:2, admin 127.0.0.1:3");
+        assert_eq!(urls, Some([1, 2, 3].map(|port| format!("http://127.0.0.1:{port}"))));
     }
 }
