@@ -104,12 +104,18 @@ pub enum Failure {
     BytesTensor { input: String, what: String },
     #[error("input `{input}` carries typed contents while the request has raw_input_contents: use one or the other for the whole request")]
     RawAndTyped { input: String },
-    #[error("the request has {inputs} inputs but {raw} raw_input_contents: one entry per input is expected")]
+    #[error("the request has {inputs} inputs but {raw} raw_input_contents: one entry per input outside shared memory is expected")]
     RawCount { inputs: usize, raw: usize },
     #[error("input `{input}`: {what}")]
     TypedContents { input: String, what: String },
     #[error("parameter `{name}`: {what}")]
     Parameter { name: String, what: String },
+    #[error("shared memory region `{region}` is not registered")]
+    UnknownRegion { region: String },
+    #[error("shared memory region `{region}` is registered already: unregister it first")]
+    RegionExists { region: String },
+    #[error("shared memory region `{region}`: {what}")]
+    Region { region: String, what: String },
     #[error("message of {got} bytes is over the limit of {limit}")]
     MessageTooLarge { got: u64, limit: u64 },
     #[error("the engine refused the input: {what}")]
@@ -186,9 +192,13 @@ impl Failure {
             | Self::RawCount { .. }
             | Self::TypedContents { .. }
             | Self::Parameter { .. }
+            | Self::Region { .. }
             | Self::EngineInput { .. }
             | Self::NotJson { .. } => (Code::InvalidArgument, 400, Never),
-            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::UnknownVariant { .. } => (Code::NotFound, 404, Never),
+            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::UnknownVariant { .. } | Self::UnknownRegion { .. } => {
+                (Code::NotFound, 404, Never)
+            }
+            Self::RegionExists { .. } => (Code::AlreadyExists, 400, Never),
             Self::MessageTooLarge { .. } => (Code::ResourceExhausted, 413, Never),
             Self::NotReady { .. } | Self::QueueFull { .. } | Self::Overloaded { .. } | Self::Draining { .. } | Self::ConnectionLost => {
                 (Code::Unavailable, 503, OtherWorker)

@@ -9,6 +9,7 @@
 pub mod batch;
 pub mod bytes_tensor;
 pub mod check;
+pub mod classify;
 mod envelope;
 mod failure;
 mod names;
@@ -17,6 +18,7 @@ pub mod profile;
 pub mod reconcile;
 mod records;
 pub mod route;
+mod shared_memory;
 pub mod statistics;
 mod tensor;
 mod time;
@@ -29,5 +31,6 @@ pub use records::{
     PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Slo, Unknown, UnplacedRecord, VersionRecord,
     VersionState, WorkerRecord,
 };
+pub use shared_memory::SharedMemory;
 pub use tensor::{DataType, ExecutionProvider, Shape, Signature, TensorSpec};
 pub use time::Moment;
