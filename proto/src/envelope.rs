@@ -6,14 +6,14 @@ use crate::inference as pb;
 use crate::inference::infer_parameter::ParameterChoice;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use policy::check::limits;
-use policy::{DataType, Envelope, Failure, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Shape};
+use policy::{DataType, Envelope, Failure, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Shape, SharedMemory};
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
 
 mod typed;
 
 /// Reads a request. `raw` has one chain per input, in the envelope's order; typed contents are turned into raw bytes here,
-/// so that nothing behind the door knows of them.
+/// so that nothing behind the door knows of them. An input in shared memory has an empty chain and keeps its parameters.
 ///
 /// # Errors
 /// [`Failure::Malformed`] for what is not the message, and the failures about raw against typed contents.
@@ -96,19 +96,37 @@ fn check_input_size(field: &Chain) -> Result<(), Failure> {
     bounded("parameters", parameters, limits::PARAMETERS_MAX.saturating_add(1))
 }
 
-/// Raw or typed for the whole request, never both.
+/// Raw or typed for the whole request, never both. An input in shared memory takes no raw entry and no typed contents.
 fn unify(envelope: &Envelope, raw: Vec<Chain>, contents: Vec<Option<pb::InferTensorContents>>) -> Result<Vec<Chain>, Failure> {
+    let shared = |input: &InputTensor| SharedMemory::is_named_in(&input.parameters);
+    let typed = |contents: &Option<pb::InferTensorContents>| contents.as_ref().is_some_and(typed::has_values);
+    let name = |input: &InputTensor| input.name.chars().take(limits::NAME_BYTES_MAX).collect();
+    for (input, _) in envelope.inputs.iter().zip(&contents).filter(|(_, c)| typed(c)) {
+        if shared(input) {
+            let what = "carries typed contents and names a shared memory region: use one or the other".to_owned();
+            return Err(Failure::TypedContents { input: name(input), what });
+        }
+        if !raw.is_empty() {
+            return Err(Failure::RawAndTyped { input: name(input) });
+        }
+    }
     if raw.is_empty() {
         let pairs = envelope.inputs.iter().zip(contents);
-        return pairs.map(|(input, contents)| typed::to_raw(input, contents.unwrap_or_default())).collect();
+        let chain = |(input, contents): (&InputTensor, Option<_>)| {
+            if shared(input) { Ok(Chain::default()) } else { typed::to_raw(input, contents.unwrap_or_default()) }
+        };
+        return pairs.map(chain).collect();
     }
-    if let Some((input, _)) = envelope.inputs.iter().zip(&contents).find(|(_, c)| c.as_ref().is_some_and(typed::has_values)) {
-        return Err(Failure::RawAndTyped { input: input.name.chars().take(limits::NAME_BYTES_MAX).collect() });
+    let inputs = envelope.inputs.iter().filter(|input| !shared(input)).count();
+    if raw.len() != inputs {
+        return Err(Failure::RawCount { inputs, raw: raw.len() });
     }
-    if raw.len() != envelope.inputs.len() {
-        return Err(Failure::RawCount { inputs: envelope.inputs.len(), raw: raw.len() });
+    if inputs == envelope.inputs.len() {
+        return Ok(raw);
     }
-    Ok(raw)
+    let mut raw = raw.into_iter();
+    let chains = envelope.inputs.iter().map(|input| if shared(input) { None } else { raw.next() });
+    Ok(chains.map(Option::unwrap_or_default).collect())
 }
 
 /// Reads a reply; `raw` has one chain per output.

@@ -52,6 +52,49 @@ fn typed_and_raw_exclude_each_other() {
     assert_eq!(envelope_of(&short).unwrap_err(), Failure::RawCount { inputs: 2, raw: 1 });
 }
 
+/// Puts the inputs with these indices into shared memory.
+fn shared(mut message: pb::ModelInferRequest, inputs: &[usize]) -> pb::ModelInferRequest {
+    let region = pb::InferParameter { parameter_choice: Some(ParameterChoice::StringParam("r".into())) };
+    for index in inputs {
+        message.inputs[*index].parameters.insert(SharedMemory::REGION.into(), region.clone());
+    }
+    message
+}
+
+fn lengths(raw: &[Chain]) -> Vec<usize> {
+    raw.iter().map(Chain::len).collect()
+}
+
+#[test]
+fn raw_contents_belong_to_the_inputs_that_are_not_in_shared_memory() {
+    let mut mixed = shared(request(), &[0]);
+    mixed.raw_input_contents.remove(0);
+    let (envelope, raw) = envelope_of(&mixed).unwrap();
+    assert_eq!(lengths(&raw), [0, 8]);
+    assert_eq!(&raw[1].clone().into_bytes()[..], b"abcdefgh");
+    assert_eq!((envelope.inputs[0].byte_length, envelope.inputs[1].byte_length), (0, 8));
+    assert!(SharedMemory::is_named_in(&envelope.inputs[0].parameters));
+
+    assert_eq!(envelope_of(&shared(request(), &[1])).unwrap_err(), Failure::RawCount { inputs: 1, raw: 2 });
+    assert_eq!(envelope_of(&shared(request(), &[0, 1])).unwrap_err(), Failure::RawCount { inputs: 0, raw: 2 });
+    let mut all = shared(request(), &[0, 1]);
+    all.inputs[0].datatype = "FP16".into(); // a type without typed contents: nothing is converted
+    all.raw_input_contents.clear();
+    assert_eq!(lengths(&envelope_of(&all).unwrap().1), [0, 0]);
+}
+
+#[test]
+fn typed_contents_stand_beside_shared_memory_but_not_on_the_same_input() {
+    let contents = Some(pb::InferTensorContents { fp32_contents: vec![1.0, -2.0], ..Default::default() });
+    let mut typed = shared(request(), &[1]);
+    typed.raw_input_contents.clear();
+    typed.inputs[0].contents = contents.clone();
+    assert_eq!(lengths(&envelope_of(&typed).unwrap().1), [8, 0]);
+    typed.inputs[1].contents = contents;
+    let failure = envelope_of(&typed).unwrap_err();
+    assert!(matches!(&failure, Failure::TypedContents { input, .. } if input == "b"), "{failure}");
+}
+
 #[test]
 fn typed_contents_become_the_raw_bytes() {
     let mut typed = request();
