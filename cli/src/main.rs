@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     };
     let result = runtime.block_on(async {
         let telemetry = telemetry::init(&cli.telemetry)?;
-        let result = run(cli.command).await;
+        let result = run(cli.command, &telemetry).await;
         telemetry.flush();
         result
     });
@@ -57,12 +57,13 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<ExitCode> {
+#[cfg_attr(not(feature = "gateway"), expect(unused_variables, reason = "only a gateway changes its telemetry"))]
+async fn run(command: Command, telemetry: &telemetry::Guard) -> anyhow::Result<ExitCode> {
     match command {
         #[cfg(all(feature = "gateway", feature = "worker", feature = "controller"))]
-        Command::Up(args) => role::up::run(args).await?,
+        Command::Up(args) => role::up::run(args, std::sync::Arc::new(telemetry.control())).await?,
         #[cfg(feature = "gateway")]
-        Command::Gateway(args) => role::gateway::run(args).await?,
+        Command::Gateway(args) => role::gateway::run(args, std::sync::Arc::new(telemetry.control())).await?,
         #[cfg(feature = "worker")]
         Command::Worker(args) => role::worker::run(args).await?,
         #[cfg(feature = "controller")]

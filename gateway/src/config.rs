@@ -1,5 +1,6 @@
 //! What a gateway is told at its start.
 
+use crate::settings::Telemetry;
 use policy::WorkerRecord;
 use proto::call::Upstream;
 use registry::Keys;
@@ -42,6 +43,8 @@ pub struct GatewayConfig {
     pub runtimes: usize,
     /// How it reaches a worker.
     pub dial: Dial,
+    /// This process's logs and traces, for TraceSetting and LogSettings.
+    pub telemetry: Arc<dyn Telemetry>,
 }
 
 impl GatewayConfig {

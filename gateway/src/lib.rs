@@ -18,6 +18,8 @@ mod oip;
 mod rest;
 mod runtime;
 mod service;
+#[cfg_attr(not(test), expect(dead_code, reason = "called once TraceSetting, LogSettings and the sampler are wired in"))]
+mod settings;
 mod shard;
 mod snapshot;
 mod statistics;
@@ -29,3 +31,4 @@ mod testing;
 
 pub use config::{Dial, GatewayConfig, ModelControl};
 pub use runtime::{Gateway, GatewayError};
+pub use settings::Telemetry;

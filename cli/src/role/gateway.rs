@@ -3,7 +3,7 @@
 use super::{Doors, Stop, doors, drain_deadline, etcd, network_threads};
 use crate::args::{Control, Front, Place};
 use crate::telemetry::say;
-use ::gateway::{Dial, Gateway, GatewayConfig, ModelControl};
+use ::gateway::{Dial, Gateway, GatewayConfig, ModelControl, Telemetry};
 use policy::WorkerRecord;
 use proto::call::Upstream;
 use proto::remote::Remote;
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(crate) async fn run(args: crate::args::Gateway) -> anyhow::Result<()> {
+pub(crate) async fn run(args: crate::args::Gateway, telemetry: Arc<dyn Telemetry>) -> anyhow::Result<()> {
     let started = Instant::now();
     let stop = Stop::listen()?;
     let Doors { front, admin, .. } = doors(&args.front).await?;
@@ -20,7 +20,7 @@ pub(crate) async fn run(args: crate::args::Gateway) -> anyhow::Result<()> {
     let limit = message_bytes(&args.front);
     let dial: Dial = Arc::new(move |worker: &WorkerRecord| Arc::new(Remote::connect(worker.data.clone(), limit)) as Arc<dyn Upstream>);
     let snapshot = args.data_dir.map(|dir| dir.join("routing.json"));
-    let config = config(&args.front, &args.place, control(args.model_control), snapshot, dial);
+    let config = config(&args.front, &args.place, control(args.model_control), snapshot, dial, telemetry);
     let gateway = Gateway::start(config, registry, front, admin)?;
     tokio::select! {
         () = gateway.ready() => {
@@ -45,7 +45,14 @@ fn message_bytes(front: &Front) -> usize {
 }
 
 /// What is the same for `up` and `gateway`.
-pub(crate) fn config(front: &Front, place: &Place, model_control: ModelControl, snapshot: Option<PathBuf>, dial: Dial) -> GatewayConfig {
+pub(crate) fn config(
+    front: &Front,
+    place: &Place,
+    model_control: ModelControl,
+    snapshot: Option<PathBuf>,
+    dial: Dial,
+    telemetry: Arc<dyn Telemetry>,
+) -> GatewayConfig {
     GatewayConfig {
         keys: Keys::new(&place.cluster),
         site: place.site.clone(),
@@ -57,5 +64,6 @@ pub(crate) fn config(front: &Front, place: &Place, model_control: ModelControl, 
         snapshot,
         runtimes: network_threads(front.network_threads),
         dial,
+        telemetry,
     }
 }

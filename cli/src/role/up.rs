@@ -5,7 +5,7 @@ use super::{Doors, Stop, doors, drain_deadline, gateway, library, worker};
 use crate::args::Up;
 use crate::telemetry::say;
 use ::controller::ControllerConfig;
-use ::gateway::{Dial, Gateway, ModelControl};
+use ::gateway::{Dial, Gateway, ModelControl, Telemetry};
 use ::worker::Worker;
 use anyhow::Context as _;
 use policy::{WorkerId, WorkerRecord};
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
+pub(crate) async fn run(args: Up, telemetry: Arc<dyn Telemetry>) -> anyhow::Result<()> {
     let started = Instant::now();
     let stop = Stop::listen()?;
     let Doors { front, admin, loopback } = doors(&args.front).await?;
@@ -33,7 +33,8 @@ pub(crate) async fn run(args: Up) -> anyhow::Result<()> {
     let dial: Dial = Arc::new(move |_: &WorkerRecord| Arc::new(handle.clone()) as Arc<dyn Upstream>);
     let by_place = if loopback { ModelControl::Explicit } else { ModelControl::None };
     let control = args.model_control.map_or(by_place, gateway::control);
-    let gateway = Gateway::start(gateway::config(&args.front, &args.place, control, None, dial), registry.clone(), front, admin)?;
+    let config = gateway::config(&args.front, &args.place, control, None, dial, telemetry);
+    let gateway = Gateway::start(config, registry.clone(), front, admin)?;
     let controller = Running::start(registry, ControllerConfig::new("local", Keys::new(&args.place.cluster)));
 
     let settled = async {

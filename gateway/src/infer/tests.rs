@@ -88,6 +88,7 @@ async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<Workers>) {
         snapshot: None,
         runtimes: 1,
         dial: Arc::new(move |w: &WorkerRecord| Arc::new(Fake { id: w.id.to_string(), workers: dialled.clone() }) as Arc<dyn Upstream>),
+        telemetry: Arc::new(crate::settings::tests::Fake::default()),
     };
     let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1], optional: false, graph_shape: None };
     let mut record = version(1, VersionState::Valid);
