@@ -110,6 +110,9 @@ pub(crate) struct Front {
     /// Believe the sluice-tenant header of clients
     #[arg(long, env = "SLUICE_TRUST_TENANT")]
     pub(crate) trust_tenant: bool,
+    /// Let clients on this host name shared memory of theirs instead of sending tensors; both ports must be on loopback
+    #[arg(long, env = "SLUICE_ALLOW_CLIENT_SHM")]
+    pub(crate) allow_client_shm: bool,
     /// Network threads; a quarter of the cores when not given
     #[arg(long, env = "SLUICE_NETWORK_THREADS", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) network_threads: Option<u16>,

@@ -37,6 +37,8 @@ pub struct GatewayConfig {
     pub trust_tenant: bool,
     /// May clients load and unload models?
     pub model_control: ModelControl,
+    /// May clients on this host name shared memory of theirs instead of sending tensors?
+    pub allow_client_shm: bool,
     /// File that keeps the last routing table.
     pub snapshot: Option<PathBuf>,
     /// Network runtimes.

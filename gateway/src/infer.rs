@@ -1,5 +1,6 @@
 //! One request's way through the gateway: check, choose, send, perhaps once more, answer.
 
+use crate::adapt::Wishes;
 use crate::shard::{Core, Shard};
 use crate::table::{ModelVersion, Replica};
 use policy::check::check_request;
@@ -33,8 +34,13 @@ pub(crate) struct Context {
 impl Shard {
     /// Answers a request read from the wire.
     pub(crate) async fn answer(&self, envelope: Envelope, raw: Vec<Chain>, context: Context) -> Result<InferReply, Failure> {
-        let span = tracing::info_span!(target: trace::TARGET, "receive", model = %envelope.model, tenant = %context.caller.tenant);
-        trace::continue_from(&span, context.trace.as_ref());
+        let trace = self.core.settings.trace_context(&envelope.model, context.trace);
+        let span = trace::span(
+            trace.as_ref(),
+            || tracing::info_span!(target: trace::TARGET, "receive", model = %envelope.model, tenant = %context.caller.tenant),
+        );
+        trace::continue_from(&span, trace.as_ref());
+        let context = Context { trace, ..context };
         let started = Instant::now();
         let table = self.core.table.load_full();
         let result = match table.resolve(&envelope.model, &envelope.version) {
@@ -57,22 +63,30 @@ impl Shard {
     async fn answer_version(
         &self,
         version: &Arc<ModelVersion>,
-        envelope: Envelope,
-        raw: Vec<Chain>,
+        mut envelope: Envelope,
+        mut raw: Vec<Chain>,
         context: Context,
     ) -> Result<InferReply, Failure> {
+        let wishes = Wishes::take(&self.core, &context.caller.tenant, version, &mut envelope, &mut raw)?;
         let checked = check_request(version.signature(), &envelope)?;
         check_bytes_inputs(&envelope, &raw)?;
         let pin = pinned(version, &envelope)?;
         let request = Request { envelope: Arc::new(envelope), raw, rows: checked.rows, context, pin };
+        let mut reply = self.answer_checked(version, &request).await?;
+        wishes.fulfil(version, &mut reply)?;
+        Ok(reply)
+    }
+
+    /// Sends a request to a replica, and to one on another worker when that may help.
+    async fn answer_checked(&self, version: &Arc<ModelVersion>, request: &Request) -> Result<InferReply, Failure> {
         let mut tried: SmallVec<[WorkerId; ATTEMPTS_MAX]> = SmallVec::new();
         let mut last = None;
         while tried.len() < ATTEMPTS_MAX {
-            let Some(replica) = self.choose(version, &request, &tried) else { break };
+            let Some(replica) = self.choose(version, request, &tried) else { break };
             if !tried.is_empty() {
                 self.core.metrics.retries.inc();
             }
-            match self.send(replica, &request).await {
+            match self.send(replica, request).await {
                 Err(failure) if failure.wire().2 == Retry::OtherWorker => {
                     replica.gauge.doubt(self.core.now().after(DOUBT));
                     tracing::debug!(worker = %replica.worker, %failure, "attempt failed");
@@ -87,7 +101,8 @@ impl Shard {
 
     /// One policy call on what is known now.
     fn choose<'v>(&self, version: &'v ModelVersion, request: &Request, tried: &[WorkerId]) -> Option<&'v Replica> {
-        let _span = tracing::info_span!(target: trace::TARGET, "choose").entered();
+        let span = trace::span(request.context.trace.as_ref(), || tracing::info_span!(target: trace::TARGET, "choose"));
+        let _span = span.entered();
         let now = self.core.now();
         let candidate = |replica: &Replica| {
             let (backlog_us, reported) = replica.gauge.reported();
@@ -114,7 +129,10 @@ impl Shard {
     }
 
     async fn send(&self, replica: &Replica, request: &Request) -> Result<InferReply, Failure> {
-        let span = tracing::info_span!(target: trace::TARGET, "send", worker = %replica.worker, variant = %replica.variant.name);
+        let span = trace::span(
+            request.context.trace.as_ref(),
+            || tracing::info_span!(target: trace::TARGET, "send", worker = %replica.worker, variant = %replica.variant.name),
+        );
         let remaining = request.remaining()?;
         let upstream = self.upstream(&replica.worker).ok_or(Failure::ConnectionLost)?;
         let _rows = InFlight::enter(&replica.gauge.rows_in_flight, request.rows);
@@ -215,4 +233,4 @@ impl Core {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

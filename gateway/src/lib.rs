@@ -7,6 +7,7 @@
 //!
 //! Not here: deciding (`policy`), engines (`worker`), writing anything that is wanted (`registry::admin` does, for an operator).
 
+mod adapt;
 mod admin;
 mod config;
 mod health;
@@ -18,7 +19,6 @@ mod oip;
 mod rest;
 mod runtime;
 mod service;
-#[cfg_attr(not(test), expect(dead_code, reason = "called once TraceSetting, LogSettings and the sampler are wired in"))]
 mod settings;
 mod shard;
 mod snapshot;

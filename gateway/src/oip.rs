@@ -1,8 +1,11 @@
 //! The calls of the Open Inference Protocol that are not hot: answered from the routing table, through tonic.
 
 use crate::config::ModelControl;
+use crate::identify::identify;
 use crate::load::LoadParameters;
+use crate::settings::LogValue;
 use crate::shard::Shard;
+use crate::shm::RegionStatus;
 use crate::table::{ModelVersion, Table};
 use policy::{Failure, ModelName, Version, VersionState};
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
@@ -66,6 +69,12 @@ impl Oip {
         let mut models: Vec<_> = table.models.iter().filter(|(model, _)| name.is_empty() || *model == name).collect();
         models.sort_by_key(|(model, _)| *model);
         Ok(models.into_iter().flat_map(|(_, model)| model.versions.values().filter(|v| v.is_ready()).cloned()).collect())
+    }
+
+    /// Whose call it is.
+    fn tenant<T>(&self, call: &Request<T>) -> Arc<str> {
+        let core = &self.0.core;
+        identify(core.config.trust_tenant, &core.default_tenant, &call.metadata().clone().into_headers()).tenant
     }
 
     fn controllable(&self, repository: &str) -> Result<(), Failure> {
@@ -206,21 +215,36 @@ impl GrpcInferenceService for Oip {
         Ok(Response::new(ModelStatisticsResponse { model_stats: versions.iter().map(|v| one(v)).collect() }))
     }
 
-    async fn system_shared_memory_status(&self, _: Request<SystemSharedMemoryStatusRequest>) -> Answer<SystemSharedMemoryStatusResponse> {
-        Ok(Response::new(SystemSharedMemoryStatusResponse::default()))
+    async fn system_shared_memory_status(
+        &self,
+        request: Request<SystemSharedMemoryStatusRequest>,
+    ) -> Answer<SystemSharedMemoryStatusResponse> {
+        let tenant = self.tenant(&request);
+        let regions = self.0.core.regions.status(&tenant, &request.into_inner().name).map_err(|f| to_tonic(&f))?;
+        let region = |r: RegionStatus| {
+            let RegionStatus { name, key, offset, byte_size } = r;
+            (name.clone(), system_shared_memory_status_response::RegionStatus { name, key, offset, byte_size })
+        };
+        Ok(Response::new(SystemSharedMemoryStatusResponse { regions: regions.into_iter().map(region).collect() }))
     }
 
     async fn system_shared_memory_register(
         &self,
-        _: Request<SystemSharedMemoryRegisterRequest>,
+        request: Request<SystemSharedMemoryRegisterRequest>,
     ) -> Answer<SystemSharedMemoryRegisterResponse> {
-        unsupported("system shared memory", "send the tensor bytes in the request")
+        let tenant = self.tenant(&request);
+        let SystemSharedMemoryRegisterRequest { name, key, offset, byte_size } = request.into_inner();
+        let region = RegionStatus { name, key, offset, byte_size };
+        self.0.core.regions.register(&tenant, region).map_err(|f| to_tonic(&f))?;
+        Ok(Response::new(SystemSharedMemoryRegisterResponse {}))
     }
 
     async fn system_shared_memory_unregister(
         &self,
-        _: Request<SystemSharedMemoryUnregisterRequest>,
+        request: Request<SystemSharedMemoryUnregisterRequest>,
     ) -> Answer<SystemSharedMemoryUnregisterResponse> {
+        let tenant = self.tenant(&request);
+        self.0.core.regions.unregister(&tenant, &request.into_inner().name);
         Ok(Response::new(SystemSharedMemoryUnregisterResponse {}))
     }
 
@@ -239,11 +263,37 @@ impl GrpcInferenceService for Oip {
         Ok(Response::new(CudaSharedMemoryUnregisterResponse {}))
     }
 
-    async fn trace_setting(&self, _: Request<TraceSettingRequest>) -> Answer<TraceSettingResponse> {
-        unsupported("TraceSetting", "it is not built yet; traces are exported by OTLP (--otlp)")
+    async fn trace_setting(&self, request: Request<TraceSettingRequest>) -> Answer<TraceSettingResponse> {
+        let TraceSettingRequest { settings, model_name } = request.into_inner();
+        let changes = settings.into_iter().map(|(name, setting)| (name, setting.value)).collect();
+        let known = |model: &str| self.0.core.table.load().models.contains_key(model);
+        let now = self.0.core.settings.trace(&model_name, &changes, known).map_err(|f| to_tonic(&f))?;
+        let settings = now.into_iter().map(|(name, value)| (name, trace_setting_response::SettingValue { value })).collect();
+        Ok(Response::new(TraceSettingResponse { settings }))
     }
 
-    async fn log_settings(&self, _: Request<LogSettingsRequest>) -> Answer<LogSettingsResponse> {
-        unsupported("LogSettings", "it is not built yet; set --log")
+    async fn log_settings(&self, request: Request<LogSettingsRequest>) -> Answer<LogSettingsResponse> {
+        use log_settings_request::setting_value::ParameterChoice as Asked;
+        use log_settings_response::setting_value::ParameterChoice as Now;
+        let change = |(name, setting): (String, log_settings_request::SettingValue)| {
+            let value = match setting.parameter_choice {
+                Some(Asked::BoolParam(flag)) => LogValue::Bool(flag),
+                Some(Asked::Uint32Param(number)) => LogValue::U32(number),
+                Some(Asked::StringParam(text)) => LogValue::String(text),
+                None => return Err(Failure::Parameter { name, what: "has no value".to_owned() }),
+            };
+            Ok((name, value))
+        };
+        let changes = request.into_inner().settings.into_iter().map(change).collect::<Result<_, _>>().map_err(|f| to_tonic(&f))?;
+        let now = self.0.core.settings.log(&changes).map_err(|f| to_tonic(&f))?;
+        let setting = |(name, value)| {
+            let choice = match value {
+                LogValue::Bool(flag) => Now::BoolParam(flag),
+                LogValue::U32(number) => Now::Uint32Param(number),
+                LogValue::String(text) => Now::StringParam(text),
+            };
+            (name, log_settings_response::SettingValue { parameter_choice: Some(choice) })
+        };
+        Ok(Response::new(LogSettingsResponse { settings: now.into_iter().map(setting).collect() }))
     }
 }

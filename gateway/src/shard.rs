@@ -2,6 +2,8 @@
 
 use crate::config::GatewayConfig;
 use crate::metrics::Metrics;
+use crate::settings::Settings;
+use crate::shm::Regions;
 use crate::statistics::Totals;
 use crate::table::Table;
 use arc_swap::ArcSwap;
@@ -25,6 +27,8 @@ pub(crate) struct Core {
     pub(crate) changed: watch::Sender<u64>,
     pub(crate) metrics: Metrics,
     pub(crate) totals: Totals,
+    pub(crate) settings: Settings,
+    pub(crate) regions: Regions,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) default_tenant: Arc<str>,
     origin: Instant,
@@ -38,6 +42,8 @@ impl Core {
     pub(crate) fn new(config: GatewayConfig, registry: Arc<dyn Registry>) -> Self {
         let budget = Budget::new(config.in_flight_bytes_max);
         let operator = AdminService::new(registry, config.keys.clone());
+        let regions = if config.allow_client_shm { Regions::on(budget.clone(), config.message_bytes_max as u64) } else { Regions::off() };
+        let settings = Settings::new(config.telemetry.clone());
         Self {
             config,
             operator,
@@ -45,6 +51,8 @@ impl Core {
             changed: watch::channel(0).0,
             metrics: Metrics::new(),
             totals: Totals::default(),
+            settings,
+            regions,
             draining: watch::channel(false).0,
             default_tenant: Arc::from("default"),
             origin: Instant::now(),

@@ -2,9 +2,10 @@
 
 use crate::infer::Context;
 use crate::service::{Front, named_reply};
+use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use http::{HeaderMap, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use policy::{Failure, Param};
 use proto::budget::Permit;
 use proto::chain::Chain;
@@ -51,7 +52,10 @@ impl Front {
     }
 
     /// Reads, answers, and gives the trailers that end the stream.
-    async fn work(&self, mut reader: MessageReader<Incoming>, headers: &HeaderMap, sender: &StreamSender) -> HeaderMap {
+    async fn work<B>(&self, mut reader: MessageReader<B>, headers: &HeaderMap, sender: &StreamSender) -> HeaderMap
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let fail_stream = metadata::text(headers, metadata::TRITON_GRPC_ERROR) == Some("true");
         let context = self.context(headers);
         let mut running = FuturesUnordered::new();
@@ -115,3 +119,6 @@ impl Front {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,6 +61,7 @@ pub(crate) fn config(
         in_flight_bytes_max: GatewayConfig::IN_FLIGHT_BYTES_MAX,
         trust_tenant: front.trust_tenant,
         model_control,
+        allow_client_shm: front.allow_client_shm,
         snapshot,
         runtimes: network_threads(front.network_threads),
         dial,

@@ -20,6 +20,10 @@ pub(crate) async fn doors(flags: &Front) -> anyhow::Result<Doors> {
     let grpc = bind("grpc", &flags.grpc).await?;
     let admin = bind("admin", &flags.admin).await?;
     let loopback = http.local_addr()?.ip().is_loopback() && grpc.local_addr()?.ip().is_loopback();
+    anyhow::ensure!(
+        loopback || !flags.allow_client_shm,
+        "--allow-client-shm needs --http and --grpc on loopback: a client on another host has no memory to share"
+    );
     say(&format!("listening: http {}, grpc {}, admin {}", http.local_addr()?, grpc.local_addr()?, admin.local_addr()?));
     Ok(Doors { front: vec![http, grpc], admin, loopback })
 }

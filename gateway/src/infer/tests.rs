@@ -3,7 +3,7 @@ use crate::config::{GatewayConfig, ModelControl};
 use crate::testing::{Content, replica, version, worker};
 use futures_util::future::BoxFuture;
 use policy::{InputTensor, ReplicaState, Reply, Shape, Signature, TensorSpec, Version, VersionState, WorkerRecord};
-use proto::call::{LoadReport, Offer, Replies, ReplicaStatistics, Upstream};
+use proto::call::{LoadReport, Offer, ReplicaStatistics, Replies, Upstream};
 use registry::Embedded;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -11,15 +11,17 @@ use tokio::sync::Notify;
 
 /// What a fake worker does with every call.
 #[derive(Clone)]
-enum Behaviour {
+pub(crate) enum Behaviour {
     Answers,
+    /// Answers once it is told to.
+    Waits(Arc<Notify>),
     Fails(Failure),
     Hangs,
 }
 
 /// Workers by id, with what they do and the calls they saw.
 #[derive(Default)]
-struct Workers {
+pub(crate) struct Workers {
     behaviour: Mutex<HashMap<String, Behaviour>>,
     calls: Mutex<Vec<(String, Option<Duration>)>>,
     dropped: Notify,
@@ -50,6 +52,11 @@ impl Upstream for Fake {
                     let reply = Reply { model: id, version: "1".into(), ..Reply::default() };
                     Ok(InferReply { reply, raw: vec![], load: LoadReport::default() })
                 }
+                Behaviour::Waits(told) => {
+                    told.notified().await;
+                    let reply = Reply { model: id, version: "1".into(), ..Reply::default() };
+                    Ok(InferReply { reply, raw: vec![], load: LoadReport::default() })
+                }
                 Behaviour::Fails(failure) => Err(failure),
                 Behaviour::Hangs => {
                     let _told = OnDrop(workers);
@@ -73,7 +80,7 @@ impl Upstream for Fake {
 }
 
 /// A gateway over workers `a` and `b` that both run `m:1`.
-async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<Workers>) {
+pub(crate) async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<Workers>) {
     let workers = Arc::new(Workers::default());
     workers.behaviour.lock().unwrap().extend(behaviours.map(|(id, b)| (id.to_owned(), b)));
     let dialled = workers.clone();
@@ -84,6 +91,7 @@ async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<Workers>) {
         message_bytes_max: 1 << 20,
         in_flight_bytes_max: 1 << 20,
         trust_tenant: false,
+        allow_client_shm: false,
         model_control: ModelControl::None,
         snapshot: None,
         runtimes: 1,

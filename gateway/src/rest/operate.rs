@@ -5,7 +5,7 @@ use super::{Answer, Refusal, message, ok};
 use crate::oip::Oip;
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
 use proto::inference::grpc_inference_service_server::GrpcInferenceService as _;
@@ -15,6 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use tonic::Request as Call;
+use tonic::metadata::MetadataMap;
 
 pub(super) fn router() -> Router<Oip> {
     Router::new()
@@ -116,12 +117,18 @@ fn regions(mut status: Value) -> Answer {
     })
 }
 
-async fn shm_status(State(oip): State<Oip>) -> Answer {
-    shm_status_of(State(oip), Path(String::new())).await
+/// A call with the headers of its HTTP request: regions belong to the tenant they name.
+fn of_tenant<T>(headers: HeaderMap, message: T) -> Call<T> {
+    Call::from_parts(MetadataMap::from_headers(headers), Default::default(), message)
 }
 
-async fn shm_status_of(State(oip): State<Oip>, Path(name): Path<String>) -> Answer {
-    let status = oip.system_shared_memory_status(Call::new(SystemSharedMemoryStatusRequest { name })).await?.into_inner();
+async fn shm_status(State(oip): State<Oip>, headers: HeaderMap) -> Answer {
+    shm_status_of(State(oip), Path(String::new()), headers).await
+}
+
+async fn shm_status_of(State(oip): State<Oip>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
+    let call = of_tenant(headers, SystemSharedMemoryStatusRequest { name });
+    let status = oip.system_shared_memory_status(call).await?.into_inner();
     regions(message("inference.SystemSharedMemoryStatusResponse", &status)?)
 }
 
@@ -134,18 +141,19 @@ struct Region {
 }
 
 async fn shm_register(State(oip): State<Oip>, Path(name): Path<String>, request: Request) -> Answer {
+    let headers = request.headers().clone();
     let body: Option<Region> = read_json(&oip, request).await?;
     let Region { key, offset, byte_size } = body.ok_or_else(|| wrong("expected an object with `key`, `offset` and `byte_size`"))?;
-    oip.system_shared_memory_register(Call::new(SystemSharedMemoryRegisterRequest { name, key, offset, byte_size })).await?;
+    oip.system_shared_memory_register(of_tenant(headers, SystemSharedMemoryRegisterRequest { name, key, offset, byte_size })).await?;
     empty()
 }
 
-async fn shm_unregister(State(oip): State<Oip>) -> Answer {
-    shm_unregister_one(State(oip), Path(String::new())).await
+async fn shm_unregister(State(oip): State<Oip>, headers: HeaderMap) -> Answer {
+    shm_unregister_one(State(oip), Path(String::new()), headers).await
 }
 
-async fn shm_unregister_one(State(oip): State<Oip>, Path(name): Path<String>) -> Answer {
-    oip.system_shared_memory_unregister(Call::new(SystemSharedMemoryUnregisterRequest { name })).await?;
+async fn shm_unregister_one(State(oip): State<Oip>, Path(name): Path<String>, headers: HeaderMap) -> Answer {
+    oip.system_shared_memory_unregister(of_tenant(headers, SystemSharedMemoryUnregisterRequest { name })).await?;
     empty()
 }
 

@@ -1,0 +1,47 @@
+use super::*;
+use crate::infer::tests::{Behaviour, gateway};
+use http_body_util::{BodyExt as _, Full};
+use proto::inference::{ModelInferRequest, ModelStreamInferResponse, model_infer_request::InferInputTensor};
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// A message as it lies in the body of a call.
+fn framed(message: &impl prost::Message) -> Vec<u8> {
+    let bytes = message.encode_to_vec();
+    [&[0][..], &u32::try_from(bytes.len()).unwrap().to_be_bytes(), &bytes].concat()
+}
+
+fn request(id: &str) -> ModelInferRequest {
+    let input = InferInputTensor { name: "x".into(), datatype: "FP32".into(), shape: vec![1], ..Default::default() };
+    let raw = vec![Bytes::from_static(&[0; 4])];
+    ModelInferRequest { model_name: "m".into(), id: id.into(), inputs: vec![input], raw_input_contents: raw, ..Default::default() }
+}
+
+#[tokio::test]
+async fn i5_what_came_before_a_frame_that_cannot_be_read_is_still_answered() {
+    let told = Arc::new(Notify::new());
+    let (shard, _) = gateway([("a", Behaviour::Waits(told.clone())), ("b", Behaviour::Waits(told.clone()))]).await;
+    let core = shard.core.clone();
+    let front = Front { shard, router: axum::Router::new() };
+    let body = [framed(&request("first")), vec![0, 0xff, 0xff, 0xff, 0xff]].concat();
+    let reader = MessageReader::new(Full::new(Bytes::from(body)), Encoding::Identity, 1 << 20);
+    let (sender, mut answer) = StreamSender::new(4, Encoding::Identity);
+    let work = async {
+        let trailers = front.work(reader, &HeaderMap::new(), &sender).await;
+        sender.finish(trailers).await;
+    };
+    let read = async {
+        // The frame is read and refused while the first request is still with its worker.
+        while !core.metrics.render().contains("RESOURCE_EXHAUSTED") {
+            tokio::task::yield_now().await;
+        }
+        told.notify_one();
+        let first = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+        let first = <ModelStreamInferResponse as prost::Message>::decode(first.slice(5..)).unwrap();
+        let trailers = answer.frame().await.unwrap().unwrap().into_trailers().unwrap();
+        (first, trailers)
+    };
+    let ((), (first, trailers)) = tokio::join!(work, read);
+    assert_eq!((first.error_message.as_str(), first.infer_response.unwrap().id.as_str()), ("", "first"));
+    assert_eq!(trailers.get("grpc-status").unwrap(), "8");
+}
