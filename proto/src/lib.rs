@@ -4,6 +4,7 @@
 //! * [`envelope`]: reads and writes infer messages around tensor bytes, which stay the slices the socket gave.
 //! * [`frame`]: gRPC message framing over HTTP/2 bodies; [`body`]: plain HTTP bodies.
 //! * [`call`]: the seam; [`remote`] is its network side.
+//! * [`json`]: messages as the REST surface spells them; [`model_config`]: Triton's `config.pbtxt`.
 //! * [`server`]: a listener on its network runtimes; [`listen`]: accepting, serving and draining connections.
 //!
 //! Not here: deciding anything about a request (`policy`).
@@ -15,8 +16,10 @@ pub mod chain;
 pub mod control;
 pub mod envelope;
 pub mod frame;
+pub mod json;
 pub mod listen;
 pub mod metadata;
+pub mod model_config;
 pub mod remote;
 pub mod rest;
 pub mod server;
