@@ -21,7 +21,6 @@ mod runtime;
 mod service;
 mod settings;
 mod shard;
-#[cfg_attr(not(test), expect(dead_code, reason = "the calls that use it come with the next commit"))]
 mod shm;
 mod snapshot;
 mod statistics;

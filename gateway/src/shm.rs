@@ -13,6 +13,8 @@
 mod region;
 mod request;
 
+pub(crate) use request::OutputPlan;
+
 use policy::Failure;
 use proto::budget::Budget;
 use region::Region;
