@@ -11,12 +11,7 @@ use policy::{DataType, Dims, Failure, InputTensor};
 /// [`Failure::TypedContents`] for a value that is not of `datatype` and for another number of values than `elements`;
 /// [`Failure::Limit`] for arrays nested too deep.
 pub(super) fn to_raw(input: &InputTensor, datatype: DataType, data: &str, elements: u64) -> Result<Bytes, Failure> {
-    // An element takes a byte of JSON and all but the last a comma, so this reserves no more than a few times what has come.
-    let count_max = usize::try_from(elements).unwrap_or(usize::MAX).min(data.len().div_ceil(2));
-    let mut out = BytesMut::with_capacity(match datatype.size() {
-        Some(size) => count_max.saturating_mul(size),
-        None => data.len(),
-    });
+    let mut out = BytesMut::with_capacity(room(datatype, elements, data.len()));
     let job = Job { input, datatype, data, elements };
     let out = &mut out;
     match datatype {
@@ -38,6 +33,12 @@ pub(super) fn to_raw(input: &InputTensor, datatype: DataType, data: &str, elemen
         }
     }?;
     Ok(out.split().freeze())
+}
+
+/// Bytes to reserve. The shape is only a claim: what has come bounds it, as an element takes a byte of JSON and all but the last a comma.
+pub(super) fn room(datatype: DataType, elements: u64, data_len: usize) -> usize {
+    let count_max = usize::try_from(elements).unwrap_or(usize::MAX).min(data_len.div_ceil(2));
+    datatype.size().map_or(data_len, |size| count_max.saturating_mul(size))
 }
 
 fn put<const N: usize>(out: &mut BytesMut, value: [u8; N]) -> Option<()> {

@@ -230,6 +230,13 @@ fn nesting_is_limited_and_never_exhausts_the_stack() {
     refused(&one("BYTES", "[1]", &objects), "object");
 }
 
+#[test]
+fn a_shape_that_claims_much_reserves_no_more_than_the_data_can_fill() {
+    assert_eq!(data::room(policy::DataType::Fp64, 1 << 28, "[1,2]".len()), 24);
+    assert_eq!(data::room(policy::DataType::Fp32, 2, "[1.0000,2.0000]".len()), 8);
+    assert_eq!(data::room(policy::DataType::Bytes, 1 << 28, 5), 5);
+}
+
 /// `values` written as JSON read back as their little-endian bytes, flat and in rows of two.
 fn check_round_trip<T: serde::Serialize>(datatype: &str, values: &[T], raw: &[u8]) {
     let flat = serde_json::to_string(values).unwrap();
