@@ -52,7 +52,7 @@ fn expect(holds: bool, field: impl Into<String>, value: impl FnOnce() -> String,
 }
 
 fn refuse(set: bool, field: impl Into<String>, why: &'static str) -> Checked {
-    if set { Err(ConfigError::Unsupported { field: field.into(), why }) } else { Ok(()) }
+    if set { Err(ConfigError::unsupported(field, why)) } else { Ok(()) }
 }
 
 fn not_negative(field: &str, number: i32) -> Checked {
@@ -164,16 +164,21 @@ fn dynamic_batching(batching: &ModelDynamicBatching) -> Checked {
     }
     let ordered = batching.preserve_ordering;
     expect(!ordered || levels <= 1, field("priority_levels"), || levels.to_string(), || "at most 1 with preserve_ordering".to_owned())?;
-    let rules = batching.default_queue_policy.iter().chain(batching.priority_queue_policy.values());
-    rules.into_iter().try_for_each(|rules| queue_policy(rules, ordered))
+    if let Some(rules) = &batching.default_queue_policy {
+        queue_policy(&field("default_queue_policy"), rules, ordered)?;
+    }
+    for (level, rules) in &batching.priority_queue_policy {
+        queue_policy(&field(&format!("priority_queue_policy[{level}]")), rules, ordered)?;
+    }
+    Ok(())
 }
 
-fn queue_policy(rules: &ModelQueuePolicy, ordered: bool) -> Checked {
-    const FIELD: &str = "dynamic_batching.default_queue_policy.timeout_action";
+fn queue_policy(path: &str, rules: &ModelQueuePolicy, ordered: bool) -> Checked {
+    let field = || format!("{path}.timeout_action");
     let action = TimeoutAction::try_from(rules.timeout_action);
-    known_number(action.is_ok(), FIELD, rules.timeout_action)?;
+    known_number(action.is_ok(), field(), rules.timeout_action)?;
     let delays = action == Ok(TimeoutAction::Delay) && rules.default_timeout_microseconds > 0;
-    expect(!(ordered && delays), FIELD, || "DELAY".to_owned(), || "REJECT with preserve_ordering".to_owned())
+    expect(!(ordered && delays), field(), || "DELAY".to_owned(), || "REJECT with preserve_ordering".to_owned())
 }
 
 fn instance_groups(config: &ModelConfig) -> Checked {

@@ -62,6 +62,10 @@ impl ConfigError {
         Self::Invalid { field: short(field.into()), value: short(value.to_string()), expected: short(expected.into()) }
     }
 
+    pub(super) fn unsupported(field: impl Into<String>, why: &'static str) -> Self {
+        Self::Unsupported { field: short(field.into()), why }
+    }
+
     pub(super) fn syntax(line: Option<usize>, what: String) -> Self {
         Self::Syntax { line, what: short(what) }
     }

@@ -2,7 +2,7 @@
 
 use super::{ConfigError, datatype, type_number};
 use crate::inference::{ModelInput, ModelOutput, ModelTensorReshape};
-use policy::{DataType, TensorSpec};
+use policy::TensorSpec;
 
 /// What `input` and `output` entries have in common.
 pub(super) struct Listed<'a> {
@@ -41,13 +41,13 @@ impl Listed<'_> {
     }
 
     /// What can be told without the graph: a name, a type, dimensions, and a `reshape` to as many elements.
-    pub(super) fn check(&self) -> Result<DataType, ConfigError> {
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
         if self.name.is_empty() {
             return Err(ConfigError::invalid(format!("{}.name", self.list), "empty", "a name"));
         }
-        let known = datatype(self.data_type);
-        let known =
-            known.ok_or_else(|| ConfigError::invalid(self.field("data_type"), self.data_type, "TYPE_BOOL, TYPE_FP32 or the like"))?;
+        if datatype(self.data_type).is_none() {
+            return Err(ConfigError::invalid(self.field("data_type"), self.data_type, "TYPE_BOOL, TYPE_FP32 or the like"));
+        }
         let dims = self.segments("dims", self.dims)?;
         if let Some(shape) = self.reshape
             && self.segments("reshape", shape)? != dims
@@ -55,7 +55,7 @@ impl Listed<'_> {
             let expected = format!("as many elements as dims {}, and the -1 in the same order", text(self.dims));
             return Err(ConfigError::invalid(self.field("reshape"), text(shape), expected));
         }
-        Ok(known)
+        Ok(())
     }
 
     /// Elements of each run of fixed dimensions between the open ones. A `reshape` keeps them all: [2,4,-1,6] is [8,-1,1,6].
@@ -82,9 +82,9 @@ impl Listed<'_> {
         }
         let verb = if self.reshape.is_some() { "reshapes to" } else { "has shape" };
         let batch = if batches { " (the batch in front, as max_batch_size is above 0)" } else { "" };
+        // The batch dimension fits only an open one.
         let fits = |(&config, &graph): (&i64, &i64)| graph == -1 || graph == config;
-        let open_batch = !batches || graph.shape.first() == Some(&-1);
-        if !open_batch || inner.len() != graph.shape.len() || !inner.iter().zip(&graph.shape).all(fits) {
+        if inner.len() != graph.shape.len() || !inner.iter().zip(&graph.shape).all(fits) {
             return contradiction(format!("{verb} {}{batch}", text(&inner)), format!("has shape {}", text(&graph.shape)));
         }
         if self.optional && !graph.optional {

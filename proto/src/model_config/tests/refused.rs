@@ -132,6 +132,11 @@ fn a_value_that_means_nothing_is_named() {
             "DELAY",
         ),
         (batching("default_queue_policy { timeout_action: 7 }"), "dynamic_batching.default_queue_policy.timeout_action", "7"),
+        (
+            batching("priority_levels: 1 default_priority_level: 1 priority_queue_policy { key: 1 value { timeout_action: 2 } }"),
+            "dynamic_batching.priority_queue_policy[1].timeout_action",
+            "2",
+        ),
         ("instance_group { count: -1 }".into(), "instance_group[0].count", "-1"),
         ("instance_group { count: 2000000000 } instance_group { count: 2000000000 }".into(), "instance_group", "4000000000 instances"),
         ("instance_group { kind: KIND_CPU gpus: 0 }".into(), "instance_group[0].gpus", "[0]"),
