@@ -6,8 +6,9 @@ use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use std::io::{IsTerminal as _, Write as _};
-use tracing_subscriber::filter::{EnvFilter, FilterFn};
-use tracing_subscriber::layer::{Layer, SubscriberExt as _};
+use tracing::Subscriber;
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, reload};
 
@@ -56,25 +57,31 @@ impl gateway::Telemetry for Control {
 
 /// Sets up logging and tracing for this process.
 pub(crate) fn init(config: &Telemetry) -> anyhow::Result<Guard> {
-    let (lines, filter) = lines(&config.log)?;
     let provider = config.otlp.as_deref().map(exporter).transpose()?;
-    let otlp = provider.as_ref().map(|provider| {
-        let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("sluice"));
-        layer.with_filter(FilterFn::new(|meta| meta.target() == proto::trace::TARGET))
-    });
-    tracing_subscriber::registry().with(lines).with(otlp).init();
+    let (subscriber, filter) = subscriber(&config.log, provider.as_ref())?;
+    subscriber.init();
     Ok(Guard { provider, filter })
 }
 
-/// The log on standard error, and what changes its filter.
-fn lines(filter: &str) -> anyhow::Result<(impl Layer<Registry> + Send + Sync, reload::Handle<EnvFilter, Registry>)> {
-    let parsed = EnvFilter::try_new(filter).with_context(|| format!("--log {filter:?} is not a filter"))?;
-    let (filter, handle) = reload::Layer::new(parsed);
+/// Lines go to standard error, spans of [`proto::trace::TARGET`] to `provider`; the handle changes which lines.
+///
+/// What nobody reads costs a comparison, on every request and in libraries that tell of every frame. That takes one filter
+/// per layer, each with a highest level, and no empty layer: anything else is looked at anew each time.
+fn subscriber(
+    log: &str,
+    provider: Option<&SdkTracerProvider>,
+) -> anyhow::Result<(impl Subscriber + Send + Sync, reload::Handle<EnvFilter, Registry>)> {
+    let filter = EnvFilter::try_new(log).with_context(|| format!("--log {log:?} is not a filter"))?;
+    let (filter, handle) = reload::Layer::new(filter);
+    let no_spans = Targets::new().with_default(LevelFilter::TRACE).with_target(proto::trace::TARGET, LevelFilter::OFF);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines = if std::io::stderr().is_terminal() { lines.boxed() } else { lines.json().boxed() };
-    // Outermost, so that an exporter's span costs nothing without an exporter.
-    let not_spans = FilterFn::new(|meta| meta.target() != proto::trace::TARGET);
-    Ok((lines.with_filter(filter).with_filter(not_spans), handle))
+    let mut layers = vec![lines.with_filter(filter.and(no_spans)).boxed()];
+    if let Some(provider) = provider {
+        let spans = tracing_opentelemetry::layer().with_tracer(provider.tracer("sluice"));
+        layers.push(spans.with_filter(Targets::new().with_target(proto::trace::TARGET, LevelFilter::INFO)).boxed());
+    }
+    Ok((tracing_subscriber::registry().with(layers), handle))
 }
 
 fn exporter(endpoint: &str) -> anyhow::Result<SdkTracerProvider> {
@@ -103,30 +110,30 @@ mod tests {
     use gateway::Telemetry as _;
     use tracing::{Level, enabled};
 
-    #[test]
-    fn the_log_filter_is_read_and_changed_while_it_is_in_use() {
-        let (lines, filter) = lines("h2=off,WARN").unwrap();
-        let control = Control { filter, exports: false };
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+    fn check(provider: Option<&SdkTracerProvider>) {
+        let (subscriber, filter) = subscriber("h2=off,WARN", provider).unwrap();
+        let control = Control { filter, exports: provider.is_some() };
+        let spans = LevelFilter::from_level(if provider.is_some() { Level::INFO } else { Level::ERROR });
+        let highest = |lines| LevelFilter::max(lines, spans);
+        tracing::subscriber::with_default(subscriber, || {
             let shown = || [enabled!(target: "gateway", Level::TRACE), enabled!(Level::INFO), enabled!(Level::WARN)];
+            let exported = || !tracing::info_span!(target: proto::trace::TARGET, "receive").is_disabled();
             assert_eq!((control.filter().as_str(), shown()), ("h2=off,warn", [false, false, true]));
+            assert_eq!(LevelFilter::current(), highest(LevelFilter::WARN), "this is the only test that logs");
+            assert_eq!(exported(), provider.is_some());
+
             control.set_filter("info,gateway=trace").unwrap();
-            assert_eq!(shown(), [true, true, true]);
+            assert_eq!((shown(), exported()), ([true, true, true], provider.is_some()));
             assert!(control.set_filter("gateway=loud").is_err());
-            control.set_filter("off").unwrap();
-            assert_eq!(shown(), [false, false, false]);
+            control.set_filter("error").unwrap();
+            assert_eq!((shown(), exported()), ([false, false, false], provider.is_some()));
+            assert_eq!(LevelFilter::current(), highest(LevelFilter::ERROR), "this is the only test that logs");
         });
     }
 
     #[test]
-    fn without_an_exporter_its_spans_are_disabled_whatever_is_logged() {
-        let (lines, filter) = lines("trace").unwrap();
-        let control = Control { filter, exports: false };
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
-            let span = || tracing::info_span!(target: proto::trace::TARGET, "receive");
-            assert!(span().is_disabled());
-            control.set_filter("debug").unwrap();
-            assert!(span().is_disabled());
-        });
+    fn the_log_filter_changes_in_use_and_without_an_exporter_its_spans_are_disabled_whatever_is_logged() {
+        check(None);
+        check(Some(&SdkTracerProvider::default()));
     }
 }
