@@ -15,11 +15,13 @@ use tracing_subscriber::{Registry, reload};
 /// Keeps the exporter until the end.
 pub(crate) struct Guard {
     provider: Option<SdkTracerProvider>,
+    #[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "only a gateway has calls that change it"))]
     filter: reload::Handle<EnvFilter, Registry>,
 }
 
 impl Guard {
     /// What can be changed while the process runs.
+    #[cfg(feature = "gateway")]
     pub(crate) fn control(&self) -> Control {
         Control { filter: self.filter.clone(), exports: self.provider.is_some() }
     }
@@ -33,7 +35,7 @@ impl Guard {
 }
 
 /// The log filter of this process, to be read and changed while it runs.
-#[cfg_attr(not(feature = "gateway"), expect(dead_code, reason = "only a gateway has calls for it"))]
+#[cfg(feature = "gateway")]
 pub(crate) struct Control {
     filter: reload::Handle<EnvFilter, Registry>,
     exports: bool,
@@ -104,7 +106,8 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
-#[cfg(all(test, feature = "gateway"))]
+#[cfg(test)]
+#[cfg(feature = "gateway")]
 mod tests {
     use super::*;
     use gateway::Telemetry as _;

@@ -66,6 +66,7 @@ fn what_is_passed_on_for_a_request_that_is_not_sampled_says_so() {
     let made = not_sampled(0, 0);
     for trace in [made, not_sampled(u128::MAX, u64::MAX), context(NOT_SAMPLED)] {
         assert!(!is_sampled(Some(&trace)));
+        span(Some(&trace), || unreachable!("no span is made"));
         let passed = pass_on(&tracing::Span::none(), Some(&trace)).unwrap();
         assert!(parse(&passed.parent).is_some_and(|(.., flags)| !flags.is_sampled()), "{passed:?}");
     }
