@@ -103,6 +103,7 @@ fn a_cluster_started_before_its_etcd_serves_once_etcd_is_there() {
     }
     kit.python("conformance.py", &["nothing_known", cluster.gateway.port("grpc"), ""]);
     cluster.etcd.restart();
+    cluster.gateway.line("ready:");
     cluster.until_ready(2);
     let report = load(cluster.gateway.url("grpc"), 1).recv_timeout(Duration::from_secs(30)).unwrap();
     assert!(report.errors.is_empty() && report.answered > 0, "{report}");
