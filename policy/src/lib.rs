@@ -17,6 +17,7 @@ pub mod plan;
 pub mod profile;
 pub mod reconcile;
 mod records;
+mod reshape;
 pub mod route;
 mod shared_memory;
 pub mod statistics;
@@ -32,5 +33,6 @@ pub use records::{
     VersionState, WorkerRecord,
 };
 pub use shared_memory::SharedMemory;
+pub use reshape::reshape;
 pub use tensor::{DataType, ExecutionProvider, Shape, Signature, TensorSpec};
 pub use time::Moment;
