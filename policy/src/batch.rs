@@ -1,24 +1,54 @@
 //! The queue of one replica: which requests ride together in the next engine call.
 //!
-//! Work-conserving and earliest deadline first: an idle instance never waits for company, and what has expired leaves
-//! the queue without reaching an engine (I7).
+//! Without rules of the model ([`Batching`]) it is work-conserving and earliest deadline first: an idle instance never
+//! waits for company. What has expired leaves the queue without reaching an engine (I7). With rules, priority levels come
+//! first, 1 before 2, then deadlines, then arrival; who waited longer than its queue allows is refused, or goes behind the
+//! others of its level.
+//!
+//! An instance waits for company only while everything that waits fits into one batch: otherwise whoever comes next could
+//! only overtake. So nobody waits longer than the model's delay beside an idle instance.
+//!
+//! Instances are the only ones who look: a request whose time is up is told so at the latest when an instance next takes,
+//! and while one is idle that is at once.
 
+mod asked;
 mod batching;
 
+pub use asked::Asked;
 pub use batching::{Batching, QueuePolicy, TimeoutAction};
 
 use crate::profile::Latency;
 use crate::{Failure, Moment};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A place in the queue. Orders by deadline, then by arrival.
+/// A waiting request's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket {
-    deadline: Moment,
+    level: u32,
+    order: Moment,
     number: u64,
 }
 
-/// What the queue must know of a waiting request.
+/// A place in the queue: by level, then who has not timed out, then by deadline, then by arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    level: u32,
+    behind: bool,
+    order: Moment,
+    number: u64,
+}
+
+impl Place {
+    fn of(Ticket { level, order, number }: Ticket, behind: bool) -> Self {
+        Self { level, behind, order, number }
+    }
+
+    fn ticket(self) -> Ticket {
+        Ticket { level: self.level, order: self.order, number: self.number }
+    }
+}
+
+/// What the queue must know of a request that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pending {
     /// Rows it brings.
@@ -29,6 +59,29 @@ pub struct Pending {
     pub deadline: Option<Moment>,
     /// Requests share a batch only within a group: equal non-batch dimensions, types and outputs.
     pub group: u64,
+    /// Level asked for, 1 the highest; 0, or one that the model does not have, is the model's default.
+    pub priority: u32,
+    /// Longest wait asked for, in microseconds; counts only where the queue's policy lets it, and only to shorten.
+    pub timeout_us: Option<u64>,
+}
+
+/// What it knows of one that waits.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    rows: u32,
+    bytes: u64,
+    group: u64,
+    arrived: Moment,
+    /// [`NEVER`] when there is none.
+    deadline: Moment,
+    /// Longest wait; no limit when nothing says so, and for who has timed out already.
+    allowed_us: Option<u64>,
+}
+
+impl Waiting {
+    fn times_out(&self) -> Moment {
+        self.allowed_us.map_or(NEVER, |us| later(self.arrived, us))
+    }
 }
 
 /// Bounds of the queue.
@@ -36,7 +89,8 @@ pub struct Pending {
 pub struct Limits {
     /// Most rows of one engine call; 1 for a model without a batch dimension.
     pub rows_max: u32,
-    /// Most waiting requests, so that what waits can still be answered in time.
+    /// Most waiting requests, so that what waits can still be answered in time. A level whose policy has a bound of its own
+    /// goes by that instead.
     pub queue_len_max: usize,
     /// Most waiting bytes, so that a queue of large tensors does not fill the memory.
     pub queue_bytes_max: u64,
@@ -49,25 +103,58 @@ pub struct Batch {
     pub run: Vec<Ticket>,
     /// Leaves the queue unanswered, with microseconds past its deadline.
     pub late: Vec<(Ticket, u64)>,
+    /// Leaves the queue unanswered, with microseconds it waited and those its queue allows.
+    pub timed_out: Vec<(Ticket, u64, u64)>,
+    /// When an idle instance must ask again if nothing happens before: this one if nothing runs now, else another.
+    pub wake: Option<Moment>,
 }
 
 /// Requests waiting for an instance of one replica.
 #[derive(Debug)]
 pub struct Batcher {
-    queue: BTreeMap<Ticket, Pending>,
+    queue: BTreeMap<Place, Waiting>,
+    /// When each one's time is up, if `ruled`; otherwise the queue itself is in that order.
+    expiries: BTreeSet<(Moment, Place)>,
+    /// How many wait on each level, if `ruled`; otherwise there is only one.
+    levels: BTreeMap<u32, usize>,
     bytes: u64,
     rows: u64,
     next: u64,
     limits: Limits,
+    batching: Batching,
+    /// The largest of the preferred sizes; a full batch when there are none.
+    preferred_max: u32,
+    /// The order of the queue is not just that of deadlines.
+    ruled: bool,
 }
 
 /// Told to a caller who finds the queue full: by then a few batches are gone.
 const RETRY_MS: u32 = 50;
 
+/// The end of time.
+const NEVER: Moment = Moment::from_us(u64::MAX);
+
+fn later(moment: Moment, us: u64) -> Moment {
+    Moment::from_us(moment.as_us().saturating_add(us))
+}
+
 impl Batcher {
-    /// An empty queue.
-    pub fn new(limits: Limits) -> Self {
-        Self { queue: BTreeMap::new(), bytes: 0, rows: 0, next: 0, limits }
+    /// An empty queue. Preferred sizes over the limit of rows are as if they were not there.
+    pub fn new(limits: Limits, mut batching: Batching) -> Self {
+        batching.preferred_rows.retain(|rows| *rows <= limits.rows_max);
+        let times_out = std::iter::once(&batching.queue).chain(batching.queue_by_priority.values()).any(QueuePolicy::times_out);
+        Self {
+            queue: BTreeMap::new(),
+            expiries: BTreeSet::new(),
+            levels: BTreeMap::new(),
+            bytes: 0,
+            rows: 0,
+            next: 0,
+            limits,
+            preferred_max: batching.preferred_rows.iter().copied().max().unwrap_or(limits.rows_max),
+            ruled: times_out || batching.preserve_ordering || batching.priority_levels > 1,
+            batching,
+        }
     }
 
     /// Takes a request in.
@@ -78,16 +165,25 @@ impl Batcher {
         if let Some(deadline) = pending.deadline.filter(|d| *d <= now) {
             return Err(Failure::DeadlineExceeded { late_us: now.us_since(deadline) });
         }
+        let level = self.batching.level(pending.priority);
+        let policy = self.batching.policy(level);
+        let (queued, room) = match usize::try_from(policy.queue_len_max).unwrap_or(usize::MAX) {
+            0 => (self.queue.len(), self.limits.queue_len_max),
+            own if self.ruled => (self.levels.get(&level).copied().unwrap_or_default(), own),
+            own => (self.queue.len(), own),
+        };
         let bytes = self.bytes.saturating_add(pending.bytes);
         // One request of any legal size is taken when nothing waits: a byte budget must not make it impossible.
-        if self.queue.len() >= self.limits.queue_len_max || (bytes > self.limits.queue_bytes_max && !self.queue.is_empty()) {
-            return Err(Failure::QueueFull { queued: self.queue.len(), retry_ms: RETRY_MS });
+        if queued >= room || (bytes > self.limits.queue_bytes_max && !self.queue.is_empty()) {
+            return Err(Failure::QueueFull { queued, retry_ms: RETRY_MS });
         }
-        let ticket = Ticket { deadline: pending.deadline.unwrap_or(Moment::from_us(u64::MAX)), number: self.next };
+        let deadline = pending.deadline.unwrap_or(NEVER);
+        let order = if self.batching.preserve_ordering { NEVER } else { deadline };
+        let ticket = Ticket { level, order, number: self.next };
+        let Pending { rows, bytes, group, .. } = pending;
+        let allowed_us = policy.allowed_us(pending.timeout_us);
         self.next = self.next.wrapping_add(1);
-        self.bytes = bytes;
-        self.rows = self.rows.saturating_add(u64::from(pending.rows));
-        self.queue.insert(ticket, pending);
+        self.insert(Place::of(ticket, false), Waiting { rows, bytes, group, arrived: now, deadline, allowed_us });
         Ok(ticket)
     }
 
@@ -96,30 +192,102 @@ impl Batcher {
         self.remove(ticket).is_some()
     }
 
-    /// Forms the next batch for an idle instance. `batch` is emptied first; its room is reused.
-    pub fn take(&mut self, now: Moment, batch: &mut Batch) {
+    /// Nobody comes any more: what waits no longer waits for company.
+    pub fn close(&mut self) {
+        self.batching.max_delay_us = 0;
+    }
+
+    /// Forms the next batch for an idle instance of a replica as fast as `latency`. `batch` is emptied first; its room is
+    /// reused.
+    pub fn take(&mut self, now: Moment, latency: Latency, batch: &mut Batch) {
         batch.run.clear();
         batch.late.clear();
-        while let Some((ticket, _)) = self.queue.first_key_value().filter(|(t, _)| t.deadline <= now) {
-            let ticket = *ticket;
-            batch.late.push((ticket, now.us_since(ticket.deadline)));
-            self.remove(ticket);
-        }
-        let Some(group) = self.queue.first_key_value().map(|(_, head)| head.group) else { return };
-        let mut rows: u32 = 0;
-        for (ticket, pending) in self.queue.iter().filter(|(_, p)| p.group == group) {
-            let with = rows.saturating_add(pending.rows);
-            if with > self.limits.rows_max && !batch.run.is_empty() {
-                break; // no overtaking: a later, smaller request must not starve an earlier, larger one
-            }
-            rows = with;
-            batch.run.push(*ticket);
-        }
+        batch.timed_out.clear();
+        self.expire(now, batch);
+        batch.wake = self.form(now, latency, &mut batch.run);
         for i in 0..batch.run.len() {
             if let Some(ticket) = batch.run.get(i).copied() {
                 self.remove(ticket);
             }
         }
+        if self.batching.max_delay_us > 0 && batch.wake.is_none() && !self.queue.is_empty() {
+            batch.wake = Some(now); // nobody looked yet how long what stays may wait
+        }
+    }
+
+    /// Moves out, or behind, whose time is up.
+    fn expire(&mut self, now: Moment, batch: &mut Batch) {
+        while let Some(place) = self.first_expired(now) {
+            let ticket = place.ticket();
+            let Some(waiting) = self.remove(ticket) else { return };
+            if waiting.deadline <= now {
+                batch.late.push((ticket, now.us_since(waiting.deadline)));
+            } else if self.batching.policy(place.level).timeout_action == TimeoutAction::Delay {
+                self.insert(Place { behind: true, ..place }, Waiting { allowed_us: None, ..waiting });
+            } else {
+                batch.timed_out.push((ticket, now.us_since(waiting.arrived), waiting.allowed_us.unwrap_or_default()));
+            }
+        }
+    }
+
+    fn first_expired(&self, now: Moment) -> Option<Place> {
+        let (expiry, place) = match self.ruled {
+            true => *self.expiries.first()?,
+            false => self.queue.first_key_value().map(|(place, _)| (place.order, *place))?,
+        };
+        (expiry <= now).then_some(place)
+    }
+
+    /// Puts into `run` what leaves now. Nothing does when the head is better off waiting for company: then the moment until
+    /// which it is.
+    fn form(&self, now: Moment, latency: Latency, run: &mut Vec<Ticket>) -> Option<Moment> {
+        let group = self.queue.first_key_value()?.1.group;
+        let (mut rows, mut oldest, mut deadline, mut times_out) = (0u32, now, NEVER, NEVER);
+        let mut preferred = None;
+        for (place, waiting) in &self.queue {
+            if waiting.group != group {
+                if self.batching.preserve_ordering {
+                    break;
+                }
+                continue;
+            }
+            let with = rows.saturating_add(waiting.rows);
+            if !run.is_empty() {
+                if with > self.preferred_max {
+                    preferred.get_or_insert(run.len());
+                }
+                if with > self.limits.rows_max {
+                    break; // no overtaking: a later, smaller request must not starve an earlier, larger one
+                }
+            }
+            rows = with;
+            run.push(place.ticket());
+            oldest = oldest.min(waiting.arrived);
+            deadline = deadline.min(waiting.deadline);
+            times_out = times_out.min(waiting.times_out());
+            if self.batching.preferred_rows.contains(&rows) {
+                preferred = Some(run.len());
+            }
+        }
+        let delay_us = self.batching.max_delay_us;
+        if delay_us > 0 && now.us_since(oldest) >= delay_us {
+            return None;
+        }
+        if let Some(len) = preferred {
+            run.truncate(len);
+            return None;
+        }
+        if delay_us == 0 || rows >= self.preferred_max || run.len() < self.queue.len() {
+            return None;
+        }
+        let run_us = latency.batch_us(self.limits.rows_max).ceil() as u64;
+        let until = later(oldest, delay_us).min(Moment::from_us(deadline.as_us().saturating_sub(run_us)));
+        // Who may not wait as long as that does not wait for company at all: it would be refused beside an idle instance.
+        if until <= now || times_out <= until {
+            return None;
+        }
+        run.clear();
+        Some(until)
     }
 
     /// Waiting requests.
@@ -140,100 +308,33 @@ impl Batcher {
         (us / f64::from(instances.max(1))) as u64
     }
 
-    fn remove(&mut self, ticket: Ticket) -> Option<Pending> {
-        let pending = self.queue.remove(&ticket)?;
-        self.bytes = self.bytes.saturating_sub(pending.bytes);
-        self.rows = self.rows.saturating_sub(u64::from(pending.rows));
-        Some(pending)
+    fn insert(&mut self, place: Place, waiting: Waiting) {
+        self.bytes = self.bytes.saturating_add(waiting.bytes);
+        self.rows = self.rows.saturating_add(u64::from(waiting.rows));
+        if self.ruled {
+            self.expiries.insert((waiting.deadline.min(waiting.times_out()), place));
+            let level = self.levels.entry(place.level).or_default();
+            *level = level.saturating_add(1);
+        }
+        self.queue.insert(place, waiting);
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Waiting> {
+        let (place, waiting) = [false, true].into_iter().find_map(|behind| {
+            let place = Place::of(ticket, behind);
+            self.queue.remove(&place).map(|waiting| (place, waiting))
+        })?;
+        self.bytes = self.bytes.saturating_sub(waiting.bytes);
+        self.rows = self.rows.saturating_sub(u64::from(waiting.rows));
+        if self.ruled {
+            self.expiries.remove(&(waiting.deadline.min(waiting.times_out()), place));
+            if let Some(level) = self.levels.get_mut(&place.level) {
+                *level = level.saturating_sub(1);
+            }
+        }
+        Some(waiting)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const LIMITS: Limits = Limits { rows_max: 4, queue_len_max: 8, queue_bytes_max: 100 };
-
-    fn pending(rows: u32, deadline_us: Option<u64>) -> Pending {
-        Pending { rows, bytes: 1, deadline: deadline_us.map(Moment::from_us), group: 0 }
-    }
-
-    fn take(batcher: &mut Batcher, now_us: u64) -> Batch {
-        let mut batch = Batch::default();
-        batcher.take(Moment::from_us(now_us), &mut batch);
-        batch
-    }
-
-    #[test]
-    fn i7_expired_work_leaves_the_queue_without_running() {
-        let mut batcher = Batcher::new(LIMITS);
-        let late = batcher.arrive(Moment::from_us(0), pending(1, Some(500))).unwrap();
-        let fine = batcher.arrive(Moment::from_us(0), pending(1, Some(501))).unwrap();
-        let batch = take(&mut batcher, 500); // a deadline is exclusive: on it is too late
-        assert_eq!(batch, Batch { run: vec![fine], late: vec![(late, 0)] });
-        assert_eq!(batcher.arrive(Moment::from_us(9), pending(1, Some(2))), Err(Failure::DeadlineExceeded { late_us: 7 }));
-    }
-
-    #[test]
-    fn i7_cancelled_work_leaves_the_queue() {
-        let mut batcher = Batcher::new(LIMITS);
-        let gone = batcher.arrive(Moment::from_us(0), pending(1, None)).unwrap();
-        assert!(batcher.cancel(gone));
-        assert!(!batcher.cancel(gone));
-        assert_eq!(take(&mut batcher, 1), Batch::default());
-    }
-
-    #[test]
-    fn the_earliest_deadline_rides_first_and_groups_do_not_mix() {
-        let mut batcher = Batcher::new(LIMITS);
-        let patient = batcher.arrive(Moment::from_us(0), pending(1, None)).unwrap();
-        let urgent = batcher.arrive(Moment::from_us(0), pending(1, Some(10))).unwrap();
-        let other = batcher.arrive(Moment::from_us(0), Pending { group: 7, ..pending(1, Some(20)) }).unwrap();
-        assert_eq!(take(&mut batcher, 1).run, [urgent, patient]);
-        assert_eq!(take(&mut batcher, 1).run, [other]);
-    }
-
-    #[test]
-    fn a_full_queue_refuses_by_count_and_by_bytes() {
-        let mut batcher = Batcher::new(LIMITS);
-        let huge = Pending { bytes: 1_000, ..pending(1, None) };
-        assert!(batcher.arrive(Moment::default(), huge).is_ok(), "one is always taken");
-        assert!(matches!(batcher.arrive(Moment::default(), huge), Err(Failure::QueueFull { queued: 1, .. })));
-        let mut batcher = Batcher::new(LIMITS);
-        for _ in 0..LIMITS.queue_len_max {
-            batcher.arrive(Moment::default(), pending(1, None)).unwrap();
-        }
-        assert!(matches!(batcher.arrive(Moment::default(), pending(1, None)), Err(Failure::QueueFull { queued: 8, .. })));
-    }
-
-    proptest! {
-        /// Every request that came in leaves exactly once: run, late or cancelled (I5 inside a replica); no batch is over its rows.
-        #[test]
-        fn every_request_leaves_exactly_once(ops in prop::collection::vec((0u8..3, 1u32..6, prop::option::of(0u64..60), 0u64..3), 1..80)) {
-            let mut batcher = Batcher::new(LIMITS);
-            let mut inside: BTreeMap<Ticket, u32> = BTreeMap::new();
-            for (step, (op, rows, deadline, group)) in ops.into_iter().enumerate() {
-                let now = Moment::from_us(step as u64);
-                match op {
-                    0 => if let Ok(ticket) = batcher.arrive(now, Pending { group, ..pending(rows, deadline) }) {
-                        prop_assert!(inside.insert(ticket, rows).is_none());
-                    },
-                    1 => if let Some(ticket) = inside.keys().next().copied() {
-                        prop_assert!(batcher.cancel(ticket));
-                        inside.remove(&ticket);
-                    },
-                    _ => {
-                        let batch = take(&mut batcher, step as u64);
-                        let sum: u32 = batch.run.iter().map(|t| inside.remove(t).unwrap()).sum();
-                        prop_assert!(sum <= LIMITS.rows_max || batch.run.len() == 1);
-                        for (ticket, _) in batch.late {
-                            prop_assert!(inside.remove(&ticket).is_some());
-                        }
-                    }
-                }
-                prop_assert_eq!(batcher.len(), inside.len());
-            }
-        }
-    }
-}
+mod tests;

@@ -132,6 +132,8 @@ pub enum Failure {
     NoReplica { model: String, retry_ms: u32 },
     #[error("the queue is full at {queued} requests, retry after {retry_ms} ms")]
     QueueFull { queued: usize, retry_ms: u32 },
+    #[error("the request waited {waited_us} us in the queue, {allowed_us} us are allowed")]
+    QueueTimeout { waited_us: u64, allowed_us: u64 },
     #[error("too many bytes in flight: {in_flight} of {limit}, retry after {retry_ms} ms")]
     Overloaded { in_flight: u64, limit: u64, retry_ms: u32 },
     #[error("this process is draining, retry after {retry_ms} ms")]
@@ -203,7 +205,9 @@ impl Failure {
             Self::NotReady { .. } | Self::QueueFull { .. } | Self::Overloaded { .. } | Self::Draining { .. } | Self::ConnectionLost => {
                 (Code::Unavailable, 503, OtherWorker)
             }
-            Self::NoTable { .. } | Self::NoReplica { .. } | Self::Registry { .. } => (Code::Unavailable, 503, Never),
+            Self::NoTable { .. } | Self::NoReplica { .. } | Self::Registry { .. } | Self::QueueTimeout { .. } => {
+                (Code::Unavailable, 503, Never)
+            }
             Self::DeadlineExceeded { .. } => (Code::DeadlineExceeded, 504, Never),
             Self::Cancelled => (Code::Cancelled, 400, Never),
             Self::Unsupported { .. } => (Code::Unimplemented, 501, Never),
@@ -284,6 +288,9 @@ mod tests {
         assert_eq!(lost, (Code::Unavailable, 503, Retry::OtherWorker));
         let late = Failure::DeadlineExceeded { late_us: 1 }.wire();
         assert_eq!(late, (Code::DeadlineExceeded, 504, Retry::Never));
+        let waited = Failure::QueueTimeout { waited_us: 7, allowed_us: 5 };
+        assert_eq!(waited.wire(), (Code::Unavailable, 503, Retry::Never), "as Triton answers it");
+        assert_eq!(waited.to_string(), "the request waited 7 us in the queue, 5 us are allowed");
         let remote = Failure::Remote { code: Code::Internal, message: String::new(), retry_ms: None }.wire();
         assert_eq!(remote, (Code::Internal, 500, Retry::Never));
     }

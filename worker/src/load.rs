@@ -4,12 +4,12 @@ use crate::config::{QUEUE_BYTES_MAX, QUEUE_LEN_MAX, WorkerConfig};
 use crate::cores::CorePlan;
 use crate::engine::ort::Runtime;
 use crate::engine::sample::{self, Guess};
-use crate::engine::{Engine, EngineError, Fallback, LoadSpec, ProviderReport};
+use crate::engine::{Engine, EngineError, EngineSignature, Fallback, LoadSpec, ProviderReport};
 use crate::error::WorkerError;
 use crate::memory::Reservation;
 use crate::replica::{Parts, Replica};
 use crate::repository::MODEL_FILE;
-use policy::batch::Limits;
+use policy::batch::{Batching, Limits};
 use policy::profile::Latency;
 use policy::{PlacementRecord, Signature, TensorSpec, VersionRecord};
 use std::path::Path;
@@ -64,7 +64,7 @@ pub(crate) fn load(
     }
     let mut latency = None;
     for engine in &mut engines {
-        check_signature(&version.signature, engine.as_ref())?;
+        check_signature(&version.signature, engine.signature())?;
         let guess = warm_up(engine.as_mut())?;
         if let (None, Some(guess)) = (&latency, guess) {
             latency = Some(calibrate(engine.as_mut(), &version.signature, guess)?);
@@ -82,6 +82,7 @@ pub(crate) fn load(
             queue_len_max: QUEUE_LEN_MAX,
             queue_bytes_max: QUEUE_BYTES_MAX,
         },
+        batching: Batching::default(),
         _memory: Some(memory),
         on_failed,
     };
@@ -111,12 +112,13 @@ pub(crate) fn device_id(device: &str) -> i32 {
     device.split_once(':').and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
 }
 
-fn check_signature(promised: &Signature, engine: &dyn Engine) -> Result<(), WorkerError> {
-    let found = engine.signature();
-    let same = |a: &[TensorSpec], b: &[TensorSpec]| {
-        a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.name == b.name && a.datatype == b.datatype)
-    };
-    if same(&promised.inputs, &found.inputs) && same(&promised.outputs, &found.outputs) {
+/// Is `promised` a view of the graph? Tensors go by name: a configuration may list them in another order, leave out outputs, and
+/// leave out inputs that the graph does not need.
+fn check_signature(promised: &Signature, found: &EngineSignature) -> Result<(), WorkerError> {
+    let same = |a: &TensorSpec, b: &TensorSpec| a.name == b.name && a.datatype == b.datatype;
+    let all_in = |part: &[TensorSpec], whole: &[TensorSpec]| part.iter().all(|a| whole.iter().any(|b| same(a, b)));
+    let missed = |input: &&TensorSpec| !input.optional && promised.input(&input.name).is_none();
+    if all_in(&promised.inputs, &found.inputs) && all_in(&promised.outputs, &found.outputs) && !found.inputs.iter().any(|i| missed(&i)) {
         return Ok(());
     }
     let names = |list: &[TensorSpec]| list.iter().map(|t| format!("{} {}", t.name, t.datatype)).collect::<Vec<_>>().join(", ");
@@ -157,4 +159,36 @@ fn calibrate(engine: &mut dyn Engine, signature: &Signature, guess: Guess) -> Re
         }
     }
     Ok(Latency::fit(&samples))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::DataType;
+
+    fn spec(name: &str, optional: bool) -> TensorSpec {
+        TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1], optional, graph_shape: None }
+    }
+
+    fn specs(names: &[&str]) -> Vec<TensorSpec> {
+        names.iter().map(|name| spec(name.trim_end_matches('?'), name.ends_with('?'))).collect()
+    }
+
+    #[test]
+    fn a_signature_may_be_a_view_of_the_graph() {
+        let graph = EngineSignature { inputs: specs(&["a", "b", "c?"]), outputs: specs(&["x", "y"]), ..EngineSignature::default() };
+        let check = |inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>, expected: bool| {
+            let result = check_signature(&Signature { max_batch_size: 0, inputs, outputs }, &graph);
+            assert_eq!(result.is_ok(), expected, "{result:?}");
+        };
+        check(specs(&["a", "b", "c?"]), specs(&["x", "y"]), true);
+        check(specs(&["c", "b", "a"]), specs(&["y", "x"]), true);
+        check(specs(&["b", "a"]), specs(&["y"]), true);
+        check(specs(&["a", "c?"]), specs(&["x"]), false);
+        check(specs(&["a", "b", "d?"]), specs(&["x"]), false);
+        check(specs(&["a", "b"]), specs(&["z"]), false);
+        let other = TensorSpec { datatype: DataType::Int32, ..spec("a", false) };
+        check(vec![other.clone(), spec("b", false)], specs(&["x"]), false);
+        check(specs(&["a", "b"]), vec![TensorSpec { name: "x".into(), ..other }], false);
+    }
 }

@@ -2,7 +2,7 @@
 
 use crate::arena::{Arena, ArenaError, Assembly, Region};
 use crate::engine::{EngineError, TensorView};
-use policy::{DataType, Envelope, Shape, Signature};
+use policy::{DataType, Dims, Envelope, Shape, Signature, TensorSpec};
 use proto::chain::Chain;
 
 /// The reusable buffer of one instance.
@@ -26,7 +26,7 @@ struct Planned<'a> {
 }
 
 impl Inputs<'_> {
-    /// In the signature's order.
+    /// In the signature's order, in the shapes the graph sees.
     pub(crate) fn views(&self) -> Vec<TensorView<'_>> {
         let mut views = Vec::with_capacity(self.plan.len());
         for Planned { name, datatype, shape, source } in &self.plan {
@@ -55,7 +55,7 @@ impl Assembler {
     /// The inputs of `requests`, which are of one group, as one batch.
     ///
     /// # Errors
-    /// When a request lacks an input or the buffer cannot grow.
+    /// When a request lacks an input, an input cannot be reshaped, or the buffer cannot grow.
     pub(crate) fn assemble<'a>(
         &'a mut self,
         signature: &'a Signature,
@@ -77,6 +77,9 @@ impl Assembler {
             let mut shape = Shape::clone(first_shape);
             if let (true, Some(rows)) = (parts.len() > 1, shape.first_mut()) {
                 *rows = parts.iter().filter_map(|(s, _)| s.first()).fold(0, |sum: i64, n| sum.saturating_add(*n));
+            }
+            if let Some(graph) = &spec.graph_shape {
+                shape = graph_shape(spec, graph, &shape)?;
             }
             let mut slices = first.slices();
             let source = match (parts.len(), slices.next(), slices.next()) {
@@ -111,6 +114,16 @@ fn begin(arena: &mut Option<Arena>) -> Result<Assembly<'_>, ArenaError> {
 
 fn no_room(error: ArenaError) -> EngineError {
     EngineError::OutOfMemory { reason: error.to_string() }
+}
+
+/// The shape the graph sees of an input that the client gave in `shape`.
+fn graph_shape(spec: &TensorSpec, graph: &[i64], shape: &[i64]) -> Result<Shape, EngineError> {
+    policy::reshape(&spec.shape, graph, shape).ok_or_else(|| {
+        let (name, graph, client) = (&spec.name, Dims::from(graph), Dims::from(spec.shape.as_slice()));
+        EngineError::BadInput {
+            what: format!("input `{name}` has shape {}, which is not {client} and cannot become {graph}", Dims::from(shape)),
+        }
+    })
 }
 
 /// Shape and bytes of the input `name`.

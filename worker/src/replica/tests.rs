@@ -1,11 +1,14 @@
 use super::*;
 use crate::engine::fake::FakeEngine;
-use crate::engine::{EngineSignature, TensorOut};
+use crate::engine::{CancelFlag, EngineSignature, TensorOut};
 use policy::{DataType, InputTensor, RequestedOutput, Shape, TensorSpec, Version};
 use proto::call::Caller;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+
+mod rules;
+mod shapes;
+mod statistics;
 
 const LIMITS: Limits = Limits { rows_max: 4, queue_len_max: 8, queue_bytes_max: 1 << 20 };
 
@@ -27,6 +30,7 @@ fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
         signature: signature(),
         latency: Latency { alpha_us: 10.0, beta_us: 5.0 },
         limits: LIMITS,
+        batching: Batching::default(),
         _memory: None,
         on_failed,
     }
@@ -226,8 +230,8 @@ async fn only_the_outputs_asked_for_come_back() {
 #[test]
 fn i5_an_output_without_a_row_per_input_row_is_nobodys_answer() {
     let output = TensorOut { name: "y".into(), datatype: DataType::Fp32, shape: vec![1, 2], data: vec![0; 8].into() };
-    assert!(matches!(split::split(true, std::slice::from_ref(&output), &[1, 1]), Err(EngineError::NotComputed { .. })));
-    assert!(split::split(true, &[output], &[2]).is_ok(), "alone there is no doubt whose it is");
+    assert!(matches!(split::split(&signature(), std::slice::from_ref(&output), &[1, 1]), Err(EngineError::NotComputed { .. })));
+    assert!(split::split(&signature(), &[output], &[2]).is_ok(), "alone there is no doubt whose it is");
 }
 
 /// An engine whose output has as many rows as it likes: seven of the first value.
@@ -304,9 +308,8 @@ fn strings_are_split_at_their_own_lengths() {
     let element = |text: &[u8]| [&(text.len() as u32).to_le_bytes()[..], text].concat();
     let data = [element(b"a"), element(b""), element(b"long"), element(b"z")].concat();
     let output = TensorOut { name: "y".into(), datatype: DataType::Bytes, shape: vec![2, 2], data: data.clone().into() };
-    let parts = split::split(true, &[output], &[1, 1]).unwrap();
-    let replies: Vec<_> =
-        parts.into_iter().map(|p| p.into_reply(&variant(), &Envelope::default(), Default::default(), Default::default())).collect();
+    let parts = split::split(&signature(), &[output], &[1, 1]).unwrap();
+    let replies: Vec<_> = parts.into_iter().map(|p| p.into_reply(&variant(), &Envelope::default(), Default::default())).collect();
     assert_eq!(replies[0].raw[0].clone().into_bytes(), [element(b"a"), element(b"")].concat());
     assert_eq!(replies[1].raw[0].clone().into_bytes(), [element(b"long"), element(b"z")].concat());
 }

@@ -1,0 +1,246 @@
+//! One engine thread of a replica: takes a batch, runs it, answers, until the replica closes or its engine fails.
+
+use super::assemble::Assembler;
+use super::{Job, Shared, ns, span, split};
+use crate::engine::{CancelFlag, Engine, EngineError};
+use policy::batch::Batch;
+use policy::statistics::Total;
+use policy::{Envelope, Failure, Moment};
+use proto::call::{InferReply, LoadReport};
+use proto::chain::Chain;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+/// An engine and what its thread needs to run batches with it.
+pub(super) struct Instance {
+    /// Before `shared`, which holds what the engine may take: fields are dropped in this order.
+    engine: Box<dyn Engine>,
+    shared: Arc<Shared>,
+    assembler: Assembler,
+    /// Place of its batch among all that were taken.
+    turn: u64,
+    /// Requests of its batch that are not answered yet.
+    unanswered: usize,
+}
+
+/// When the parts of a run ended.
+struct Times {
+    started: Instant,
+    assembled: Instant,
+    ran: Instant,
+}
+
+impl Instance {
+    pub(super) fn new(shared: Arc<Shared>, engine: Box<dyn Engine>) -> Self {
+        Self { engine, shared, assembler: Assembler::default(), turn: 0, unanswered: 0 }
+    }
+
+    /// Its life.
+    pub(super) fn run(mut self) {
+        let (mut batch, mut jobs) = (Batch::default(), Vec::new());
+        while self.next_batch(&mut batch, &mut jobs) {
+            let count = jobs.len();
+            let failed = self.run_batch(&mut jobs);
+            let mut queue = self.shared.lock();
+            queue.running = queue.running.saturating_sub(count);
+            queue.answered = queue.answered.wrapping_add(1);
+            if let Some(error) = failed {
+                drop(queue);
+                return self.shared.fail(error.to_string(), self.unanswered);
+            }
+            if queue.is_idle() {
+                self.shared.idle.notify_waiters();
+            }
+            if self.shared.parts.batching.preserve_ordering {
+                self.shared.turns.notify_all();
+            }
+        }
+    }
+
+    /// Waits for work; false when there will be none.
+    fn next_batch(&mut self, batch: &mut Batch, jobs: &mut Vec<Job>) -> bool {
+        let shared = &self.shared;
+        let mut queue = shared.lock();
+        loop {
+            if queue.failed.is_some() {
+                return false;
+            }
+            let now = shared.now();
+            queue.batcher.take(now, shared.parts.latency, batch);
+            for (ticket, late_us) in &batch.late {
+                queue.refuse(*ticket, Failure::DeadlineExceeded { late_us: *late_us });
+            }
+            for (ticket, waited_us, allowed_us) in &batch.timed_out {
+                queue.refuse(*ticket, Failure::QueueTimeout { waited_us: *waited_us, allowed_us: *allowed_us });
+            }
+            // A request cancelled between two locks has no job any more.
+            jobs.extend(batch.run.iter().filter_map(|ticket| queue.jobs.remove(ticket)));
+            if !jobs.is_empty() {
+                queue.running = queue.running.saturating_add(jobs.len());
+                self.turn = queue.taken;
+                self.unanswered = jobs.len();
+                queue.taken = queue.taken.wrapping_add(1);
+                drop(queue);
+                if batch.wake.is_some() {
+                    shared.work.notify_one(); // another instance looks how long what stays may wait
+                }
+                return true;
+            }
+            if queue.is_idle() {
+                shared.idle.notify_waiters(); // what was left may have been late or cancelled, and then no run tells it
+            }
+            if queue.closed && queue.batcher.is_empty() {
+                return false;
+            }
+            queue = match batch.wake {
+                None => shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(wake) => {
+                    let length = Duration::from_micros(wake.us_since(now));
+                    shared.work.wait_timeout(queue, length).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Runs `jobs` together and answers each. When the engine refuses them together, each runs alone, so that one bad
+    /// request does not take its batch-mates along. An error is returned when the engine must go.
+    fn run_batch(&mut self, jobs: &mut Vec<Job>) -> Option<EngineError> {
+        if jobs.len() > 1 && self.shared.mixes_rows.load(Ordering::Relaxed) {
+            return self.run_each(jobs);
+        }
+        match self.run_together(jobs) {
+            Ok(()) => None,
+            Err(error) if !error.keeps_engine() => {
+                self.refuse(jobs, &Failure::Engine { reason: error.to_string() });
+                Some(error)
+            }
+            Err(error) if jobs.len() == 1 => {
+                let failure = match error {
+                    EngineError::OutOfMemory { .. } | EngineError::Cancelled => Failure::Engine { reason: error.to_string() },
+                    _ => Failure::EngineInput { what: error.to_string() },
+                };
+                self.refuse(jobs, &failure);
+                None
+            }
+            Err(_) => self.run_each(jobs),
+        }
+    }
+
+    fn run_each(&mut self, jobs: &mut Vec<Job>) -> Option<EngineError> {
+        let mut alone = Vec::with_capacity(1);
+        for job in std::mem::take(jobs) {
+            alone.push(job);
+            if let Some(error) = self.run_batch(&mut alone) {
+                return Some(error);
+            }
+        }
+        None
+    }
+
+    fn run_together(&mut self, jobs: &mut Vec<Job>) -> Result<(), EngineError> {
+        let parts = &self.shared.parts;
+        let started = Instant::now();
+        let runs: Vec<_> = jobs
+            .iter_mut()
+            .map(|job| {
+                drop(job.queued.take());
+                span!("run", job.trace, parts.variant)
+            })
+            .collect();
+        let requests: Vec<(&Envelope, &[Chain])> = jobs.iter().map(|job| (&*job.envelope, job.raw.as_slice())).collect();
+        let inputs = self.assembler.assemble(&parts.signature, &requests)?;
+        let assembled = Instant::now();
+        let outputs = self.engine.run(&inputs.views(), &CancelFlag::default())?;
+        let ran = Instant::now();
+        drop(runs);
+        let rows: Vec<u32> = jobs.iter().map(|job| job.rows).collect();
+        let split = split::split(&parts.signature, &outputs, &rows);
+        if let (Err(error), true) = (&split, rows.len() > 1) {
+            self.shared.notice_mixed_rows(error);
+        }
+        let reply = |(job, part): (&Job, split::Part)| {
+            let served = policy::Served {
+                variant: parts.variant.name.to_string(),
+                worker: parts.worker.to_string(),
+                queue_us: us(started.saturating_duration_since(job.arrived)),
+                compute_us: us(ran.saturating_duration_since(started)),
+            };
+            part.into_reply(&parts.variant, &job.envelope, served)
+        };
+        let replies: Vec<InferReply> = jobs.iter().zip(split?).map(reply).collect();
+        self.answer(jobs, replies, &Times { started, assembled, ran });
+        Ok(())
+    }
+
+    /// Counts `jobs` and gives each its reply.
+    fn answer(&mut self, jobs: &mut Vec<Job>, replies: Vec<InferReply>, times: &Times) {
+        self.await_turn();
+        let load = self.count(jobs, times);
+        self.unanswered = self.unanswered.saturating_sub(jobs.len());
+        for (job, reply) in jobs.drain(..).zip(replies) {
+            let _ = job.answer.send(Ok(InferReply { load, ..reply }));
+        }
+    }
+
+    /// Counts `jobs` and tells each why it has no reply.
+    fn refuse(&mut self, jobs: &mut Vec<Job>, failure: &Failure) {
+        self.await_turn();
+        let mut fail = Total::default();
+        jobs.iter().for_each(|job| fail.add(1, job.age_ns()));
+        self.shared.lock().statistics.fail.merge(fail);
+        self.unanswered = self.unanswered.saturating_sub(jobs.len());
+        jobs.drain(..).for_each(|job| drop(job.answer.send(Err(failure.clone()))));
+    }
+
+    /// Where the model keeps its order, waits until all that was taken before is answered.
+    fn await_turn(&self) {
+        if self.shared.parts.batching.preserve_ordering {
+            let early = |queue: &mut super::Queue| queue.answered != self.turn && queue.failed.is_none();
+            drop(self.shared.turns.wait_while(self.shared.lock(), early));
+        }
+    }
+
+    /// Adds a run that gives every one of `jobs` a reply; tells what waits then. Each request is charged all of the time of the
+    /// batch it rode in, as Triton does.
+    fn count(&self, jobs: &[Job], Times { started, assembled, ran }: &Times) -> LoadReport {
+        let (done, wall) = (Instant::now(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+        let between = |from: &Instant, to: &Instant| ns(to.saturating_duration_since(*from));
+        let (input, infer, output) = (between(started, assembled), between(assembled, ran), between(ran, &done));
+        let (mut success, mut waited, mut rows) = (Total::default(), Total::default(), 0u32);
+        for job in jobs {
+            success.add(1, between(&job.arrived, &done));
+            waited.add(1, between(&job.arrived, started));
+            rows = rows.saturating_add(job.rows);
+        }
+        let started_ms = wall.saturating_sub(done.saturating_duration_since(*started)).as_millis();
+        let mut queue = self.shared.lock();
+        let all = &mut queue.statistics;
+        all.last_inference_ms = all.last_inference_ms.max(u64::try_from(started_ms).unwrap_or(u64::MAX));
+        all.inference_count = all.inference_count.saturating_add(u64::from(rows));
+        all.execution_count = all.execution_count.saturating_add(1);
+        all.success.merge(success);
+        all.queue.merge(waited);
+        all.compute_input.add(success.count, input);
+        all.compute_infer.add(success.count, infer);
+        all.compute_output.add(success.count, output);
+        let batch = all.batches.entry(rows).or_default();
+        batch.compute_input.add(1, input);
+        batch.compute_infer.add(1, infer);
+        batch.compute_output.add(1, output);
+        LoadReport { backlog_us: queue.batcher.backlog_us(self.shared.parts.latency, self.shared.instances) }
+    }
+}
+
+/// Ends the replica when the thread unwinds: a fault of ours must not leave callers waiting for ever.
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.shared.fail("an engine thread panicked".to_owned(), self.unanswered);
+        }
+    }
+}
+
+fn us(length: Duration) -> u64 {
+    Moment::default().after(length).as_us()
+}
