@@ -32,7 +32,7 @@ pub use records::{
     PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Slo, Unknown, UnplacedRecord, VersionRecord,
     VersionState, WorkerRecord,
 };
-pub use shared_memory::SharedMemory;
 pub use reshape::reshape;
+pub use shared_memory::SharedMemory;
 pub use tensor::{DataType, ExecutionProvider, Shape, Signature, TensorSpec};
 pub use time::Moment;

@@ -88,7 +88,7 @@ impl Upstream for WorkerHandle {
     }
 
     fn statistics(&self) -> BoxFuture<'static, Result<Vec<ReplicaStatistics>, Failure>> {
-        let counted = Vec::new() /* TODO */;
+        let counted = self.all().iter().map(|replica| replica.counted()).collect();
         Box::pin(std::future::ready(Ok(counted)))
     }
 

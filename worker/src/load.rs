@@ -8,13 +8,16 @@ use crate::engine::{Engine, EngineError, EngineSignature, Fallback, LoadSpec, Pr
 use crate::error::WorkerError;
 use crate::memory::Reservation;
 use crate::replica::{Parts, Replica};
-use crate::repository::MODEL_FILE;
-use policy::batch::{Batching, Limits};
+use policy::batch::Limits;
 use policy::profile::Latency;
 use policy::{PlacementRecord, Signature, TensorSpec, VersionRecord};
+use proto::model_config;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+mod warmup;
 
 /// Longest calibration of a replica at load.
 const CALIBRATION_MAX: Duration = Duration::from_millis(200);
@@ -36,27 +39,40 @@ pub(crate) struct Warm {
     pub(crate) load_ms: u64,
 }
 
-/// Loads `placement` from `folder` and warms it up. Blocks for as long as the engine needs.
+/// What to load.
+pub(crate) struct Wanted<'a> {
+    pub(crate) placement: &'a PlacementRecord,
+    pub(crate) version: &'a VersionRecord,
+    /// The artifact's files.
+    pub(crate) folder: &'a Path,
+    /// Tells this load from others in this process.
+    pub(crate) attempt: u64,
+}
+
+/// Loads what is wanted and warms it up. Blocks for as long as the engine needs.
 ///
 /// # Errors
 /// When an engine refuses the model, or it is not what its version record says.
 pub(crate) fn load(
     runtime: &Runtime,
     config: &WorkerConfig,
-    placement: &PlacementRecord,
-    version: &VersionRecord,
-    folder: &Path,
+    wanted: &Wanted<'_>,
     memory: Reservation,
     on_failed: Box<dyn Fn(String) + Send + Sync>,
 ) -> Result<Warm, WorkerError> {
+    let Wanted { placement, version, folder, attempt } = *wanted;
     let started = Instant::now();
     let plan = core_plan(config, placement);
+    let model = version.config.as_ref().map(model_config::from_json).transpose();
+    let model = model.map_err(|e| WorkerError::Signature(format!("its configuration in the registry: {e}")))?.unwrap_or_default();
+    let threads = model_config::intra_threads(&model).and_then(|n| NonZeroUsize::new(usize::try_from(n).ok()?));
+    let intra_threads = threads.unwrap_or(plan.intra_threads);
     let spec = LoadSpec {
         provider: placement.provider,
         device_id: device_id(&placement.device),
         fallback: if placement.fallback.is_some() { Fallback::Cpu } else { Fallback::Never },
         cache_dir: Some(config.data_dir.join("compiled")),
-        ..LoadSpec::cpu(folder.join(MODEL_FILE), plan.intra_threads)
+        ..LoadSpec::cpu(folder.join(&version.model_file), intra_threads)
     };
     let mut engines = Vec::with_capacity(plan.instances.get());
     for _ in 0..plan.instances.get() {
@@ -65,6 +81,7 @@ pub(crate) fn load(
     let mut latency = None;
     for engine in &mut engines {
         check_signature(&version.signature, engine.signature())?;
+        warmup::run(engine.as_mut(), &version.signature, &model_config::warmups(&model))?;
         let guess = warm_up(engine.as_mut())?;
         if let (None, Some(guess)) = (&latency, guess) {
             latency = Some(calibrate(engine.as_mut(), &version.signature, guess)?);
@@ -82,7 +99,9 @@ pub(crate) fn load(
             queue_len_max: QUEUE_LEN_MAX,
             queue_bytes_max: QUEUE_BYTES_MAX,
         },
-        batching: Batching::default(),
+        batching: model_config::batching(&model),
+        load: attempt,
+        generation: placement.generation,
         _memory: Some(memory),
         on_failed,
     };
@@ -94,7 +113,7 @@ pub(crate) fn load(
         bytes_resident: version.bytes_resident.saturating_mul(u64::from(instances)),
         provider,
         instances,
-        intra_threads: u32::try_from(plan.intra_threads.get()).unwrap_or(u32::MAX),
+        intra_threads: u32::try_from(intra_threads.get()).unwrap_or(u32::MAX),
         load_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }

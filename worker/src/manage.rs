@@ -6,7 +6,7 @@ use crate::engine::Fallback;
 use crate::engine::ort::Runtime;
 use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
-use crate::load::{Warm, core_plan, device_id, load};
+use crate::load::{Wanted, Warm, core_plan, device_id, load};
 use crate::memory::Ledger;
 use crate::offer::publish_holder;
 use crate::publish::Publisher;
@@ -160,8 +160,10 @@ impl Manager {
                     let variant = placement.variant.clone();
                     Box::new(move |reason| drop(failed.try_send((variant.clone(), attempt, reason))))
                 };
-                let blocking =
-                    tokio::task::spawn_blocking(move || load(&runtime, &config, &placement, &version, &folder, memory, on_failed));
+                let blocking = tokio::task::spawn_blocking(move || {
+                    let wanted = Wanted { placement: &placement, version: &version, folder: &folder, attempt };
+                    load(&runtime, &config, &wanted, memory, on_failed)
+                });
                 blocking.await.map_err(|e| WorkerError::Signature(e.to_string()))?
             };
             Finished { variant, attempt, class, result: work.await }

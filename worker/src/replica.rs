@@ -12,7 +12,7 @@ use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
 use policy::profile::Latency;
 use policy::statistics::Statistics;
 use policy::{Envelope, Failure, Moment, Signature, VariantId, WorkerId};
-use proto::call::{InferCall, InferReply};
+use proto::call::{InferCall, InferReply, ReplicaStatistics};
 use proto::chain::Chain;
 use std::collections::HashMap;
 use std::hash::{Hash as _, Hasher as _};
@@ -41,6 +41,10 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     /// What the model's configuration says about its queue.
     pub(crate) batching: Batching,
+    /// Tells this load from others in this process.
+    pub(crate) load: u64,
+    /// Generation of its placement.
+    pub(crate) generation: u64,
     /// What it may take; given back when its last engine is gone.
     pub(crate) _memory: Option<Reservation>,
     /// Called once, from an engine thread, when an engine fails in a way that ends the replica.
@@ -123,7 +127,7 @@ fn ns(length: Duration) -> u64 {
 /// A span of this replica's work, under the caller's.
 macro_rules! span {
     ($name:literal, $trace:expr, $variant:expr) => {{
-        let span = tracing::info_span!(target: proto::trace::TARGET, $name, variant = %$variant);
+        let span = proto::trace::span($trace.as_ref(), || tracing::info_span!(target: proto::trace::TARGET, $name, variant = %$variant));
         proto::trace::continue_from(&span, $trace.as_ref());
         span
     }};
@@ -171,9 +175,14 @@ impl Replica {
 
     /// What became of its requests since it was loaded. One that ran was answered, whether or not its caller still waited;
     /// one that was cancelled before it ran has failed; one that was refused at the door was never there.
-    #[cfg_attr(not(test), expect(dead_code, reason = "read by the worker's statistics call"))]
     pub(crate) fn statistics(&self) -> Statistics {
         self.shared.lock().statistics.clone()
+    }
+
+    /// The same, with what tells it from other loads.
+    pub(crate) fn counted(&self) -> ReplicaStatistics {
+        let Parts { variant, load, generation, .. } = &self.shared.parts;
+        ReplicaStatistics { variant: variant.clone(), load: *load, generation: *generation, statistics: self.statistics() }
     }
 
     /// Queues `call` and waits for its answer. Dropping the future takes the request out of the queue (I7).

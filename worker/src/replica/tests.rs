@@ -31,6 +31,8 @@ fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
         latency: Latency { alpha_us: 10.0, beta_us: 5.0 },
         limits: LIMITS,
         batching: Batching::default(),
+        load: 1,
+        generation: 0,
         _memory: None,
         on_failed,
     }
