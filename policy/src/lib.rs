@@ -12,6 +12,7 @@ pub mod check;
 pub mod classify;
 mod envelope;
 mod failure;
+mod image;
 mod names;
 pub mod plan;
 pub mod profile;
@@ -26,11 +27,12 @@ mod time;
 
 pub use envelope::{Envelope, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Served};
 pub use failure::{Code, Dims, Failure, Retry};
+pub use image::{ImageChannels, ImageLayout, ImageResize, ImageSpec};
 pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
 pub use records::{
-    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, ImageSpec, Labels, LeaderRecord, ModelRecord, PlacementRecord,
-    PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Slo, Unknown, UnplacedRecord, VersionRecord,
-    VersionState, WorkerRecord,
+    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, PlacementRecord, PlanRecord,
+    ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Slo, Unknown, UnplacedRecord, VersionRecord, VersionState,
+    WorkerRecord,
 };
 pub use reshape::reshape;
 pub use shared_memory::SharedMemory;

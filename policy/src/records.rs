@@ -1,7 +1,7 @@
 //! The records of the registry. Desired state (`models`, `placements`) and observed state (all others) are separate,
 //! and each record has one writer.
 
-use crate::{Digest, ExecutionProvider, ModelName, Signature, VariantId, VariantName, Version, WorkerId};
+use crate::{Digest, ExecutionProvider, ImageSpec, ModelName, Signature, VariantId, VariantName, Version, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -223,28 +223,6 @@ pub struct ArtifactFile {
     pub sha256: Digest,
     /// Its length.
     pub bytes: u64,
-}
-
-/// How an encoded picture becomes a model's input, read from `sluice.toml`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ImageSpec {
-    /// The input it becomes.
-    pub input: String,
-    /// Pixels across.
-    pub width: u32,
-    /// Pixels down.
-    pub height: u32,
-    /// `crop`: shortest side to size / 0.875, then the centre; `stretch`: straight to size.
-    pub resize: String,
-    /// `nchw` or `nhwc`.
-    pub layout: String,
-    /// `rgb` or `bgr`.
-    pub channels: String,
-    /// Subtracted from 0..255 values, per channel.
-    pub mean: [f32; 3],
-    /// Then multiplied, per channel.
-    pub scale: [f32; 3],
 }
 
 /// Names for the classes of an output.
