@@ -1,6 +1,9 @@
-//! What a client may ask for beyond a model's own tensors: inputs that lie in its shared memory, outputs as classes, outputs put into
-//! its shared memory. Done before the request is checked and after it is answered, so that nothing behind the gateway knows of it.
+//! What a client may ask for beyond a model's own tensors: inputs that lie in its shared memory, pictures as files, outputs as classes,
+//! outputs put into its shared memory. Done before the request is checked and after it is answered, so that nothing behind the gateway
+//! knows of it.
 
+use crate::infer::Context;
+use crate::picture;
 use crate::shard::Core;
 use crate::shm::OutputPlan;
 use crate::table::ModelVersion;
@@ -23,15 +26,19 @@ impl Wishes {
     ///
     /// # Errors
     /// What of it cannot be had.
-    pub(crate) fn take(
+    pub(crate) async fn take(
         core: &Core,
-        tenant: &str,
+        context: &Context,
         version: &ModelVersion,
         envelope: &mut Envelope,
         raw: &mut [Chain],
     ) -> Result<Self, Failure> {
+        let tenant = &context.caller.tenant;
         let classes = Classifications::take(envelope, version.signature())?;
         let _held = core.regions.resolve_inputs(tenant, envelope, raw)?;
+        if let Some(spec) = version.record.image.as_ref().filter(|spec| picture::wants(Some(spec), version.signature(), envelope)) {
+            context.in_time(core.pictures.replace(spec, version.signature(), envelope, raw)).await??;
+        }
         let places = core.regions.plan_outputs(tenant, envelope)?;
         Ok(Self { classes, places, _held })
     }

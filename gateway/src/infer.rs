@@ -31,6 +31,16 @@ pub(crate) struct Context {
     pub(crate) deadline: Option<Instant>,
 }
 
+impl Context {
+    /// The outcome of `work`, which is dropped when the deadline passes before that.
+    pub(crate) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        match self.deadline {
+            None => Ok(work.await),
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), work).await.map_err(|_| late(deadline)),
+        }
+    }
+}
+
 impl Shard {
     /// Answers a request read from the wire.
     pub(crate) async fn answer(&self, envelope: Envelope, raw: Vec<Chain>, context: Context) -> Result<InferReply, Failure> {
@@ -67,7 +77,7 @@ impl Shard {
         mut raw: Vec<Chain>,
         context: Context,
     ) -> Result<InferReply, Failure> {
-        let wishes = Wishes::take(&self.core, &context.caller.tenant, version, &mut envelope, &mut raw)?;
+        let wishes = Wishes::take(&self.core, &context, version, &mut envelope, &mut raw).await?;
         let checked = check_request(version.signature(), &envelope)?;
         check_bytes_inputs(&envelope, &raw)?;
         let pin = pinned(version, &envelope)?;
@@ -147,13 +157,8 @@ impl Shard {
         };
         let mut replies = upstream.infer(call);
         let answer = async move { replies.next().await.unwrap_or(Err(Failure::BadReply { what: "no reply".to_owned() })) };
-        let result = match request.context.deadline {
-            None => answer.instrument(span).await,
-            Some(deadline) => match tokio::time::timeout_at(deadline.into(), answer.instrument(span)).await {
-                Ok(result) => result,
-                Err(_) => Err(late(deadline)), // dropping the replies cancelled the call
-            },
-        };
+        // At the deadline the replies are dropped, which cancels the call.
+        let result = request.context.in_time(answer.instrument(span)).await.flatten();
         if let Ok(reply) = &result {
             replica.gauge.report(self.core.now(), reply.load.backlog_us);
         }

@@ -16,6 +16,7 @@ mod infer;
 mod load;
 mod metrics;
 mod oip;
+mod picture;
 mod rest;
 mod runtime;
 mod service;

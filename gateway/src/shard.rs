@@ -2,6 +2,7 @@
 
 use crate::config::GatewayConfig;
 use crate::metrics::Metrics;
+use crate::picture::{PictureLimits, Pictures};
 use crate::settings::Settings;
 use crate::shm::Regions;
 use crate::statistics::Totals;
@@ -29,6 +30,7 @@ pub(crate) struct Core {
     pub(crate) totals: Totals,
     pub(crate) settings: Settings,
     pub(crate) regions: Regions,
+    pub(crate) pictures: Pictures,
     pub(crate) draining: watch::Sender<bool>,
     pub(crate) default_tenant: Arc<str>,
     origin: Instant,
@@ -53,6 +55,7 @@ impl Core {
             totals: Totals::default(),
             settings,
             regions,
+            pictures: Pictures::new(PictureLimits::default()),
             draining: watch::channel(false).0,
             default_tenant: Arc::from("default"),
             origin: Instant::now(),
