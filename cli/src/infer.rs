@@ -1,8 +1,8 @@
-//! `infer`: asks a model with tensors from NumPy files or with a picture.
+//! `infer`: asks a model with tensors from NumPy files or with a picture, which the gateway prepares.
 
 use crate::args::{Infer, Output};
+use crate::client;
 use crate::telemetry::say;
-use crate::{client, picture};
 use anyhow::Context as _;
 use npyz::{DType, NpyFile, TypeChar};
 use policy::{DataType, Labels, VersionRecord, VersionState};
@@ -13,16 +13,20 @@ use proto::sluice::GetRequest;
 use std::io::Read as _;
 use std::time::{Duration, Instant};
 
+/// The input that takes encoded pictures.
+const IMAGE: &str = "image";
+
 pub(crate) async fn run(args: Infer) -> anyhow::Result<()> {
     let mut request = ModelInferRequest { model_name: args.model.clone(), model_version: args.version.clone(), ..Default::default() };
     let mut labels = Vec::new();
     if let Some(path) = &args.image {
         let version = version_record(&args).await?;
-        let spec =
-            version.image.with_context(|| format!("model {} has no [image] in its sluice.toml: give --input instead", args.model))?;
-        let (shape, bytes) = picture::prepare(&picture::read(path)?, &spec)?;
-        request.inputs.push(InferInputTensor { name: spec.input, datatype: "FP32".to_owned(), shape, ..Default::default() });
-        request.raw_input_contents.push(bytes.into());
+        let takes = version.image.is_some() || version.signature.input(IMAGE).is_some();
+        anyhow::ensure!(takes, "model {} has no [image] in its sluice.toml: give --input instead", args.model);
+        let bytes = std::fs::read(path).with_context(|| format!("{}", path.display()))?;
+        let datatype = DataType::Bytes.to_string();
+        request.inputs.push(InferInputTensor { name: IMAGE.to_owned(), datatype, shape: vec![1], ..Default::default() });
+        request.raw_input_contents.push(element(&bytes)?.into());
         labels = version.labels;
     }
     for input in &args.input {
@@ -52,6 +56,12 @@ async fn version_record(args: &Infer) -> anyhow::Result<VersionRecord> {
     let versions = records.iter().filter_map(|r| serde_json::from_str::<VersionRecord>(&r.json).ok());
     let valid = versions.filter(|v| v.state == VersionState::Valid && (args.version.is_empty() || v.version.to_string() == args.version));
     valid.max_by_key(|v| v.version).with_context(|| format!("model {} has no valid version here; see `sluice get variants`", args.model))
+}
+
+/// A BYTES tensor of one element.
+fn element(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let length = u32::try_from(bytes.len()).context("a file of 4 GiB or more is no picture")?;
+    Ok([&length.to_le_bytes(), bytes].concat())
 }
 
 /// Reads `NAME=@FILE.npy`.

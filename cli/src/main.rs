@@ -8,7 +8,6 @@ mod config_file;
 mod doctor;
 mod get;
 mod infer;
-mod picture;
 #[cfg(any(feature = "gateway", feature = "worker", feature = "controller"))]
 mod role;
 mod telemetry;
