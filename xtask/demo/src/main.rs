@@ -71,7 +71,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     println!("\n== Sound: Silero VAD, is someone speaking? (both sounds are made here, no recording)");
     sound::show(&mut client).await?;
 
-    println!("\n{}", how_to(&server.grpc));
+    println!("\n{}", how_to(&server.http, &server.grpc));
     if !args.once {
         println!("Serving until Ctrl-C …");
         tokio::signal::ctrl_c().await?;
@@ -105,7 +105,7 @@ async fn infer(args: &Args, server: &server::Server, photo: &Path) -> anyhow::Re
     Ok(said)
 }
 
-fn how_to(grpc: &str) -> String {
+fn how_to(http: &str, grpc: &str) -> String {
     let address = grpc.trim_start_matches("http://");
     format!(
         "== Your turn\n\
@@ -115,6 +115,11 @@ fn how_to(grpc: &str) -> String {
          \x20   x = triton.InferInput(\"x\", [1, 3, 224, 224], \"FP32\")\n\
          \x20   x.set_data_from_numpy(numpy.zeros((1, 3, 224, 224), numpy.float32))\n\
          \x20   print(client.infer(\"efficientnet_lite0\", [x]).as_numpy(\"logits\").argmax())\n\
+         curl:\n\
+         \x20   curl -s {http}/v2/models/minilm_l6\n\
+         \x20   curl -s {http}/v2/models/minilm_l6/infer -d '{{\"inputs\": [\
+         {{\"name\": \"input_ids\", \"datatype\": \"INT64\", \"shape\": [1, 3], \"data\": [101, 7592, 102]}}, \
+         {{\"name\": \"attention_mask\", \"datatype\": \"INT64\", \"shape\": [1, 3], \"data\": [1, 1, 1]}}]}}'\n\
          grpcurl (reflection is on):\n\
          \x20   grpcurl -plaintext {address} list\n\
          \x20   grpcurl -plaintext -d '{{\"name\": \"minilm_l6\"}}' {address} inference.GRPCInferenceService/ModelMetadata"
