@@ -9,9 +9,13 @@
     reason = "test code: a wrong assumption should stop the test where it is"
 )]
 
+use proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
+use proto::inference::model_repository_parameter::ParameterChoice;
+use proto::inference::{ModelConfigRequest, ModelRepositoryParameter, ModelStatisticsRequest, RepositoryModelLoadRequest};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 use tests::{Cluster, Kit, until};
+use tonic::transport::Channel;
 
 /// Light load on `add_sub` for `seconds`, in a thread of its own; it has begun when this returns.
 fn load(url: String, seconds: u64) -> Receiver<loadtest::Report> {
@@ -184,4 +188,64 @@ fn i6_a_provider_that_is_not_there_is_an_error_unless_a_fallback_is_allowed() {
             .iter()
             .any(|r| r["state"] == "ready" && r["provider"] == "cpu" && r["fallback"].as_str().is_some_and(|f| !f.is_empty()))
     });
+}
+
+/// Does `work` with a client of `url`.
+fn ask<T>(url: &str, work: impl AsyncFnOnce(GrpcInferenceServiceClient<Channel>) -> T) -> T {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async { work(loadtest::connect(url).await.unwrap()).await })
+}
+
+/// Asks `add_sub` so often, then gives the cluster's count of rows.
+fn count_after(url: &str, requests: usize) -> u64 {
+    ask(url, async |mut client| {
+        let request = loadtest::request_of(&mut client, "add_sub", 1).await.unwrap();
+        for _ in 0..requests {
+            client.model_infer(request.clone()).await.unwrap();
+        }
+        let of_model = ModelStatisticsRequest { name: "add_sub".into(), version: String::new() };
+        client.model_statistics(of_model).await.unwrap().into_inner().model_stats[0].inference_count
+    })
+}
+
+#[test]
+fn statistics_are_the_clusters_and_do_not_shrink_when_a_worker_dies() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub"]);
+    let mut cluster = Cluster::start(&kit, repository.path(), 2);
+    let url = cluster.gateway.url("grpc");
+    until("the gateway routes to both", Duration::from_secs(20), || {
+        std::fs::read_to_string(cluster.snapshot()).is_ok_and(|s| s.matches("\"state\":\"ready\"").count() == 2)
+    });
+    assert_eq!(count_after(&url, 60), 60);
+    cluster.workers[1].kill();
+    assert_eq!(count_after(&url, 0), 60, "what the dead one counted is still in the sum");
+    assert_eq!(count_after(&url, 15), 75);
+}
+
+#[test]
+fn files_of_a_load_call_reach_every_worker_and_bad_ones_change_nothing() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub"]);
+    let cluster = Cluster::start(&kit, repository.path(), 2);
+    let file = std::fs::read(kit.models.join("test/identity_fp32/1/model.onnx")).unwrap();
+    let load = |bytes: Vec<u8>| {
+        let parameter = |choice| ModelRepositoryParameter { parameter_choice: Some(choice) };
+        let config = parameter(ParameterChoice::StringParam("{\"max_batch_size\": 2}".into()));
+        let file = parameter(ParameterChoice::BytesParam(bytes.into()));
+        let parameters = [("config".to_owned(), config), ("file:7/model.onnx".to_owned(), file)].into();
+        let request = RepositoryModelLoadRequest { model_name: "given".into(), parameters, ..Default::default() };
+        ask(&cluster.gateway.url("grpc"), async |mut client| client.repository_model_load(request).await.map(drop))
+    };
+    load(file).unwrap();
+    let replicas = || cluster.replicas().into_iter().filter(|r| r["variant"] == "given:7:fp32@ort" && r["state"] == "ready").count();
+    until("both workers serve it", Duration::from_secs(60), || replicas() == 2);
+    let refused = load(b"not a model".to_vec()).unwrap_err();
+    assert!(refused.message().contains("failed to load") && refused.message().contains("not an ONNX file"), "{refused}");
+    assert_eq!(replicas(), 2, "what was served before is served on");
+    let config = ask(&cluster.gateway.url("grpc"), async |mut client| {
+        let request = ModelConfigRequest { name: "given".into(), version: String::new() };
+        client.model_config(request).await.unwrap().into_inner().config.unwrap()
+    });
+    assert_eq!((config.name.as_str(), config.max_batch_size), ("given", 2));
 }
