@@ -5,16 +5,22 @@
 //!
 //! Not here: whether a runtime can load the model; that is tried in a child process (`validate`).
 
+mod element;
 mod external;
+mod interface;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod wire;
 
-use policy::DataType;
-use std::collections::BTreeSet;
+pub use element::{datatype, type_name};
+pub use interface::{Dim, Tensor};
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use wire::{Field, Source, Span, Value};
+use walk::Walk;
+use wire::Source;
 
 /// Deepest nesting of subgraphs accepted.
 pub const DEPTH_MAX: u32 = 16;
@@ -22,16 +28,29 @@ pub const DEPTH_MAX: u32 = 16;
 pub const NODES_MAX: u64 = 200_000;
 /// Most external files accepted; a model with one file per tensor has some hundreds.
 const EXTERNAL_FILES_MAX: usize = 10_000;
+/// Most memory that the description of inputs and outputs may take, in bytes. Old files list every weight as an input.
+const INTERFACE_BYTES_MAX: u64 = 16 << 20;
+/// Most different Einsum equations kept; a model has some tens.
+const EQUATIONS_MAX: usize = 1000;
 /// Longest name, operator type or external location accepted, in bytes.
 const TEXT_LEN_MAX: u64 = 4096;
 
 /// What a model is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Scan {
-    /// Operators used, as `domain:type`, or `type` alone in ONNX's own domain.
-    pub operators: BTreeSet<String>,
+    /// Inputs that a request gives: those which the file itself fills are not among them.
+    pub inputs: Vec<Tensor>,
+    /// Outputs.
+    pub outputs: Vec<Tensor>,
+    /// Operators and how many nodes use each, as `domain:type`, or `type` alone in ONNX's own domain.
+    pub operators: BTreeMap<String, u64>,
     /// Nodes, those of subgraphs and functions included.
     pub nodes: u64,
+    /// What is stored, by ONNX's number of the element type: initializers and the tensors of Constant nodes, which
+    /// runtimes treat alike.
+    pub weights: BTreeMap<u64, Weights>,
+    /// Equations of Einsum nodes, up to a limit.
+    pub equations: BTreeSet<String>,
     /// Files that belong to the model, relative to its folder, in order of their names.
     pub external_files: Vec<PathBuf>,
     /// Version of ONNX's own operator set.
@@ -40,6 +59,19 @@ pub struct Scan {
     pub ir_version: Option<u64>,
     /// Program that wrote it.
     pub producer: Option<String>,
+    /// The first thing found for which it must not be loaded; `None` in what [`scan`] gives.
+    pub refusal: Option<ScanError>,
+}
+
+/// Tensors of one element type that a file stores, or has stored beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Weights {
+    /// How many tensors.
+    pub tensors: u64,
+    /// Their elements, as their dimensions say.
+    pub elements: u64,
+    /// Bytes of these elements: packed where the type has less than 8 bits; for strings, those of their text.
+    pub bytes: u64,
 }
 
 /// Why a file is refused.
@@ -100,261 +132,25 @@ pub enum ScanError {
 /// # Errors
 /// See [`ScanError`].
 pub fn scan(path: &Path) -> Result<Scan, ScanError> {
+    let found = survey(path)?;
+    match found.refusal {
+        Some(refusal) => Err(refusal),
+        None => Ok(found),
+    }
+}
+
+/// Like [`scan`], but a model that is readable and must not be loaded is described all the same, with the refusal.
+///
+/// # Errors
+/// [`ScanError`] for a file that is not whole, no model, or beyond a limit.
+pub fn survey(path: &Path) -> Result<Scan, ScanError> {
     let unreadable = |e: std::io::Error| ScanError::Unreadable { reason: e.kind().to_string() };
     let file = File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !metadata.is_file() {
         return Err(ScanError::Unreadable { reason: "it is not a regular file".to_owned() });
     }
-    let mut walk = Walk {
-        source: Source::new(file, metadata.len()),
-        folder: path.parent().unwrap_or(Path::new("")).to_owned(),
-        found: Scan::default(),
-        external: BTreeSet::new(),
-        has_graph: false,
-    };
-    walk.model()?;
-    if !walk.has_graph {
-        return Err(ScanError::NoGraph { size: metadata.len() });
-    }
-    Ok(Scan { external_files: walk.external.into_iter().collect(), ..walk.found })
-}
-
-struct Walk {
-    source: Source,
-    folder: PathBuf,
-    found: Scan,
-    external: BTreeSet<PathBuf>,
-    has_graph: bool,
-}
-
-type Done = Result<(), ScanError>;
-
-impl Walk {
-    // The numbers are those of onnx.proto. A field that appears twice is walked twice, which covers how protobuf merges.
-
-    fn model(&mut self) -> Done {
-        let mut span = self.source.whole();
-        while let Some(Field { number, value }) = self.source.next(&mut span)? {
-            match (number, value) {
-                (1, Value::Number(version)) => self.found.ir_version = Some(version),
-                (2, Value::Span(text)) => self.found.producer = Some(self.text(text)?).filter(|p| !p.is_empty()),
-                (7, Value::Span(graph)) => {
-                    self.has_graph = true;
-                    self.graph(graph, 0)?;
-                    self.interface(graph)?;
-                }
-                (8, Value::Span(opset)) => self.opset(opset)?,
-                (20, Value::Span(training)) => self.training(training)?,
-                (25, Value::Span(function)) => self.function(function)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn opset(&mut self, mut span: Span) -> Done {
-        let (mut domain, mut version) = (String::new(), 0);
-        while let Some(field) = self.source.next(&mut span)? {
-            match (field.number, field.value) {
-                (1, Value::Span(text)) => domain = self.text(text)?,
-                (2, Value::Number(number)) => version = number,
-                _ => {}
-            }
-        }
-        if domain.is_empty() || domain == "ai.onnx" {
-            self.found.opset = Some(version);
-        }
-        Ok(())
-    }
-
-    fn training(&mut self, mut span: Span) -> Done {
-        while let Some(field) = self.source.next(&mut span)? {
-            if let (1 | 2, Value::Span(graph)) = (field.number, field.value) {
-                self.graph(graph, 0)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn function(&mut self, mut span: Span) -> Done {
-        while let Some(field) = self.source.next(&mut span)? {
-            match (field.number, field.value) {
-                (7, Value::Span(node)) => self.node(node, 0)?,
-                (11, Value::Span(attribute)) => self.attribute(attribute, 0)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn graph(&mut self, mut span: Span, depth: u32) -> Done {
-        if depth > DEPTH_MAX {
-            return Err(ScanError::TooLarge { what: "nested subgraphs", limit: u64::from(DEPTH_MAX) });
-        }
-        while let Some(field) = self.source.next(&mut span)? {
-            match (field.number, field.value) {
-                (1, Value::Span(node)) => self.node(node, depth)?,
-                (5, Value::Span(tensor)) => self.tensor(tensor)?,
-                (15, Value::Span(sparse)) => self.sparse(sparse)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn node(&mut self, mut span: Span, depth: u32) -> Done {
-        self.found.nodes = self.found.nodes.saturating_add(1);
-        if self.found.nodes > NODES_MAX {
-            return Err(ScanError::TooLarge { what: "nodes", limit: NODES_MAX });
-        }
-        let (mut operator, mut domain) = (String::new(), String::new());
-        while let Some(field) = self.source.next(&mut span)? {
-            match (field.number, field.value) {
-                (4, Value::Span(text)) => operator = self.text(text)?,
-                (5, Value::Span(attribute)) => self.attribute(attribute, depth)?,
-                (7, Value::Span(text)) => domain = self.text(text)?,
-                _ => {}
-            }
-        }
-        let own = domain.is_empty() || domain == "ai.onnx";
-        self.found.operators.insert(if own { operator } else { format!("{domain}:{operator}") });
-        Ok(())
-    }
-
-    fn attribute(&mut self, mut span: Span, depth: u32) -> Done {
-        while let Some(field) = self.source.next(&mut span)? {
-            match (field.number, field.value) {
-                (5 | 10, Value::Span(tensor)) => self.tensor(tensor)?,
-                (6 | 11, Value::Span(graph)) => self.graph(graph, depth.saturating_add(1))?,
-                (22 | 23, Value::Span(sparse)) => self.sparse(sparse)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn sparse(&mut self, mut span: Span) -> Done {
-        while let Some(field) = self.source.next(&mut span)? {
-            if let (1 | 2, Value::Span(tensor)) = (field.number, field.value) {
-                self.tensor(tensor)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks only at where the data is. A location counts even where the tensor does not say that it uses it.
-    fn tensor(&mut self, mut span: Span) -> Done {
-        let (mut entries, mut says_external) = (external::Entries::default(), false);
-        while let Some(field) = self.source.next(&mut span)? {
-            match (field.number, field.value) {
-                (13, Value::Span(entry)) => self.entry(entry, &mut entries)?,
-                (14, Value::Number(location)) => says_external = location == 1,
-                _ => {}
-            }
-        }
-        if !says_external && entries.locations.is_empty() {
-            return Ok(());
-        }
-        self.external.extend(external::check(&self.folder, &entries)?);
-        if self.external.len() > EXTERNAL_FILES_MAX {
-            return Err(ScanError::TooLarge { what: "external files", limit: EXTERNAL_FILES_MAX as u64 });
-        }
-        Ok(())
-    }
-
-    fn entry(&mut self, mut span: Span, entries: &mut external::Entries) -> Done {
-        let (mut key, mut value) = (String::new(), String::new());
-        while let Some(field) = self.source.next(&mut span)? {
-            match (field.number, field.value) {
-                (1, Value::Span(text)) => key = self.text(text)?,
-                (2, Value::Span(text)) => value = self.text(text)?,
-                _ => {}
-            }
-        }
-        entries.add(&key, value)
-    }
-
-    fn interface(&mut self, mut graph: Span) -> Done {
-        while let Some(field) = self.source.next(&mut graph)? {
-            match (field.number, field.value) {
-                (11, Value::Span(info)) => self.value_info("input", info)?,
-                (12, Value::Span(info)) => self.value_info("output", info)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Only tensors of the protocol's types cross the front door. Runtimes differ in how well they survive the rest.
-    fn value_info(&mut self, place: &'static str, mut span: Span) -> Done {
-        let (mut name, mut reason) = (String::new(), None);
-        while let Some(field) = self.source.next(&mut span)? {
-            match (field.number, field.value) {
-                (1, Value::Span(text)) => name = self.text(text)?,
-                (2, Value::Span(kind)) => reason = self.kind(kind)?,
-                _ => {}
-            }
-        }
-        match reason {
-            Some(reason) => Err(ScanError::NotServed { place, name, reason }),
-            None => Ok(()),
-        }
-    }
-
-    fn kind(&mut self, mut span: Span) -> Result<Option<String>, ScanError> {
-        while let Some(field) = self.source.next(&mut span)? {
-            let what = match (field.number, field.value) {
-                (1, Value::Span(tensor)) => match self.element_type(tensor)? {
-                    Some(number) if datatype(number).is_none() => {
-                        return Ok(Some(format!("has ONNX element type {number}, which the protocol cannot carry")));
-                    }
-                    _ => continue,
-                },
-                (4, _) => "a sequence",
-                (5, _) => "a map",
-                (7, _) => "opaque",
-                (8, _) => "a sparse tensor",
-                (9, _) => "optional",
-                _ => continue,
-            };
-            return Ok(Some(format!("is {what}; only tensors are served, so export the model without it")));
-        }
-        Ok(None)
-    }
-
-    fn element_type(&mut self, mut span: Span) -> Result<Option<u64>, ScanError> {
-        let mut found = None;
-        while let Some(field) = self.source.next(&mut span)? {
-            if let (1, Value::Number(number)) = (field.number, field.value) {
-                found = Some(number);
-            }
-        }
-        Ok(found)
-    }
-
-    fn text(&mut self, span: Span) -> Result<String, ScanError> {
-        self.source.text(span, TEXT_LEN_MAX)
-    }
-}
-
-/// The type with ONNX's number `number` (`TensorProto.DataType`), if the protocol has it.
-pub fn datatype(number: u64) -> Option<DataType> {
-    Some(match number {
-        1 => DataType::Fp32,
-        2 => DataType::Uint8,
-        3 => DataType::Int8,
-        4 => DataType::Uint16,
-        5 => DataType::Int16,
-        6 => DataType::Int32,
-        7 => DataType::Int64,
-        8 => DataType::Bytes,
-        9 => DataType::Bool,
-        10 => DataType::Fp16,
-        11 => DataType::Fp64,
-        12 => DataType::Uint32,
-        13 => DataType::Uint64,
-        16 => DataType::Bf16,
-        _ => return None,
-    })
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let found = Walk::new(Source::new(file, metadata.len()), folder).walk()?;
+    found.ok_or(ScanError::NoGraph { size: metadata.len() })
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::testing::{field, identity, interface, model, model_of, node, number, write_model};
+use policy::DataType;
 use proptest::prelude::*;
 use std::os::unix::fs::symlink;
 
@@ -21,7 +22,7 @@ fn external(entries: &[(&str, &str)], wrap: impl Fn(Vec<u8>) -> Vec<u8>) -> Vec<
 #[test]
 fn a_good_model_tells_what_it_is_made_of() {
     let found = scan_bytes(&identity(DataType::Fp32, "Identity")).unwrap();
-    assert_eq!(found.operators.into_iter().collect::<Vec<_>>(), ["Identity"]);
+    assert_eq!(found.operators.into_iter().collect::<Vec<_>>(), [("Identity".to_owned(), 1)]);
     assert_eq!((found.nodes, found.opset, found.ir_version), (1, Some(17), Some(8)));
     assert_eq!(found.producer.as_deref(), Some("sluice-test"));
 }
@@ -118,6 +119,80 @@ fn only_tensors_the_protocol_can_carry_are_served() {
     let complex = field(11, [field(1, "z"), field(2, field(1, number(1, 14)))].concat());
     assert!(refusal(&model_of(&complex)).contains("input `z` has ONNX element type 14"));
     assert!(scan_bytes(&model_of(&interface(11, "x", DataType::Bf16))).is_ok());
+}
+
+/// A tensor of `datatype` with dimensions one by one, or packed as newer writers do.
+fn stored(datatype: u64, dims: &[u64], packed: bool) -> Vec<u8> {
+    let dims = if packed {
+        field(1, dims.iter().map(|d| *d as u8).collect::<Vec<_>>())
+    } else {
+        dims.iter().flat_map(|d| number(1, *d)).collect()
+    };
+    [dims, number(2, datatype), field(8, "w")].concat()
+}
+
+#[test]
+fn weights_are_counted_by_type_wherever_they_are() {
+    let constant = |operator: &str, tensor: Vec<u8>| field(1, [field(5, field(5, tensor)), field(4, operator)].concat());
+    let text = [number(2, 8), number(1, 2), field(6, "four"), field(6, "")].concat();
+    let graph = [
+        field(5, stored(1, &[2, 3], false)),
+        field(5, stored(1, &[], true)),
+        field(5, stored(10, &[5], true)),
+        field(5, stored(22, &[3], true)), // of 4 bits
+        field(5, stored(99, &[3], true)),
+        field(5, stored(98, &[3], true)),
+        field(5, text),
+        field(1, field(5, field(6, field(5, stored(7, &[4], true))))), // in a subgraph
+        constant("Constant", stored(7, &[2], true)),
+        constant("ConstantOfShape", stored(7, &[1], true)), // a setting, no weight
+    ];
+    let found = scan_bytes(&model_of(&graph.concat())).unwrap();
+    let weights: Vec<_> = found.weights.iter().map(|(t, w)| (type_name(*t).into_owned(), w.tensors, w.elements, w.bytes)).collect();
+    let row = |name: &str, tensors, elements, bytes| (name.to_owned(), tensors, elements, bytes);
+    let expected = [
+        row("unknown", 2, 6, 0),
+        row("FP32", 2, 7, 28),
+        row("INT64", 2, 6, 48),
+        row("BYTES", 1, 2, 4),
+        row("FP16", 1, 5, 10),
+        row("INT4", 1, 3, 2),
+    ];
+    assert_eq!(weights, expected);
+    let huge = scan_bytes(&model_of(&field(5, stored(1, &[u64::MAX >> 1, u64::MAX >> 1], false)).repeat(2))).unwrap();
+    assert_eq!(huge.weights[&1].bytes, u64::MAX / 8 * 2 + 2); // the most there can be, twice, and no panic
+}
+
+#[test]
+fn inputs_have_types_and_dimensions_and_are_not_filled_by_the_file() {
+    let dims = [number(1, 3), field(2, "length"), vec![], number(1, u64::MAX), field(2, "")].map(|dim| field(1, dim)).concat();
+    let shaped = field(11, [field(1, "x"), field(2, field(1, [number(1, 1), field(2, dims)].concat()))].concat());
+    let unshaped = field(11, [field(1, "y"), field(2, field(1, number(1, 9)))].concat());
+    let filled = field(11, [field(1, "w"), field(2, field(1, number(1, 1)))].concat());
+    let graph = [shaped, unshaped, filled, field(5, stored(1, &[2], true)), interface(12, "z", DataType::Bytes)];
+    let found = scan_bytes(&model_of(&graph.concat())).unwrap();
+    let open = |name: &str| Dim::Open(Some(name.to_owned()));
+    let expected = [Dim::Fixed(3), open("length"), Dim::Open(None), Dim::Open(None), Dim::Open(None)];
+    let inputs: Vec<_> = found.inputs.iter().map(|i| (i.name.as_str(), i.datatype.as_str(), i.shape.as_deref())).collect();
+    assert_eq!(inputs, [("x", "FP32", Some(&expected[..])), ("y", "BOOL", None)]);
+    assert_eq!((found.outputs[0].datatype.as_str(), found.outputs[0].shape.clone()), ("BYTES", Some(vec![open("n"), open("m")])));
+}
+
+#[test]
+fn what_describes_inputs_is_bounded() {
+    let dims = field(1, []).repeat(1 << 20);
+    let graph = field(11, [field(1, "x"), field(2, field(1, field(2, dims)))].concat());
+    let limit = ScanError::TooLarge { what: "bytes to describe inputs and outputs", limit: INTERFACE_BYTES_MAX };
+    assert!(scan_bytes(&model_of(&graph)).is_err_and(|e| e == limit));
+}
+
+#[test]
+fn a_survey_describes_what_a_scan_refuses() {
+    let bytes = external(&[("location", "../x")], |t| field(5, [t, number(1, 6)].concat()));
+    let file = write_model(&bytes);
+    let found = survey(file.path()).unwrap();
+    assert_eq!(found.weights[&1], Weights { tensors: 1, elements: 6, bytes: 24 });
+    assert_eq!(found.refusal, Some(scan(file.path()).unwrap_err()));
 }
 
 #[test]

@@ -14,6 +14,13 @@ pub(super) struct Span {
     end: u64,
 }
 
+impl Span {
+    /// Its bytes.
+    pub(super) fn length(self) -> u64 {
+        self.end.saturating_sub(self.at)
+    }
+}
+
 /// One field of a message.
 pub(super) struct Field {
     pub(super) number: u64,
@@ -69,9 +76,17 @@ impl Source {
         }
     }
 
+    /// Takes the next of the numbers that `span` holds one behind the other.
+    pub(super) fn packed(&mut self, span: &mut Span) -> Result<Option<u64>, ScanError> {
+        if span.at >= span.end {
+            return Ok(None);
+        }
+        self.varint(span).map(Some)
+    }
+
     /// The text in `span`.
     pub(super) fn text(&mut self, span: Span, limit: u64) -> Result<String, ScanError> {
-        let length = span.end.saturating_sub(span.at);
+        let length = span.length();
         if length > limit {
             return Err(ScanError::TooLarge { what: "bytes of a name", limit });
         }
