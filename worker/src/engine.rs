@@ -132,6 +132,9 @@ pub struct LoadSpec {
     pub allow_spinning: bool,
     /// Where a provider that compiles may keep what it compiled; without it each load compiles anew.
     pub cache_dir: Option<PathBuf>,
+    /// Measure the graph as it is written, neither optimised nor packed, and write what each node of each run took and
+    /// gave to a file whose name starts with this path, when the engine is dropped.
+    pub profile: Option<PathBuf>,
 }
 
 impl LoadSpec {
@@ -145,6 +148,7 @@ impl LoadSpec {
             intra_threads,
             allow_spinning: false,
             cache_dir: None,
+            profile: None,
         }
     }
 }

@@ -12,6 +12,7 @@ pub use child::child_main;
 use crate::engine::{ExecutionProvider, ProviderReport, without_paths};
 use policy::TensorSpec;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,8 @@ use tokio::process::{Child, Command};
 /// The hidden subcommand by which a binary runs [`child_main`].
 pub const SUBCOMMAND: &str = "__validate";
 
+/// Largest measurement of a trial: some 400,000 runs of nodes, read in seconds. Models have hundreds, loops the rest.
+pub const PROFILE_BYTES_MAX: u64 = 256 << 20;
 /// Most that is read of a child's verdict: signatures are some kilobytes.
 const STDOUT_LEN_MAX: u64 = 4 << 20;
 /// How much of the end of its error output is kept.
@@ -45,6 +48,15 @@ pub struct Request {
     pub fallback: crate::engine::Fallback,
     /// Threads of one run.
     pub intra_threads: NonZeroUsize,
+}
+
+/// A run that is measured rather than served.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Trial {
+    /// Shapes of all inputs, by name.
+    pub shapes: BTreeMap<String, Vec<i64>>,
+    /// Where the measurement goes, as [`crate::engine::LoadSpec::profile`] takes it.
+    pub profile: PathBuf,
 }
 
 /// What a child may use.
@@ -114,6 +126,7 @@ impl Facts {
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     request: Request,
+    trial: Option<Trial>,
     memory_bytes: u64,
     /// Process id of who wants the verdict; the child ends with it.
     parent: u32,
@@ -151,8 +164,17 @@ impl Stage {
 /// Has `binary` validate an artifact as `binary __validate` in a child process, which is killed when its time is up, when
 /// the returned future is dropped, and when the thread that polls this first ends.
 pub async fn validate(binary: &Path, request: &Request, limits: Limits) -> Verdict {
+    ask(binary, request, None, limits).await
+}
+
+/// Like [`validate`], but loads the graph as it is written and runs it once on inputs of `trial`'s shapes, and no others.
+pub async fn measure(binary: &Path, request: &Request, trial: Trial, limits: Limits) -> Verdict {
+    ask(binary, request, Some(trial), limits).await
+}
+
+async fn ask(binary: &Path, request: &Request, trial: Option<Trial>, limits: Limits) -> Verdict {
     let not_run = |what: &str, e: &dyn std::fmt::Display| Verdict::NotRun { reason: format!("validating process: {what}: {e}") };
-    let order = Order { request: request.clone(), memory_bytes: limits.memory_bytes, parent: std::process::id() };
+    let order = Order { request: request.clone(), trial, memory_bytes: limits.memory_bytes, parent: std::process::id() };
     let order = match serde_json::to_vec(&order) {
         Ok(order) => order,
         Err(e) => return not_run("order", &e),
@@ -223,6 +245,8 @@ fn judge(status: ExitStatus, stdout: &[u8], stderr: &[u8], limits: Limits) -> Ve
         Some(6) if text.contains("overflowed its stack") => {
             format!("the runtime crashed (signal 11, out of stack) while {}", stage.doing())
         }
+        // SIGXFSZ: only a trial has such a limit, and writes a file.
+        Some(25) => format!("its nodes run too often for a measurement, which may have {} MiB", PROFILE_BYTES_MAX >> 20),
         Some(9) => format!("the runtime was killed (signal 9) while {}, as happens when the host is out of memory", stage.doing()),
         Some(signal) => format!("the runtime crashed (signal {signal}) while {}", stage.doing()),
         None => format!("the validating process ended with status {} while {}: {last}", status.code().unwrap_or(-1), stage.doing()),

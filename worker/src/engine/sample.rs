@@ -2,6 +2,7 @@
 
 use super::{CancelFlag, Engine, EngineError, EngineSignature, TensorView};
 use policy::{DataType, TensorSpec};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Most bytes of made-up inputs: a model of fixed size that wants more is not run.
@@ -48,13 +49,36 @@ pub fn find(engine: &mut dyn Engine) -> Result<(Guess, Duration), EngineError> {
     Err(first_error.unwrap_or(EngineError::NotComputed { reason: "there was nothing to try".to_owned() }))
 }
 
+/// Runs `engine` on inputs of the given shapes, by name: zeros, and where the model does not take them, ones. How long
+/// the run that succeeded took.
+///
+/// # Errors
+/// The engine's for the zeros, or [`EngineError::NotComputed`] for inputs too large to make up; [`EngineError::BadInput`]
+/// when a shape is missing.
+pub fn run_shaped(engine: &mut dyn Engine, shapes: &BTreeMap<String, Vec<i64>>) -> Result<Duration, EngineError> {
+    let mut signature = engine.signature().clone();
+    for input in &mut signature.inputs {
+        let missing = || EngineError::BadInput { what: format!("input `{}`: no shape was given", input.name) };
+        input.shape = shapes.get(&input.name).ok_or_else(missing)?.clone();
+    }
+    let mut attempt = |fill| run_on(engine, &signature, Guess { rows: 1, size: 1, fill });
+    match attempt(0) {
+        Err(error) if error.keeps_engine() => attempt(1).map_err(|_| error),
+        other => other,
+    }
+}
+
 /// Runs `engine` once on made-up inputs; how long the run itself took.
 ///
 /// # Errors
 /// The engine's, or [`EngineError::NotComputed`] for inputs too large to make up.
 pub fn run(engine: &mut dyn Engine, guess: Guess) -> Result<Duration, EngineError> {
     let signature = engine.signature().clone();
-    let samples = samples(&signature, guess)?;
+    run_on(engine, &signature, guess)
+}
+
+fn run_on(engine: &mut dyn Engine, signature: &EngineSignature, guess: Guess) -> Result<Duration, EngineError> {
+    let samples = samples(signature, guess)?;
     let mut views = Vec::with_capacity(samples.len());
     for (spec, (shape, data)) in signature.inputs.iter().zip(&samples) {
         views.push(TensorView { name: &spec.name, datatype: spec.datatype, shape, data });

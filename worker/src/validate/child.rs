@@ -1,6 +1,6 @@
 //! The child's side of validation.
 
-use super::{Facts, Line, Order, Stage, Verdict, over_memory};
+use super::{Facts, Line, Order, PROFILE_BYTES_MAX, Stage, Verdict, over_memory};
 use crate::engine::ort::Runtime;
 use crate::engine::{EngineError, LoadSpec, sample};
 use crate::onnx;
@@ -60,6 +60,9 @@ fn restrict(order: &Order) -> std::io::Result<()> {
     let both = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     setrlimit(Resource::Core, both(0))?;
     setrlimit(Resource::Data, both(order.memory_bytes))?;
+    if order.trial.is_some() {
+        setrlimit(Resource::Fsize, both(PROFILE_BYTES_MAX))?;
+    }
     Ok(())
 }
 
@@ -84,6 +87,7 @@ fn validate(order: &Order, out: &mut Out) -> std::io::Result<Verdict> {
         provider: request.provider,
         device_id: request.device_id,
         fallback: request.fallback,
+        profile: order.trial.as_ref().map(|trial| trial.profile.clone()),
         ..LoadSpec::cpu(&request.model, request.intra_threads)
     };
     let mut engine = match runtime.load(&spec) {
@@ -93,8 +97,12 @@ fn validate(order: &Order, out: &mut Out) -> std::io::Result<Verdict> {
     };
     let load_ms = whole_ms(started.elapsed());
     out.stage(Stage::Running)?;
-    let (first_run_ms, not_exercised) = match sample::find(engine.as_mut()) {
-        Ok((_, took)) => (Some(whole_ms(took)), None),
+    let run = match &order.trial {
+        None => sample::find(engine.as_mut()).map(|(_, took)| took),
+        Some(trial) => sample::run_shaped(engine.as_mut(), &trial.shapes),
+    };
+    let (first_run_ms, not_exercised) = match run {
+        Ok(took) => (Some(whole_ms(took)), None),
         Err(EngineError::OutOfMemory { .. }) => return Ok(Verdict::Invalid { reason: over_memory(order.memory_bytes, Stage::Running) }),
         Err(e) if !e.keeps_engine() => return Ok(Verdict::Invalid { reason: e.to_string() }),
         Err(e) => (None, Some(e.to_string())),

@@ -68,15 +68,21 @@ pub(super) fn load(
 }
 
 fn options(runtime: &Runtime, spec: &LoadSpec) -> EngineResult<SessionBuilder> {
-    Ok(Session::builder(&runtime.environment)?
-        .with_optimization_level(GraphOptimizationLevel::All)?
+    let level = if spec.profile.is_some() { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::All };
+    let builder = Session::builder(&runtime.environment)?
+        .with_optimization_level(level)?
         .with_intra_threads(spec.intra_threads.get())?
         .with_inter_threads(1)?
         .with_parallel_execution(false)?
         .with_intra_op_spinning(spec.allow_spinning)?
         .with_inter_op_spinning(false)?
         .with_memory_pattern(true)?
-        .with_config_entry(assignment::RECORD, "1")?)
+        .with_config_entry(assignment::RECORD, "1")?;
+    match &spec.profile {
+        // A packed weight is missing among the inputs of its node.
+        Some(prefix) => Ok(builder.with_config_entry("session.disable_prepacking", "1")?.with_profiling(prefix)?),
+        None => Ok(builder),
+    }
 }
 
 fn with_provider(builder: SessionBuilder, spec: &LoadSpec, provider: ExecutionProvider) -> EngineResult<SessionBuilder> {
