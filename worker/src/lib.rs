@@ -18,6 +18,7 @@ pub mod devices;
 pub mod engine;
 mod error;
 mod handle;
+pub mod inspect;
 mod load;
 mod manage;
 mod memory;
