@@ -50,6 +50,9 @@ pub(crate) enum Command {
     Get(Get),
     /// Ask a model
     Infer(Infer),
+    /// Tell what a model file is made of, what it costs, and what it would be served as
+    #[cfg(feature = "worker")]
+    Inspect(Inspect),
     /// Look at this machine and say what is missing
     Doctor(Doctor),
 }
@@ -313,6 +316,29 @@ pub(crate) struct Infer {
     pub(crate) output: Output,
     #[command(flatten)]
     pub(crate) server: Server,
+}
+
+#[cfg(feature = "worker")]
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// The model file
+    #[arg(value_name = "FILE.onnx")]
+    pub(crate) file: PathBuf,
+    /// Shape of an input to count FLOPs at; open dimensions are 1 when not given
+    #[arg(long, value_name = "INPUT=1x3x224x224", value_parser = crate::inspect::shape)]
+    pub(crate) shape: Vec<(String, Vec<u64>)>,
+    /// ONNX Runtime library; the fetched or the system's when not given
+    #[arg(long, env = "SLUICE_ONNXRUNTIME", value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+    /// Longest trial of the model, in seconds
+    #[arg(long, env = "SLUICE_VALIDATE_SECONDS", default_value_t = 60)]
+    pub(crate) validate_seconds: u64,
+    /// Most memory of a trial, in MiB
+    #[arg(long, env = "SLUICE_VALIDATE_MEMORY_MB", default_value_t = 8192)]
+    pub(crate) validate_memory_mb: u64,
+    /// Form of the answer
+    #[arg(short, long, default_value = "table")]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,8 @@ mod config_file;
 mod doctor;
 mod get;
 mod infer;
+#[cfg(feature = "worker")]
+mod inspect;
 #[cfg(any(feature = "gateway", feature = "worker", feature = "controller"))]
 mod role;
 mod telemetry;
@@ -72,6 +74,8 @@ async fn run(command: Command, telemetry: &telemetry::Guard) -> anyhow::Result<E
         Command::Unload(args) => return wanted::unload(args).await,
         Command::Get(args) => get::run(args).await?,
         Command::Infer(args) => infer::run(args).await?,
+        #[cfg(feature = "worker")]
+        Command::Inspect(args) => return inspect::run(args).await,
         Command::Doctor(args) => return doctor::run(args).await,
     }
     Ok(ExitCode::SUCCESS)

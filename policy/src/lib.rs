@@ -34,6 +34,7 @@ pub use records::{
     ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Slo, Unknown, UnplacedRecord, VersionRecord, VersionState,
     WorkerRecord,
 };
+
 pub use reshape::reshape;
 pub use shared_memory::SharedMemory;
 pub use tensor::{DataType, ExecutionProvider, Shape, Signature, TensorSpec};

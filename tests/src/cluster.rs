@@ -99,21 +99,8 @@ fn controller(kit: &Kit, etcd: &str) -> Sluice {
 
 fn gateway(kit: &Kit, etcd: &str, dir: &Path) -> Sluice {
     let dir = dir.to_str().unwrap();
-    let args = [
-        "gateway",
-        "--etcd",
-        etcd,
-        "--cluster",
-        "test",
-        "--http",
-        "127.0.0.1:0",
-        "--grpc",
-        "127.0.0.1:0",
-        "--admin",
-        "127.0.0.1:0",
-        "--data-dir",
-        dir,
-    ];
+    let mut args = vec!["gateway", "--etcd", etcd, "--cluster", "test", "--data-dir", dir, "--model-control", "explicit"];
+    args.extend(["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     Sluice::start(kit, &args)
 }
 
