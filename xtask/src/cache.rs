@@ -7,6 +7,9 @@
 //! etcd/VERSION/              etcd, etcdctl
 //! protoc/bin/protoc          used by xtask/protoc where the system has none
 //! venv/                      Python with the stock clients
+//! node/node_modules/         the stock clients for Node
+//! perf/bin/perf_analyzer     Triton's load tool, with the C library it wants beside it
+//! cpp/usr/{bin,include,lib}  gRPC for C++
 //! models/{demo,test,bench,bad}/, photos/
 //! ```
 
@@ -64,6 +67,19 @@ impl Cache {
 
     pub(crate) fn python(&self) -> PathBuf {
         self.venv().join("bin/python")
+    }
+
+    pub(crate) fn node_modules(&self) -> PathBuf {
+        self.root.join("node/node_modules")
+    }
+
+    pub(crate) fn perf_analyzer(&self) -> PathBuf {
+        self.root.join("perf/bin/perf_analyzer")
+    }
+
+    /// A root folder as of a Debian machine, with `usr/bin/grpc_cpp_plugin`, `usr/include/grpcpp` and so on.
+    pub(crate) fn cpp(&self) -> PathBuf {
+        self.root.join("cpp")
     }
 
     pub(crate) fn models(&self) -> PathBuf {

@@ -4,6 +4,8 @@
 
 mod apt;
 mod models;
+mod npm;
+mod perf;
 mod pip;
 
 use std::path::PathBuf;
@@ -27,13 +29,20 @@ pub(crate) enum Item {
     Protoc,
     /// Python with stock clients, for tests
     Venv,
+    /// Stock clients for Node, for tests
+    Node,
+    /// Triton's perf_analyzer and the C library it wants, for tests
+    Perf,
+    /// gRPC for C++, from Debian, for tests
+    Cpp,
     /// Models and photographs
     Models,
 }
 
 impl Item {
     /// In the order in which they are made: models are built with the Python of the venv.
-    pub(crate) const ALL: &[Self] = &[Self::Onnxruntime, Self::Etcd, Self::Protoc, Self::Venv, Self::Models];
+    pub(crate) const ALL: &[Self] =
+        &[Self::Onnxruntime, Self::Etcd, Self::Protoc, Self::Venv, Self::Node, Self::Perf, Self::Cpp, Self::Models];
 
     fn name(self) -> &'static str {
         match self {
@@ -41,6 +50,9 @@ impl Item {
             Self::Etcd => "etcd",
             Self::Protoc => "protoc",
             Self::Venv => "venv",
+            Self::Node => "node",
+            Self::Perf => "perf",
+            Self::Cpp => "cpp",
             Self::Models => "models",
         }
     }
@@ -48,9 +60,10 @@ impl Item {
     fn key(self, pins: &Pins) -> Result<String> {
         let mut parts: Vec<String> = pins.of(self).map(|pin| format!("{} {}", pin.file, pin.sha256)).collect();
         let mut files: Vec<PathBuf> = match self {
-            Self::Onnxruntime | Self::Etcd => Vec::new(),
+            Self::Onnxruntime | Self::Etcd | Self::Perf | Self::Cpp => Vec::new(),
             Self::Protoc => vec![pip::protoc_requirements()?],
             Self::Venv => vec![pip::venv_requirements()?],
+            Self::Node => npm::manifests()?.to_vec(),
             Self::Models => models::scripts()?,
         };
         files.sort();
@@ -71,6 +84,9 @@ impl Item {
             }
             Self::Protoc => ["protoc", "python"].map(|name| cache.protoc().join("bin").join(name)).to_vec(),
             Self::Venv => vec![cache.python()],
+            Self::Node => vec![cache.node_modules().join("@grpc/grpc-js")],
+            Self::Perf => vec![cache.perf_analyzer()],
+            Self::Cpp => vec![cache.cpp().join("usr/bin/grpc_cpp_plugin"), cache.cpp().join("usr/include/grpcpp")],
             Self::Models => vec![cache.models().join("demo"), cache.models().join("test"), cache.photos()],
         })
     }
@@ -81,6 +97,9 @@ impl Item {
             Self::Etcd => apt::etcd(cache, pins),
             Self::Protoc => pip::protoc(cache),
             Self::Venv => pip::venv(cache),
+            Self::Node => npm::install(cache),
+            Self::Perf => perf::perf_analyzer(cache, pins),
+            Self::Cpp => apt::cpp(cache, pins),
             Self::Models => models::build(cache, pins),
         }
     }

@@ -13,6 +13,8 @@ pub(crate) struct Pin {
     pub(crate) item: Item,
     pub(crate) name: String,
     pub(crate) version: String,
+    /// The release of Debian it comes from; none: it is a wheel from PyPI.
+    pub(crate) suite: Option<String>,
     /// The processor this file is for; none: any.
     pub(crate) arch: Option<String>,
     pub(crate) file: String,
@@ -70,6 +72,7 @@ mod tests {
             let pins = Pins::parse(&text, arch).unwrap();
             let count = |item| pins.of(item).count();
             assert_eq!((count(Item::Onnxruntime), count(Item::Etcd)), (1, 2), "{arch}");
+            assert_eq!((count(Item::Perf), count(Item::Cpp)), (4, 12), "{arch}");
             assert!(count(Item::Models) >= 5, "{arch}");
             for pin in &pins.0 {
                 let hashes = [Some(&pin.sha256), pin.inside_sha256.as_ref()];

@@ -32,6 +32,9 @@ pub(crate) fn test(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     runner.env("SLUICE_PHOTOS", cache.photos());
     runner.env("SLUICE_ETCD", etcd.join("etcd")).env("SLUICE_ETCDCTL", etcd.join("etcdctl"));
     runner.env("SLUICE_PYTHON", cache.python());
+    runner.env("SLUICE_NODE_MODULES", cache.node_modules());
+    runner.env("SLUICE_PERF_ANALYZER", cache.perf_analyzer());
+    runner.env("SLUICE_GRPC_CPP", cache.cpp());
     child::foreground(&mut runner)
 }
 

