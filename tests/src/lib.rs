@@ -14,6 +14,7 @@
 )]
 
 mod cluster;
+pub mod compat;
 mod etcd;
 mod process;
 

@@ -1,7 +1,7 @@
 """What the client scripts share: arguments, one line per case, tensors of every type.
 
-Each script is run as `SCRIPT --grpc HOST:PORT --http HOST:PORT [--repo DIR]` against a server of the models of make_repository.py that
-nobody else uses meanwhile. It prints `case<TAB>ok` or `case<TAB>FAIL reason` per case and ends with 1 if any failed. Cases of the same
+Each script is run as `SCRIPT --grpc HOST:PORT --http HOST:PORT [--repo DIR] [--shm]` against a server of the models of
+make_repository.py that nobody else uses meanwhile. It prints `case<TAB>ok` or `case<TAB>FAIL reason` per case and ends with 1 if any failed. Cases of the same
 name make the same call in every client: they are the rows of docs/compatibility.md.
 """
 import argparse
@@ -50,6 +50,7 @@ def arguments(**more):
     parser.add_argument("--grpc", required=True, metavar="HOST:PORT")
     parser.add_argument("--http", required=True, metavar="HOST:PORT")
     parser.add_argument("--repo", metavar="DIR")
+    parser.add_argument("--shm", action="store_true", help="the server runs with --allow-client-shm on this host")
     parser.add_argument("--only", metavar="CASE", help="run only the cases whose name contains this")
     for name, options in more.items():
         parser.add_argument(f"--{name}", **options)
@@ -90,7 +91,7 @@ def reason(error):
 
 
 def methods(suite):
-    """The methods `case_some_name` of an object as `{"some-name": method}`, in the order of the class."""
+    """Of an object, the methods `case_some_name` as `{"some-name": method}`, in the order of the class."""
     names = [name for cls in reversed(type(suite).__mro__) for name in vars(cls) if name.startswith("case_")]
     return {name.removeprefix("case_").replace("_", "-"): getattr(suite, name) for name in dict.fromkeys(names)}
 

@@ -34,6 +34,7 @@ class Perf:
         runs["perf-string-grpc"] = lambda: self.measure("grpc", "concurrency", model="simple_string")
         runs["perf-gzip-grpc"] = lambda: self.measure("grpc", "concurrency", "--grpc-compression-algorithm", "gzip")
         runs["perf-variable-shape-grpc"] = lambda: self.measure("grpc", "concurrency", "--shape", "INPUT0:1000", model="identity_fp32")
+        # Not --shared-memory system: this program wants the CUDA library for that too.
         return runs
 
 

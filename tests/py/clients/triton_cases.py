@@ -1,16 +1,17 @@
 """The calls of tritonclient that its four flavours share. Each flavour's own script says how its calls differ."""
 import io
 import json
+import os
 import pathlib
 
 import numpy as np
 from PIL import Image
-from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype, shared_memory
 
 from common import CONTENTS, ODD_BYTES, TENSORS, holds, methods, same, until
 
 # gRPC code to what the flavours of tritonclient.http have as status.
-HTTP_STATUS = {"INVALID_ARGUMENT": "400", "NOT_FOUND": "404", "UNAVAILABLE": "503", "UNIMPLEMENTED": "501", "DEADLINE_EXCEEDED": "504"}
+HTTP_STATUS = {"INVALID_ARGUMENT": "400", "ALREADY_EXISTS": "400", "NOT_FOUND": "404", "UNAVAILABLE": "503", "UNIMPLEMENTED": "501", "DEADLINE_EXCEEDED": "504"}
 BIG = 32 << 20
 
 
@@ -251,6 +252,34 @@ class TritonCases:
     def case_cuda_shared_memory_refused(self):
         handle = b"\0" * 64 if self.transport == "grpc" else b"A" * 88  # HTTP takes it as base64 already
         self.fails("UNIMPLEMENTED", "CUDA", call=lambda: self.client.register_cuda_shared_memory("region", handle, 0, 64))
+
+    def case_system_shared_memory(self):
+        """One input and one output in shared memory beside others that are not; without the server's consent, a refusal that says so."""
+        feed = pair(np.int32)
+        region = shared_memory.create_shared_memory_region("region", f"/client-test-{os.getpid()}", 128)
+        try:
+            shared_memory.set_shared_memory_region(region, [feed["INPUT0"]])
+            register = lambda: self.client.register_system_shared_memory("region", f"/client-test-{os.getpid()}", 128)
+            if not self.shm:
+                self.fails("UNAVAILABLE", "--allow-client-shm", call=register)
+                return
+            register()
+            self.fails("ALREADY_EXISTS", "region", call=register)
+            inputs, outputs = self.inputs(feed), [self.output("OUTPUT0"), self.output("OUTPUT1")]
+            inputs[0] = self.module.InferInput("INPUT0", [1, 16], "INT32")
+            inputs[0].set_shared_memory("region", 64)
+            outputs[1].set_shared_memory("region", 64, offset=64)
+            result = self.client.infer("simple", inputs, outputs=outputs)
+            same(result.as_numpy("OUTPUT0"), feed["INPUT0"] + feed["INPUT1"])
+            got = shared_memory.get_contents_as_numpy(region, np.int32, [1, 16], offset=64)
+            same(np.array(got), feed["INPUT0"] - feed["INPUT1"])
+            inputs[0].set_shared_memory("region", 64, offset=100)  # past its end
+            self.fails("INVALID_ARGUMENT", "region", call=lambda: self.client.infer("simple", inputs))
+            self.client.unregister_system_shared_memory("region")
+            self.fails("NOT_FOUND", "region", call=lambda: self.client.infer("simple", inputs))
+        finally:
+            self.client.unregister_system_shared_memory()
+            shared_memory.destroy_shared_memory_region(region)
 
     # Inference.
 

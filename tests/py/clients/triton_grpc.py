@@ -16,7 +16,7 @@ class Grpc(GrpcCases):
     pause = staticmethod(time.sleep)
 
     def __init__(self, args):
-        self.repo, self.address = args.repo, args.grpc
+        self.repo, self.shm, self.address = args.repo, args.shm, args.grpc
         self.client = self.open()
 
     def open(self, **options):

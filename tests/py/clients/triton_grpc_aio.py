@@ -16,7 +16,7 @@ class GrpcAio(GrpcCases):
     module = triton
 
     def __init__(self, args):
-        self.repo, self.address = args.repo, args.grpc
+        self.repo, self.shm, self.address = args.repo, args.shm, args.grpc
         self.loop = asyncio.new_event_loop()
         self.client = self.open()
 

@@ -11,7 +11,7 @@ class Http(HttpCases):
     module = triton
 
     def __init__(self, args):
-        self.repo, self.address = args.repo, args.http
+        self.repo, self.shm, self.address = args.repo, args.shm, args.http
         self.client = triton.InferenceServerClient(self.address, concurrency=8)
 
     def case_async_infer(self):

@@ -14,7 +14,7 @@ class HttpAio(HttpCases):
     module = triton
 
     def __init__(self, args):
-        self.repo, self.address = args.repo, args.http
+        self.repo, self.shm, self.address = args.repo, args.shm, args.http
         self.loop = asyncio.new_event_loop()
         self.client = self.open()
 
