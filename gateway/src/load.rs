@@ -103,8 +103,8 @@ impl Shard {
             (true, _) => Ok(()),
             (false, Some(failure)) => Err(failure),
             (false, None) => {
-                let reason = format!("no worker offers model {}: put it in a worker's --models directory", offer.model);
-                Err(Failure::LoadFailed { reason })
+                let reason = "no worker offers it: put it in a worker's --models directory".to_owned();
+                Err(Failure::LoadFailed { model: offer.model.to_string(), reason })
             }
         }
     }

@@ -58,6 +58,18 @@ impl Oip {
         }
     }
 
+    /// Can it be asked?
+    ///
+    /// # Errors
+    /// When there is no such model or version.
+    pub(crate) fn ready(&self, model: &str, version: &str) -> Result<bool, Failure> {
+        match self.0.core.table.load().resolve(model, version) {
+            Ok(_) => Ok(true),
+            Err(Failure::NotReady { .. } | Failure::NoTable { .. }) => Ok(false),
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// The versions whose counters are asked for: one, all of a model, or all there are, in the order of names and numbers.
     fn counted(table: &Table, name: &str, version: &str) -> Result<Vec<Arc<ModelVersion>>, Failure> {
         if !version.is_empty() {
@@ -103,12 +115,8 @@ impl GrpcInferenceService for Oip {
 
     async fn model_ready(&self, request: Request<ModelReadyRequest>) -> Answer<ModelReadyResponse> {
         let request = request.into_inner();
-        let table = self.0.core.table.load_full();
-        let ready = match table.resolve(&request.name, &request.version) {
-            Ok(_) => true,
-            Err(Failure::NotReady { .. } | Failure::NoTable { .. }) => false,
-            Err(failure) => return Err(to_tonic(&failure)),
-        };
+        // Triton answers false for a model that is not there, too.
+        let ready = self.ready(&request.name, &request.version).unwrap_or(false);
         Ok(Response::new(ModelReadyResponse { ready }))
     }
 

@@ -142,7 +142,7 @@ async fn ready(State(oip): State<Oip>) -> Answer {
 }
 
 async fn model_ready(State(oip): State<Oip>, Path(Named { model, version }): Path<Named>) -> Answer {
-    let ready = oip.model_ready(Call::new(ModelReadyRequest { name: model.clone(), version })).await?.into_inner().ready;
+    let ready = oip.ready(&model, &version).map_err(|failure| body::refuse(&failure))?;
     ready_or_not(ready, json!({ "name": model, "ready": ready }))
 }
 

@@ -48,7 +48,7 @@ pub fn check_request(signature: &Signature, envelope: &Envelope) -> Result<Check
             return Err(Failure::Datatype { input: input.name.clone(), expected: spec.datatype, got: datatype });
         }
         let elements = element_count(&input.name, &input.shape)?;
-        check_shape(spec, &input.shape, signature.max_batch_size)?;
+        check_shape(&envelope.model, spec, &input.shape, signature.max_batch_size)?;
         if signature.max_batch_size > 0 {
             let rows = input.shape.first().copied().unwrap_or_default();
             match batch {
@@ -127,7 +127,7 @@ fn element_count(input: &str, shape: &[i64]) -> Result<u64, Failure> {
     if elements > limits::ELEMENTS_MAX { Err(bad("has too many elements (limit 268435456)")) } else { Ok(elements) }
 }
 
-fn check_shape(spec: &TensorSpec, shape: &[i64], max_batch_size: u32) -> Result<(), Failure> {
+fn check_shape(model: &str, spec: &TensorSpec, shape: &[i64], max_batch_size: u32) -> Result<(), Failure> {
     let fits = spec.shape.len() == shape.len() && spec.shape.iter().zip(shape).all(|(want, got)| *want == -1 || want == got);
     if !fits {
         return Err(Failure::ShapeMismatch {
@@ -142,7 +142,7 @@ fn check_shape(spec: &TensorSpec, shape: &[i64], max_batch_size: u32) -> Result<
             return Err(Failure::BadShape { input: spec.name.clone(), got: Dims::from(shape), why: "has a batch of no rows" });
         }
         if rows > i64::from(max_batch_size) {
-            return Err(Failure::BatchTooLarge { rows: rows.unsigned_abs(), max_batch_size });
+            return Err(Failure::BatchTooLarge { model: shown(model), rows: rows.unsigned_abs(), max_batch_size });
         }
     }
     Ok(())

@@ -94,8 +94,8 @@ pub enum Failure {
     ShapeMismatch { input: String, expected: Dims, got: Dims },
     #[error("input `{input}`: shape {got} {why}")]
     BadShape { input: String, got: Dims, why: &'static str },
-    #[error("batch of {rows} rows is over the model's max_batch_size of {max_batch_size}")]
-    BatchTooLarge { rows: u64, max_batch_size: u32 },
+    #[error("batch of {rows} rows is over the max_batch_size of {max_batch_size} of model `{model}`")]
+    BatchTooLarge { model: String, rows: u64, max_batch_size: u32 },
     #[error("input `{input}` has {got} rows, input `{first}` has {expected}: all inputs of a request carry the same batch")]
     BatchMismatch { input: String, first: String, expected: i64, got: i64 },
     #[error("input `{input}`: expected {expected} bytes for shape {shape} of {datatype}, got {got}")]
@@ -152,8 +152,8 @@ pub enum Failure {
     Unsupported { what: String, why: String },
     #[error("{what}")]
     Refused { what: String },
-    #[error("the model failed to load: {reason}")]
-    LoadFailed { reason: String },
+    #[error("model `{model}` failed to load: {reason}")]
+    LoadFailed { model: String, reason: String },
     #[error("the registry did not answer: {reason}")]
     Registry { reason: String },
 

@@ -61,6 +61,7 @@ def main():
         """)
     slow(repository)
     image(repository)
+    pictures(repository)
 
 
 def add(repository, name, body, weights=None, config=None, files=None):
@@ -134,6 +135,16 @@ def image(repository):
         input { name: "data" data_type: TYPE_FP32 format: FORMAT_NCHW dims: [ 3, 32, 32 ] }
         output { name: "colour" data_type: TYPE_FP32 dims: [ 3 ] label_filename: "colours.txt" }
         """)
+
+
+def pictures(repository):
+    """Models that give the tensor back which the gateway made of a picture, one for each way to make it."""
+    for resize, layout, channels in ("stretch", "nchw", "rgb"), ("cover", "nhwc", "bgr"), ("crop", "nchw", "rgb"):
+        dims = "3, 48, 64" if layout == "nchw" else "48, 64, 3"
+        add(repository, f"picture_{resize}", f"(float[batch, {dims}] data) => (float[batch, {dims}] tensor) {{ tensor = Identity(data) }}",
+            files={"sluice.toml": "\n".join([
+                "[image]", 'input = "data"', "width = 64", "height = 48", f'resize = "{resize}"', f'layout = "{layout}"',
+                f'channels = "{channels}"', "mean = [10.0, 20.0, 30.0]", "scale = [0.00392156862, 0.00392156862, 0.00392156862]"]) + "\n"})
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ pub struct Kit {
     pub python: PathBuf,
     pub photos: PathBuf,
     pub library: PathBuf,
+    pub node_modules: PathBuf,
+    pub perf_analyzer: PathBuf,
+    pub grpc_cpp: PathBuf,
 }
 
 impl Kit {
@@ -54,6 +57,9 @@ impl Kit {
             python: var("SLUICE_PYTHON")?,
             photos: var("SLUICE_PHOTOS")?,
             library: var("SLUICE_ONNXRUNTIME")?,
+            node_modules: var("SLUICE_NODE_MODULES")?,
+            perf_analyzer: var("SLUICE_PERF_ANALYZER")?,
+            grpc_cpp: var("SLUICE_GRPC_CPP")?,
         })
     }
 

@@ -64,7 +64,7 @@ pub struct ProviderReport {
 /// What a loaded graph takes and gives.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct EngineSignature {
-    /// Inputs in the model's order.
+    /// Inputs in the model's order, then those with a default, which are optional.
     pub inputs: Vec<TensorSpec>,
     /// For each input the model's names of its dimensions, empty where one has none: equal names are equal sizes.
     #[serde(default)]

@@ -61,10 +61,12 @@ pub fn complete(
 
 /// Lists that the author left empty come from the graph. Only then is the batch limit completed too: with both lists given, a
 /// `max_batch_size` of 0 is what they mean.
+/// Inputs with a default are offered only where the author lists them, as in Triton.
 fn fill_tensors(config: &mut ModelConfig, inputs: &[TensorSpec], outputs: &[TensorSpec], default_max_batch: Option<u32>) {
+    let inputs: Vec<_> = inputs.iter().filter(|input| !input.optional).cloned().collect();
     let (no_inputs, no_outputs) = (config.input.is_empty(), config.output.is_empty());
     if (no_inputs || no_outputs) && config.max_batch_size == 0 {
-        let limit = Signature::complete(inputs.to_vec(), outputs.to_vec(), default_max_batch).max_batch_size;
+        let limit = Signature::complete(inputs.clone(), outputs.to_vec(), default_max_batch).max_batch_size;
         config.max_batch_size = i32::try_from(limit).unwrap_or(i32::MAX);
     }
     if (no_inputs || no_outputs) && config.max_batch_size > 1 && config.scheduling_choice.is_none() {

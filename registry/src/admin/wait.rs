@@ -114,6 +114,6 @@ pub async fn wait_routable(mirror: &Mirror, keys: &Keys, model: &ModelName, revi
     match last {
         Outcome::Ready(note) => Ok(note),
         Outcome::Unloaded => Ok(String::new()),
-        Outcome::Failed(reason) | Outcome::Waiting(reason) => Err(Failure::LoadFailed { reason }),
+        Outcome::Failed(reason) | Outcome::Waiting(reason) => Err(Failure::LoadFailed { model: model.to_string(), reason }),
     }
 }

@@ -80,7 +80,7 @@ pub fn run(engine: &mut dyn Engine, guess: Guess) -> Result<Duration, EngineErro
 fn run_on(engine: &mut dyn Engine, signature: &EngineSignature, guess: Guess) -> Result<Duration, EngineError> {
     let samples = samples(signature, guess)?;
     let mut views = Vec::with_capacity(samples.len());
-    for (spec, (shape, data)) in signature.inputs.iter().zip(&samples) {
+    for (spec, (shape, data)) in signature.inputs.iter().filter(|input| !input.optional).zip(&samples) {
         views.push(TensorView { name: &spec.name, datatype: spec.datatype, shape, data });
     }
     let started = Instant::now();
@@ -89,7 +89,7 @@ fn run_on(engine: &mut dyn Engine, signature: &EngineSignature, guess: Guess) ->
 }
 
 fn guesses(signature: &EngineSignature) -> Vec<Guess> {
-    let open = signature.inputs.iter().any(|i| i.shape.iter().any(|d| *d < 0));
+    let open = signature.inputs.iter().filter(|i| !i.optional).any(|i| i.shape.iter().any(|d| *d < 0));
     let one_row = SIZES.into_iter().map(|size| (1, size));
     let more_rows = SIZES.into_iter().skip(1).filter(|size| *size <= ROWS_MAX).map(|size| (size, size));
     let sizes: Vec<_> = one_row.chain(more_rows).take(if open { usize::MAX } else { 1 }).collect();
@@ -99,12 +99,12 @@ fn guesses(signature: &EngineSignature) -> Vec<Guess> {
 /// Shape and bytes of an input.
 type Sample = (Vec<i64>, Vec<u8>);
 
-/// One per input.
+/// One per input without a default: those that have one keep it.
 fn samples(signature: &EngineSignature, guess: Guess) -> Result<Vec<Sample>, EngineError> {
     let symbols = |i: usize| signature.input_symbols.get(i).map(Vec::as_slice).unwrap_or_default();
     let row_symbol = symbols(0).first().map(String::as_str).unwrap_or_default();
     let (mut samples, mut budget) = (Vec::with_capacity(signature.inputs.len()), BYTES_MAX);
-    for (i, spec) in signature.inputs.iter().enumerate() {
+    for (i, spec) in signature.inputs.iter().enumerate().filter(|(_, spec)| !spec.optional) {
         let is_row = |d: usize| d == 0 || symbols(i).get(d).is_some_and(|s| !s.is_empty() && s == row_symbol);
         let too_large = || EngineError::NotComputed {
             reason: format!("input `{}` is too large for a trial run: all inputs together may have {} MiB", spec.name, BYTES_MAX >> 20),

@@ -20,61 +20,71 @@ impl Offers {
     /// [`Failure::LoadFailed`] with the reason; what this host or the registry could not do as what it is.
     pub(crate) async fn anew(&self, offer: Offer) -> Result<Vec<Version>, Failure> {
         let _looking = self.looking.lock().await;
+        let model = offer.model.to_string();
+        self.look(offer).await.map_err(|error| match error {
+            WorkerError::Registry(error) => Failure::Registry { reason: error.to_string() },
+            error => Failure::LoadFailed { model, reason: error.to_string() },
+        })
+    }
+
+    async fn look(&self, offer: Offer) -> Result<Vec<Version>, WorkerError> {
         let config = offer.config.as_deref().map(model_config::parse_json).transpose();
-        let config = config.map_err(|e| failed(format!("the load call's config: {e}")))?;
+        let config = config.map_err(|e| WorkerError::Invalid(format!("the load call's config: {e}")))?;
         let from_files = !offer.files.is_empty();
         let found = if from_files {
-            let config = config.ok_or_else(|| failed("files given with a load call need a config parameter beside them".to_owned()))?;
+            let config = config
+                .ok_or_else(|| WorkerError::Invalid("files given with a load call need a config parameter beside them".to_owned()))?;
             self.unpack(&offer.model, offer.files, config).await?
         } else {
             let folder = self.config.models.as_ref().map(|dir| dir.join(offer.model.as_str()));
             let Some(folder) = folder.filter(|folder| folder.is_dir()) else { return Ok(Vec::new()) };
-            scan_model(&folder, offer.model.to_string(), config).map_err(of_worker)?
+            scan_model(&folder, offer.model.to_string(), config)?
         };
         let (mut valid, mut reason) = (Vec::new(), None);
         for found in &found {
-            let record = self.describe(found).await.map_err(of_worker)?;
+            let record = self.describe(found).await?;
             match &record.state {
                 VersionState::Invalid(why) => {
                     reason = Some(format!("version {}: {why}", found.version));
-                    self.write(&record, Over::Nothing).await.map_err(of_worker)?;
+                    self.write(&record, Over::Nothing).await?;
                 }
                 VersionState::Valid => {
-                    self.write(&record, Over::Any).await.map_err(of_worker)?;
+                    self.write(&record, Over::Any).await?;
                     valid.push(found.version);
                 }
             }
         }
         if let (true, Some(reason)) = (valid.is_empty(), reason) {
-            return Err(failed(reason));
+            return Err(WorkerError::Invalid(reason));
         }
         // With files, exactly these versions are served; a directory may gain some later.
         let wanted = match wanted_versions(&found) {
             wanted if from_files && wanted.is_empty() => valid.iter().max().copied().into_iter().collect(),
             wanted => wanted,
         };
-        self.want_versions(&found, wanted).await.map_err(of_worker)?;
+        self.want_versions(&found, wanted).await?;
         if self.config.owns_repository && !from_files {
-            self.forget_versions(&offer.model, &found).await.map_err(of_worker)?;
+            self.forget_versions(&offer.model, &found).await?;
         }
         Ok(valid)
     }
 
     /// Puts files into the artifact cache, one artifact per version.
-    async fn unpack(&self, model: &ModelName, files: Vec<(String, Chain)>, config: ModelConfig) -> Result<Vec<Found>, Failure> {
+    async fn unpack(&self, model: &ModelName, files: Vec<(String, Chain)>, config: ModelConfig) -> Result<Vec<Found>, WorkerError> {
         // On the cache's disk, so that taking it in is a rename; its random name keeps two calls apart.
         let uploads = self.config.data_dir.join("uploads");
         let made = std::fs::create_dir_all(&uploads).and_then(|()| tempfile::tempdir_in(&uploads));
-        let temporary = made.map_err(|e| of_worker(WorkerError::file(&uploads)(e)))?;
+        let temporary = made.map_err(WorkerError::file(&uploads))?;
         let folder = temporary.path().join(model.as_str());
         for (path, content) in files {
             let place = folder.join(inside(&path)?);
             let written = write_file(place.clone(), content).await;
-            written.map_err(|e| of_worker(WorkerError::file(&place)(e)))?;
+            written.map_err(WorkerError::file(&place))?;
         }
-        let mut found = scan_model(&folder, model.to_string(), Some(config)).map_err(|e| failed(without(&e.to_string(), &folder)))?;
+        let mut found =
+            scan_model(&folder, model.to_string(), Some(config)).map_err(|e| WorkerError::Invalid(without(&e.to_string(), &folder)))?;
         for found in &mut found {
-            let (_, place) = self.artifacts.take_in(found.folder.clone()).await.map_err(of_worker)?;
+            let (_, place) = self.artifacts.take_in(found.folder.clone()).await?;
             found.folder = place;
         }
         Ok(found)
@@ -105,12 +115,12 @@ async fn write_file(place: PathBuf, content: Chain) -> std::io::Result<()> {
 }
 
 /// `<version>/<path>` with nothing in it that leads elsewhere.
-fn inside(path: &str) -> Result<&Path, Failure> {
+fn inside(path: &str) -> Result<&Path, WorkerError> {
     let parts = Path::new(path).components().map(|part| matches!(part, Component::Normal(_)));
     let (version, rest) = path.split_once('/').unwrap_or_default();
     if path.len() > 512 || !parts.clone().all(|plain| plain) || Version::parse(version).is_err() || rest.is_empty() {
         let shown: String = path.chars().take(128).collect();
-        return Err(failed(format!("file {shown:?}: expected <version>/<file name>, such as 1/model.onnx")));
+        return Err(WorkerError::Invalid(format!("file {shown:?}: expected <version>/<file name>, such as 1/model.onnx")));
     }
     Ok(Path::new(path))
 }
@@ -118,15 +128,4 @@ fn inside(path: &str) -> Result<&Path, Failure> {
 /// A temporary folder means nothing to a client.
 fn without(text: &str, folder: &Path) -> String {
     text.replace(&format!("{}/", folder.display()), "").replace(&folder.display().to_string(), "its files")
-}
-
-fn failed(reason: String) -> Failure {
-    Failure::LoadFailed { reason }
-}
-
-fn of_worker(error: WorkerError) -> Failure {
-    match error {
-        WorkerError::Registry(error) => Failure::Registry { reason: error.to_string() },
-        error => failed(error.to_string()),
-    }
 }

@@ -229,14 +229,18 @@ impl Engine for OrtEngine {
 }
 
 fn signature(session: &Session) -> Result<EngineSignature, LoadError> {
-    let inputs = session.inputs().iter().map(|o| spec("input", o)).collect::<Result<Vec<_>, _>>()?;
-    let outputs = session.outputs().iter().map(|o| spec("output", o)).collect::<Result<Vec<_>, _>>()?;
+    let mut inputs = session.inputs().iter().map(|o| spec("input", o.name(), o.dtype())).collect::<Result<Vec<_>, _>>()?;
+    let outputs = session.outputs().iter().map(|o| spec("output", o.name(), o.dtype())).collect::<Result<Vec<_>, _>>()?;
     for (i, input) in inputs.iter().enumerate().filter(|(_, s)| s.shape.is_empty()) {
         if !input_has_rank(session, i)? {
             let reason = format!("input `{}` does not tell its number of dimensions; export the model with a shape for it", input.name);
             return Err(LoadError::Model(reason));
         }
     }
+    // An input with a default; one that could not be served is left at its default.
+    let defaults = session.overridable_initializers();
+    let defaults = defaults.iter().filter_map(|o| spec("input", o.name(), o.dtype()).ok());
+    inputs.extend(defaults.map(|spec| TensorSpec { optional: true, ..spec }));
     let metadata = session.metadata()?;
     let pairs = metadata.custom_keys()?.into_iter().filter_map(|key| metadata.custom(&key).map(|value| (key, value)));
     Ok(EngineSignature {
@@ -248,11 +252,10 @@ fn signature(session: &Session) -> Result<EngineSignature, LoadError> {
     })
 }
 
-fn spec(kind: &str, outlet: &Outlet) -> Result<TensorSpec, LoadError> {
-    let name = outlet.name().to_owned();
-    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
-        let what = outlet.dtype();
-        return Err(LoadError::Model(format!("{kind} `{name}` is a {what}; only tensors are served, so export the model without it")));
+fn spec(kind: &str, name: &str, value: &ValueType) -> Result<TensorSpec, LoadError> {
+    let name = name.to_owned();
+    let ValueType::Tensor { ty, shape, .. } = value else {
+        return Err(LoadError::Model(format!("{kind} `{name}` is a {value}; only tensors are served, so export the model without it")));
     };
     let datatype = tensor::datatype(sys::ONNXTensorElementDataType::from(*ty) as i32);
     let datatype = datatype.ok_or_else(|| LoadError::Model(format!("{kind} `{name}` has element type {ty}, which is not served")))?;
