@@ -252,7 +252,7 @@ async fn what_is_over_a_limit_is_refused_with_both_numbers() {
         (PictureLimits { pixels: 47, ..open }, 1, "input `image`: picture 1 has 8x6 pixels, expected 1 to 47"),
         (limits, 4, "pictures in input `image`: 4 is over the limit of 3"),
         (limits, 3, "bytes of the tensor that input `image` becomes: 432 is over the limit of 300"),
-        (open, 5, "batch of 5 rows is over the model's max_batch_size of 4"),
+        (open, 5, "batch of 5 rows is over the max_batch_size of 4 of model `m`"),
     ];
     for (limits, count, text) in cases {
         let failure = replaced(limits, &[count as i64], framed(&vec![&file[..]; count])).await.unwrap_err();

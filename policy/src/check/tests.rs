@@ -49,7 +49,7 @@ fn each_mistake_is_named_with_its_numbers() {
     refuses("expected shape [-1,3], got [6]", |e| e.inputs[0].shape = Shape::from_slice(&[6]));
     refuses("negative", |e| e.inputs[0].shape = Shape::from_slice(&[-2, 3]));
     refuses("expected 24 bytes for shape [2,3] of FP32, got 23", |e| e.inputs[0].byte_length = 23);
-    refuses("5 rows is over the model's max_batch_size of 4", |e| {
+    refuses("5 rows is over the max_batch_size of 4 of model", |e| {
         e.inputs = vec![input("a", "FP32", &[5, 3], 60), input("b", "FP32", &[5, 3], 60)];
     });
     refuses("carry the same batch", |e| e.inputs[0] = input("b", "FP32", &[1, 3], 12));
