@@ -21,30 +21,35 @@ use crate::profile::Latency;
 use crate::{Failure, Moment};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A waiting request's name.
+/// A waiting request's name, and its place in the queue: by level, then who has not timed out, then by deadline, then by
+/// arrival. One number, since the queue compares little else: 27 bits of level, 1 of having timed out, 52 of microseconds,
+/// 48 of arrivals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket {
-    level: u32,
-    order: Moment,
-    number: u64,
-}
+pub struct Ticket(u128);
 
-/// A place in the queue: by level, then who has not timed out, then by deadline, then by arrival.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    level: u32,
-    behind: bool,
-    order: Moment,
-    number: u64,
-}
+impl Ticket {
+    const LEVEL_MAX: u32 = (1 << 27) - 1;
+    const ORDER_MAX: u64 = (1 << 52) - 1;
+    const NUMBER_MAX: u64 = (1 << 48) - 1;
+    const BEHIND: u128 = 1 << 100;
 
-impl Place {
-    fn of(Ticket { level, order, number }: Ticket, behind: bool) -> Self {
-        Self { level, behind, order, number }
+    fn new(level: u32, order: Moment, number: u64) -> Self {
+        let order = order.as_us().min(Self::ORDER_MAX);
+        Self(u128::from(level) << 101 | u128::from(order) << 48 | u128::from(number & Self::NUMBER_MAX))
     }
 
-    fn ticket(self) -> Ticket {
-        Ticket { level: self.level, order: self.order, number: self.number }
+    fn level(self) -> u32 {
+        (self.0 >> 101) as u32
+    }
+
+    /// The place it has once it has waited too long.
+    fn behind(self) -> Self {
+        Self(self.0 | Self::BEHIND)
+    }
+
+    /// The place it was given when it arrived, which is what its caller knows it by.
+    fn given(self) -> Self {
+        Self(self.0 & !Self::BEHIND)
     }
 }
 
@@ -74,13 +79,18 @@ struct Waiting {
     arrived: Moment,
     /// [`NEVER`] when there is none.
     deadline: Moment,
-    /// Longest wait; no limit when nothing says so, and for who has timed out already.
-    allowed_us: Option<u64>,
+    /// Longest wait; `u64::MAX` when there is no limit, and for who has timed out already.
+    allowed_us: u64,
 }
 
 impl Waiting {
     fn times_out(&self) -> Moment {
-        self.allowed_us.map_or(NEVER, |us| later(self.arrived, us))
+        later(self.arrived, self.allowed_us)
+    }
+
+    /// When its time is up, one way or the other.
+    fn expires(&self) -> Moment {
+        self.deadline.min(self.times_out())
     }
 }
 
@@ -112,9 +122,9 @@ pub struct Batch {
 /// Requests waiting for an instance of one replica.
 #[derive(Debug)]
 pub struct Batcher {
-    queue: BTreeMap<Place, Waiting>,
+    queue: BTreeMap<Ticket, Waiting>,
     /// When each one's time is up, if `ruled`; otherwise the queue itself is in that order.
-    expiries: BTreeSet<(Moment, Place)>,
+    expiries: BTreeSet<(Moment, Ticket)>,
     /// How many wait on each level, if `ruled`; otherwise there is only one.
     levels: BTreeMap<u32, usize>,
     bytes: u64,
@@ -139,9 +149,10 @@ fn later(moment: Moment, us: u64) -> Moment {
 }
 
 impl Batcher {
-    /// An empty queue. Preferred sizes over the limit of rows are as if they were not there.
+    /// An empty queue. Preferred sizes over the limit of rows, and levels over 2^27, are as if they were not there.
     pub fn new(limits: Limits, mut batching: Batching) -> Self {
         batching.preferred_rows.retain(|rows| *rows <= limits.rows_max);
+        batching.priority_levels = batching.priority_levels.min(Ticket::LEVEL_MAX);
         let times_out = std::iter::once(&batching.queue).chain(batching.queue_by_priority.values()).any(QueuePolicy::times_out);
         Self {
             queue: BTreeMap::new(),
@@ -179,17 +190,17 @@ impl Batcher {
         }
         let deadline = pending.deadline.unwrap_or(NEVER);
         let order = if self.batching.preserve_ordering { NEVER } else { deadline };
-        let ticket = Ticket { level, order, number: self.next };
+        let ticket = Ticket::new(level, order, self.next);
         let Pending { rows, bytes, group, .. } = pending;
-        let allowed_us = policy.allowed_us(pending.timeout_us);
+        let allowed_us = policy.allowed_us(pending.timeout_us).unwrap_or(u64::MAX);
         self.next = self.next.wrapping_add(1);
-        self.insert(Place::of(ticket, false), Waiting { rows, bytes, group, arrived: now, deadline, allowed_us });
+        self.insert(ticket, Waiting { rows, bytes, group, arrived: now, deadline, allowed_us });
         Ok(ticket)
     }
 
     /// Takes out a request nobody waits for any more. False when it already runs or is answered.
     pub fn cancel(&mut self, ticket: Ticket) -> bool {
-        self.remove(ticket).is_some()
+        self.remove(ticket).or_else(|| self.remove(ticket.behind())).is_some()
     }
 
     /// Nobody comes any more: what waits no longer waits for company.
@@ -205,10 +216,9 @@ impl Batcher {
         batch.timed_out.clear();
         self.expire(now, batch);
         batch.wake = self.form(now, latency, &mut batch.run);
-        for i in 0..batch.run.len() {
-            if let Some(ticket) = batch.run.get(i).copied() {
-                self.remove(ticket);
-            }
+        for ticket in &mut batch.run {
+            self.remove(*ticket);
+            *ticket = ticket.given();
         }
         if self.batching.max_delay_us > 0 && batch.wake.is_none() && !self.queue.is_empty() {
             batch.wake = Some(now); // nobody looked yet how long what stays may wait
@@ -218,22 +228,21 @@ impl Batcher {
     /// Moves out, or behind, whose time is up.
     fn expire(&mut self, now: Moment, batch: &mut Batch) {
         while let Some(place) = self.first_expired(now) {
-            let ticket = place.ticket();
-            let Some(waiting) = self.remove(ticket) else { return };
+            let Some(waiting) = self.remove(place) else { return };
             if waiting.deadline <= now {
-                batch.late.push((ticket, now.us_since(waiting.deadline)));
-            } else if self.batching.policy(place.level).timeout_action == TimeoutAction::Delay {
-                self.insert(Place { behind: true, ..place }, Waiting { allowed_us: None, ..waiting });
+                batch.late.push((place.given(), now.us_since(waiting.deadline)));
+            } else if self.batching.policy(place.level()).timeout_action == TimeoutAction::Delay {
+                self.insert(place.behind(), Waiting { allowed_us: u64::MAX, ..waiting });
             } else {
-                batch.timed_out.push((ticket, now.us_since(waiting.arrived), waiting.allowed_us.unwrap_or_default()));
+                batch.timed_out.push((place.given(), now.us_since(waiting.arrived), waiting.allowed_us));
             }
         }
     }
 
-    fn first_expired(&self, now: Moment) -> Option<Place> {
+    fn first_expired(&self, now: Moment) -> Option<Ticket> {
         let (expiry, place) = match self.ruled {
             true => *self.expiries.first()?,
-            false => self.queue.first_key_value().map(|(place, _)| (place.order, *place))?,
+            false => self.queue.first_key_value().map(|(place, head)| (head.deadline, *place))?,
         };
         (expiry <= now).then_some(place)
     }
@@ -242,8 +251,7 @@ impl Batcher {
     /// which it is.
     fn form(&self, now: Moment, latency: Latency, run: &mut Vec<Ticket>) -> Option<Moment> {
         let group = self.queue.first_key_value()?.1.group;
-        let (mut rows, mut oldest, mut deadline, mut times_out) = (0u32, now, NEVER, NEVER);
-        let mut preferred = None;
+        let (mut rows, mut oldest, mut preferred) = (0u32, now, None);
         for (place, waiting) in &self.queue {
             if waiting.group != group {
                 if self.batching.preserve_ordering {
@@ -252,21 +260,20 @@ impl Batcher {
                 continue;
             }
             let with = rows.saturating_add(waiting.rows);
-            if !run.is_empty() {
-                if with > self.preferred_max {
-                    preferred.get_or_insert(run.len());
-                }
+            if with > self.preferred_max && !run.is_empty() {
+                preferred.get_or_insert(run.len());
                 if with > self.limits.rows_max {
                     break; // no overtaking: a later, smaller request must not starve an earlier, larger one
                 }
             }
             rows = with;
-            run.push(place.ticket());
+            run.push(*place);
             oldest = oldest.min(waiting.arrived);
-            deadline = deadline.min(waiting.deadline);
-            times_out = times_out.min(waiting.times_out());
             if self.batching.preferred_rows.contains(&rows) {
                 preferred = Some(run.len());
+            }
+            if rows >= self.limits.rows_max {
+                break;
             }
         }
         let delay_us = self.batching.max_delay_us;
@@ -280,14 +287,18 @@ impl Batcher {
         if delay_us == 0 || rows >= self.preferred_max || run.len() < self.queue.len() {
             return None;
         }
-        let run_us = latency.batch_us(self.limits.rows_max).ceil() as u64;
-        let until = later(oldest, delay_us).min(Moment::from_us(deadline.as_us().saturating_sub(run_us)));
-        // Who may not wait as long as that does not wait for company at all: it would be refused beside an idle instance.
-        if until <= now || times_out <= until {
-            return None;
-        }
+        let until = self.patience(later(oldest, delay_us), latency).filter(|until| *until > now)?;
         run.clear();
         Some(until)
+    }
+
+    /// Until when all that waits may wait for company: `until`, but only to the last moment at which a full batch still ends
+    /// before every deadline. `None` where somebody would time out by then: it would be refused beside an idle instance.
+    fn patience(&self, until: Moment, latency: Latency) -> Option<Moment> {
+        let run_us = latency.batch_us(self.limits.rows_max).ceil() as u64;
+        let deadline = self.queue.values().map(|w| w.deadline).min().unwrap_or(NEVER);
+        let until = until.min(Moment::from_us(deadline.as_us().saturating_sub(run_us)));
+        self.queue.values().all(|w| w.times_out() > until).then_some(until)
     }
 
     /// Waiting requests.
@@ -308,27 +319,24 @@ impl Batcher {
         (us / f64::from(instances.max(1))) as u64
     }
 
-    fn insert(&mut self, place: Place, waiting: Waiting) {
+    fn insert(&mut self, place: Ticket, waiting: Waiting) {
         self.bytes = self.bytes.saturating_add(waiting.bytes);
         self.rows = self.rows.saturating_add(u64::from(waiting.rows));
         if self.ruled {
-            self.expiries.insert((waiting.deadline.min(waiting.times_out()), place));
-            let level = self.levels.entry(place.level).or_default();
+            self.expiries.insert((waiting.expires(), place));
+            let level = self.levels.entry(place.level()).or_default();
             *level = level.saturating_add(1);
         }
         self.queue.insert(place, waiting);
     }
 
-    fn remove(&mut self, ticket: Ticket) -> Option<Waiting> {
-        let (place, waiting) = [false, true].into_iter().find_map(|behind| {
-            let place = Place::of(ticket, behind);
-            self.queue.remove(&place).map(|waiting| (place, waiting))
-        })?;
+    fn remove(&mut self, place: Ticket) -> Option<Waiting> {
+        let waiting = self.queue.remove(&place)?;
         self.bytes = self.bytes.saturating_sub(waiting.bytes);
         self.rows = self.rows.saturating_sub(u64::from(waiting.rows));
         if self.ruled {
-            self.expiries.remove(&(waiting.deadline.min(waiting.times_out()), place));
-            if let Some(level) = self.levels.get_mut(&place.level) {
+            self.expiries.remove(&(waiting.expires(), place));
+            if let Some(level) = self.levels.get_mut(&place.level()) {
                 *level = level.saturating_sub(1);
             }
         }

@@ -156,6 +156,23 @@ fn a_higher_level_goes_first_and_an_unknown_one_is_the_default() {
 }
 
 #[test]
+fn a_place_is_by_level_then_by_having_timed_out_then_by_deadline_then_by_arrival() {
+    let (soon, never) = (Moment::from_us(5), NEVER);
+    let order = [
+        Ticket::new(0, soon, u64::MAX),
+        Ticket::new(0, never, 0),
+        Ticket::new(0, never, 1),
+        Ticket::new(0, soon, 0).behind(),
+        Ticket::new(1, soon, 0),
+        Ticket::new(Ticket::LEVEL_MAX, never, u64::MAX).behind(),
+    ];
+    assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+    assert_eq!(order.map(Ticket::level), [0, 0, 0, 0, 1, Ticket::LEVEL_MAX]);
+    assert_eq!(order[3].given(), Ticket::new(0, soon, 0));
+    assert_eq!(order[0].given(), order[0]);
+}
+
+#[test]
 fn each_level_has_its_own_room() {
     let one = QueuePolicy { queue_len_max: 1, ..QueuePolicy::default() };
     let many = QueuePolicy { queue_len_max: 200, ..QueuePolicy::default() };
@@ -261,6 +278,11 @@ fn arriving(step: Step) -> Pending {
     Pending { group, priority, timeout_us, ..pending(rows, deadline) }
 }
 
+/// Which arrival it was.
+fn number(ticket: Ticket) -> u64 {
+    ticket.0 as u64 & Ticket::NUMBER_MAX
+}
+
 /// The rule before there were others, kept as what the default must do.
 fn old_rule(queue: &mut BTreeMap<(u64, u64), (u32, u64)>, now_us: u64) -> (Vec<u64>, Vec<u64>) {
     let late: Vec<_> = queue.keys().filter(|(deadline, _)| *deadline <= now_us).copied().collect();
@@ -321,11 +343,11 @@ proptest! {
             let (_, rows, deadline, group, ..) = step;
             if step.0 < 3 {
                 if let Ok(ticket) = batcher.arrive(Moment::from_us(now_us), arriving(step)) {
-                    model.insert((deadline.unwrap_or(u64::MAX), ticket.number), (rows, group));
+                    model.insert((deadline.unwrap_or(u64::MAX), number(ticket)), (rows, group));
                 }
             } else {
                 let batch = take(&mut batcher, now_us);
-                let numbers = (batch.run.iter().map(|t| t.number).collect(), batch.late.iter().map(|(t, _)| t.number).collect());
+                let numbers = (batch.run.iter().map(|t| number(*t)).collect(), batch.late.iter().map(|(t, _)| number(*t)).collect());
                 prop_assert_eq!(numbers, old_rule(&mut model, now_us));
                 prop_assert_eq!((batch.timed_out, batch.wake), (vec![], None));
             }
@@ -368,13 +390,13 @@ proptest! {
                 let _ = batcher.arrive(Moment::from_us(now_us as u64), arriving(step));
                 continue;
             }
-            let groups: BTreeMap<Ticket, u64> = batcher.queue.iter().map(|(place, w)| (place.ticket(), w.group)).collect();
+            let groups: BTreeMap<Ticket, u64> = batcher.queue.iter().map(|(place, w)| (place.given(), w.group)).collect();
             let batch = take(&mut batcher, now_us as u64);
-            let Some(lowest) = batch.run.iter().map(|t| t.level).max() else { continue };
-            let highest = batch.run.iter().map(|t| t.level).min();
-            prop_assert!(batcher.queue.keys().all(|left| Some(left.level) >= highest), "the head is of the highest level");
+            let Some(lowest) = batch.run.iter().map(|t| t.level()).max() else { continue };
+            let highest = batch.run.iter().map(|t| t.level()).min();
+            prop_assert!(batcher.queue.keys().all(|left| Some(left.level()) >= highest), "the head is of the highest level");
             let group = groups[&batch.run[0]];
-            let passed_over = batcher.queue.iter().find(|(place, w)| w.group == group && place.level < lowest);
+            let passed_over = batcher.queue.iter().find(|(place, w)| w.group == group && place.level() < lowest);
             prop_assert!(passed_over.is_none(), "{:?} waits behind {:?}", passed_over, batch.run);
         }
     }

@@ -45,7 +45,7 @@ async fn the_wait_for_company_ends_by_itself() {
     let (engine, gate) = gated(|_| None);
     drop(gate.go);
     let replica = start_with(Batching { max_delay_us: 20_000, ..Batching::default() }, 4, vec![engine]);
-    let reply = replica.infer(call(1.0, 1, None)).await.unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(10), replica.infer(call(1.0, 1, None))).await.unwrap().unwrap();
     let waited = reply.reply.parameters.iter().find(|(name, _)| name == policy::Served::QUEUE_US);
     assert!(matches!(waited, Some((_, Param::Int64(20_000..)))), "{waited:?}");
 }
@@ -57,7 +57,7 @@ async fn a_drain_ends_the_wait_for_company() {
     let replica = start_with(Batching { max_delay_us: LONG, ..Batching::default() }, 4, vec![engine]);
     let waiting = spawn(&replica, call(1.0, 1, None));
     queued(&replica, 1).await;
-    replica.drain().await;
+    tokio::time::timeout(Duration::from_secs(10), replica.drain()).await.unwrap();
     waiting.await.unwrap().unwrap();
 }
 
