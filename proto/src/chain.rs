@@ -10,15 +10,36 @@ pub struct Chain {
     /// Parts before this one are used up.
     head: usize,
     len: usize,
+    /// Small parts at the end.
+    small: usize,
 }
+
+/// A sender of one-byte frames must not cost a slice, and the buffer it points into, for each byte: so many parts smaller than that
+/// become one. Frames of ordinary clients are larger and stay as they came.
+const SMALL_BYTES: usize = 1 << 10;
+const SMALL_PARTS_MAX: usize = 64;
 
 impl Chain {
     /// Adds a slice at the end.
     pub fn push(&mut self, part: Bytes) {
         if !part.is_empty() {
             self.len = self.len.saturating_add(part.len());
+            self.small = if part.len() < SMALL_BYTES { self.small.saturating_add(1) } else { 0 };
             self.parts.push(part);
+            if self.small >= SMALL_PARTS_MAX {
+                self.join_small();
+            }
         }
+    }
+
+    fn join_small(&mut self) {
+        let from = self.parts.len().saturating_sub(self.small).max(self.head);
+        let joined: Bytes = self.parts.iter().skip(from).flat_map(|part| part.iter().copied()).collect();
+        self.parts.truncate(from);
+        if !joined.is_empty() {
+            self.parts.push(joined);
+        }
+        self.small = 0;
     }
 
     /// Bytes left.
@@ -54,7 +75,7 @@ impl Chain {
         self.len = self.len.saturating_sub(len);
         if self.is_empty() {
             self.parts.clear();
-            self.head = 0;
+            (self.head, self.small) = (0, 0);
         }
         Some(out)
     }
@@ -146,6 +167,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_flood_of_small_slices_is_joined_and_large_ones_are_not() {
+        let mut chain = Chain::default();
+        let bytes: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+        for (i, byte) in bytes.iter().enumerate() {
+            chain.push(Bytes::copy_from_slice(&[*byte]));
+            if i == 1_000 {
+                assert_eq!(chain.split_front(990).unwrap().into_bytes(), bytes[..990]);
+            }
+        }
+        assert!(chain.slices().count() < 2_000, "{}", chain.slices().count());
+        assert_eq!(chain.into_bytes(), bytes[990..]);
+        let mut chain = Chain::default();
+        (0..200).for_each(|_| chain.push(Bytes::from(vec![0; SMALL_BYTES])));
+        assert_eq!(chain.slices().count(), 200);
     }
 
     #[test]
