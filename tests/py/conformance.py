@@ -330,6 +330,19 @@ def case_nothing_known():
     fails("UNAVAILABLE", call=lambda: client.get_model_metadata("add_sub"))
 
 
+def case_unload_in_use():
+    """What was taken before an unload is answered; what comes after it is not."""
+    feed = inputs({"INPUT0": f32(1, 256)})
+    answers = queue.Queue()
+    for _ in range(6):
+        client.async_infer("slow", feed, lambda result, error: answers.put(error))
+    first = answers.get(timeout=60)
+    client.unload_model("slow")
+    errors = [first] + [answers.get(timeout=60) for _ in range(5)]
+    assert errors == [None] * 6, errors
+    fails("UNAVAILABLE", "unloaded", call=lambda: client.infer("slow", feed))
+
+
 def case_good():
     """The cluster answers as one process does."""
     same("add_sub", {"INPUT0": f32(2, 16), "INPUT1": f32(2, 16)})

@@ -249,3 +249,24 @@ fn files_of_a_load_call_reach_every_worker_and_bad_ones_change_nothing() {
     });
     assert_eq!((config.name.as_str(), config.max_batch_size), ("given", 2));
 }
+
+#[test]
+fn a_changed_configuration_reaches_the_replicas_of_every_worker() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = tempfile::tempdir().unwrap();
+    kit.add(repository.path(), "pair", "test/add_sub/1/model.onnx");
+    let mut cluster = Cluster::start(&kit, repository.path(), 2);
+    std::fs::write(repository.path().join("pair/config.pbtxt"), "max_batch_size: 7").unwrap();
+    cluster.workers[0].signal("TERM");
+    assert!(cluster.workers[0].wait(Duration::from_secs(30)).success());
+    cluster.restart_worker(0);
+    until("both workers loaded it anew", Duration::from_secs(60), || {
+        cluster.replicas().iter().filter(|r| r["state"] == "ready" && r["generation"].as_u64() >= Some(1)).count() == 2
+    });
+    ask(&cluster.gateway.url("grpc"), async |mut client| {
+        let request = loadtest::request_of(&mut client, "pair", 7).await.unwrap();
+        for _ in 0..20 {
+            client.model_infer(request.clone()).await.unwrap();
+        }
+    });
+}

@@ -55,17 +55,19 @@ impl Offers {
         }
         let mut described = Vec::new();
         for of_model in found.chunk_by(|a, b| a.model == b.model) {
+            let mut changed = false;
             for found in of_model {
                 match self.describe(found).await {
                     Ok(record) => {
-                        if self.until_written("writing a version", || self.write(&record, write::Over::Stale)).await {
+                        if let Some(anew) = self.until_written("writing a version", || self.write(&record, write::Over::Stale)).await {
+                            changed |= anew;
                             described.push((of_model, record));
                         }
                     }
                     Err(error) => tracing::error!(model = %found.model, version = %found.version, %error, "version not offered"),
                 }
             }
-            self.until_written("writing a model", || self.want(of_model)).await;
+            self.until_written("writing a model", || self.want(of_model, changed)).await;
         }
         tracing::info!(versions = found.len(), problems = problems.len(), "model directory offered");
         offered.send_replace(Some(described.iter().map(|(_, record)| record.model.to_string()).collect()));
@@ -78,20 +80,26 @@ impl Offers {
         }
     }
 
-    /// The registry may be away for long: says so once and tries on. False when it never will take it.
-    async fn until_written<F: Future<Output = Result<(), WorkerError>>>(&self, what: &str, mut attempt: impl FnMut() -> F) -> bool {
+    /// The registry may be away for long: says so once and tries on. None when it never will take it.
+    async fn until_written<T, F>(&self, what: &str, mut attempt: impl FnMut() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, WorkerError>>,
+    {
         let mut complained = false;
-        while let Err(error) = attempt().await {
-            if !error.may_pass() {
-                tracing::error!(%error, "{what} failed");
-                return false;
-            }
-            if !std::mem::replace(&mut complained, true) {
-                tracing::warn!(%error, "{what}: the registry does not take it, trying on");
+        loop {
+            match attempt().await {
+                Ok(written) => return Some(written),
+                Err(error) if !error.may_pass() => {
+                    tracing::error!(%error, "{what} failed");
+                    return None;
+                }
+                Err(error) if !std::mem::replace(&mut complained, true) => {
+                    tracing::warn!(%error, "{what}: the registry does not take it, trying on");
+                }
+                Err(_) => {}
             }
             tokio::time::sleep(RETRY).await;
         }
-        true
     }
 
     /// Hashes and, where this artifact was never validated here, validates.

@@ -62,7 +62,8 @@ impl Offers {
             wanted if from_files && wanted.is_empty() => valid.iter().max().copied().into_iter().collect(),
             wanted => wanted,
         };
-        self.want_versions(&found, wanted).await?;
+        // The load call itself asks for the reload.
+        self.want_versions(&found, wanted, false).await?;
         if self.config.owns_repository && !from_files {
             self.forget_versions(&offer.model, &found).await?;
         }

@@ -19,49 +19,56 @@ pub(super) enum Over {
 }
 
 impl Offers {
-    /// Writes what a version is. The first to offer a version stands while anyone holds its files.
-    pub(super) async fn write(&self, record: &VersionRecord, over: Over) -> Result<(), WorkerError> {
+    /// Writes what a version is. The first to offer a version stands while anyone holds its files. True when it took the place of
+    /// another description, by which replicas may be running.
+    pub(super) async fn write(&self, record: &VersionRecord, over: Over) -> Result<bool, WorkerError> {
+        let mut changed = false;
         let key = self.config.keys.version(record.model.as_str(), record.version.into());
         if let Some(entry) = self.registry.get(&key).await? {
             let known: Result<VersionRecord, _> = registry::decode(&entry, SCHEMA);
             match known {
-                Ok(known) if over == Over::Nothing || known == *record => return Ok(()),
+                Ok(known) if over == Over::Nothing || known == *record => return Ok(false),
                 Ok(known) if over == Over::Stale && known.artifact != record.artifact && self.held_elsewhere(&known).await? => {
                     tracing::error!(
                         model = %record.model, version = %record.version, known = %known.artifact, here = %record.artifact,
                         "another worker offers other files under this version; not offered: give it a new version"
                     );
-                    return Ok(());
+                    return Ok(false);
                 }
-                _ => {}
+                Ok(_) => changed = true,
+                Err(_) => {} // a record nobody can read is replaced
             }
         }
         self.registry.txn(Txn::new().put(&key, registry::encode(record)?)).await?;
-        Ok(())
+        Ok(changed)
     }
 
-    /// Wants the model if nobody has said anything about it; if only its files have, says what they say now.
-    pub(super) async fn want(&self, found: &[Found]) -> Result<(), WorkerError> {
-        self.want_versions(found, wanted_versions(found)).await
+    /// Wants the model if nobody has said anything about it; if only its files have, says what they say now. `reload`: replicas that
+    /// run by an older description are loaded anew.
+    pub(super) async fn want(&self, found: &[Found], reload: bool) -> Result<(), WorkerError> {
+        self.want_versions(found, wanted_versions(found), reload).await
     }
 
     /// The same with the versions named.
-    pub(super) async fn want_versions(&self, found: &[Found], versions: Vec<Version>) -> Result<(), WorkerError> {
+    pub(super) async fn want_versions(&self, found: &[Found], versions: Vec<Version>, reload: bool) -> Result<(), WorkerError> {
         let Some(first) = found.first() else { return Ok(()) };
         let key = self.config.keys.model(first.model.as_str());
         let entry = self.registry.get(&key).await?;
         let derived = self.derived(first, versions);
+        let next = |known: &ModelRecord| known.generation.saturating_add(u64::from(reload));
         let record = match entry.as_ref().map(|e| registry::decode::<ModelRecord>(e, SCHEMA)) {
             None => derived,
             Some(Ok(known)) if known.derived => {
-                let (wanted, generation, unknown) = (known.wanted, known.generation, known.unknown.clone());
-                let now = ModelRecord { wanted, generation, unknown, ..derived };
+                let (wanted, unknown) = (known.wanted, known.unknown.clone());
+                let now = ModelRecord { wanted, unknown, generation: next(&known), ..derived };
                 if now == known {
                     return Ok(());
                 }
                 now
             }
-            Some(_) => return Ok(()), // an operator's word stands
+            // An operator's word stands, but for how often it was loaded.
+            Some(Ok(known)) if reload => ModelRecord { generation: next(&known), ..known },
+            Some(_) => return Ok(()),
         };
         self.put_model(&key, entry.as_ref(), &record).await
     }
