@@ -64,7 +64,7 @@ start() {
         done
         sleep 0.5
     done
-    say "ready: gRPC 127.0.0.1:8001, admin and metrics 127.0.0.1:8002"
+    say "ready: HTTP 127.0.0.1:8000, gRPC 127.0.0.1:8001, admin and metrics 127.0.0.1:8002"
 }
 
 # Both workers have every replica that was placed on them.
