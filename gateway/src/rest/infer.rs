@@ -19,6 +19,8 @@ const JSON_LEN: HeaderName = HeaderName::from_static("inference-header-content-l
 const COMPRESS_BYTES_MIN: usize = 1 << 10;
 /// Larger ones are compressed on a thread that serves nobody else meanwhile.
 const COMPRESS_INLINE_MAX: usize = 128 << 10;
+/// More JSON than this is read and written there too: a mebibyte takes some milliseconds.
+const JSON_INLINE_MAX: usize = 1 << 20;
 
 /// Is this the path of an inference?
 pub(crate) fn is_infer(path: &str) -> bool {
@@ -69,7 +71,9 @@ impl Front {
                 let table = core.table.load();
                 read_raw_binary(bytes, table.resolve(&model, version)?.signature(), &model, version)?
             } else {
-                read_request(bytes, json_len, &model, version)?
+                let (model, version) = (model.into_owned(), version.to_owned());
+                let large = json_len.unwrap_or(bytes.len()) > JSON_INLINE_MAX;
+                aside(large, move || read_request(bytes, json_len, &model, &version)).await??
             };
             Ok((request, permit))
         };
@@ -78,7 +82,9 @@ impl Front {
         let reply = self.shard.answer(request.envelope, request.raw, context).await?;
         let mut named = reply.reply;
         named.id.clone_from(id);
-        write_reply(named, reply.raw, &request.reply)
+        let as_json = named.outputs.iter().zip(&reply.raw).filter(|(output, _)| !request.reply.is_binary(&output.name));
+        let large = as_json.map(|(_, raw)| raw.len()).fold(0, usize::saturating_add) > JSON_INLINE_MAX;
+        aside(large, move || write_reply(named, reply.raw, &request.reply)).await?
     }
 }
 
@@ -91,19 +97,27 @@ fn json_len(headers: &HeaderMap) -> Result<Option<usize>, Failure> {
     text.trim().parse().map(Some).map_err(wrong)
 }
 
+/// Does `work`, when it is `large` on a thread that serves nobody else meanwhile.
+async fn aside<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    if !large {
+        return Ok(work());
+    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Failure::BadReply { what: format!("a thread of this gateway ended: {error}") })
+}
+
 async fn respond(reply: RestReply, accepted: Option<ContentEncoding>) -> Response<ReplyBody> {
     let encoding = accepted.filter(|_| reply.body.len() >= COMPRESS_BYTES_MIN);
-    let body = match encoding {
-        None => reply.body,
-        Some(encoding) if reply.body.len() <= COMPRESS_INLINE_MAX => encoding.compress(&reply.body),
-        Some(encoding) => {
-            let whole = reply.body.clone();
-            let compressed = tokio::task::spawn_blocking(move || encoding.compress(&whole)).await;
-            match compressed {
-                Ok(compressed) => compressed,
-                Err(error) => return refusal(&Failure::BadReply { what: format!("compressing it failed: {error}") }, ""),
-            }
-        }
+    let whole = reply.body;
+    let large = encoding.is_some() && whole.len() > COMPRESS_INLINE_MAX;
+    let body = match aside(large, move || match encoding {
+        Some(encoding) => encoding.compress(&whole),
+        None => whole,
+    })
+    .await
+    {
+        Ok(body) => body,
+        Err(failure) => return refusal(&failure, ""),
     };
     let mut response = Response::new(ReplyBody::Message(MessageBody::plain(&body)));
     let headers = response.headers_mut();
