@@ -3,7 +3,7 @@ use crate::engine::fake::FakeEngine;
 use crate::engine::{CancelFlag, EngineSignature, TensorOut};
 use policy::{DataType, InputTensor, RequestedOutput, Shape, TensorSpec, Version};
 use proto::call::Caller;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 mod rules;
@@ -175,12 +175,9 @@ async fn one_bad_request_does_not_take_its_batch_mates_along() {
 
 #[tokio::test]
 async fn a_failed_engine_ends_the_replica_and_answers_everyone() {
-    let failed = Arc::new(AtomicUsize::new(0));
+    let (tell, mut told) = tokio::sync::mpsc::channel(4);
     let (engine, gate) = gated(|_| Some(EngineError::Failed { reason: "broken".into() }));
-    let count = failed.clone();
-    let parts = parts(Box::new(move |_| {
-        count.fetch_add(1, Ordering::SeqCst);
-    }));
+    let parts = parts(Box::new(move |reason| tell.try_send(reason).unwrap()));
     let replica = Arc::new(Replica::start(parts, vec![engine]).unwrap());
     let running = spawn(&replica, call(1.0, 1, None));
     assert_eq!(first_run(&gate).await, 1);
@@ -192,7 +189,9 @@ async fn a_failed_engine_ends_the_replica_and_answers_everyone() {
     assert!(matches!(waiting.await.unwrap(), Err(Failure::NotReady { .. })));
     assert!(matches!(replica.infer(call(3.0, 1, None)).await, Err(Failure::NotReady { .. })));
     replica.drain().await;
-    assert_eq!(failed.load(Ordering::SeqCst), 1);
+    assert!(told.recv().await.is_some_and(|reason| reason.contains("broken")), "its owner is told");
+    drop(replica);
+    assert_eq!(told.recv().await, None, "once");
 }
 
 #[tokio::test]
