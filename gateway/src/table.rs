@@ -32,7 +32,9 @@ pub(crate) struct Model {
 /// A version and where it can be asked.
 pub(crate) struct ModelVersion {
     pub(crate) record: VersionRecord,
+    /// Those that take and give what `signature` says.
     pub(crate) replicas: Vec<Replica>,
+    signature: Signature,
     /// What a replica that is not ready yet does.
     pub(crate) waiting: Option<String>,
     /// Why a replica did not load.
@@ -162,18 +164,25 @@ impl Table {
             let Some(worker) = self.workers.get(&replica.worker).filter(|w| w.incarnation == replica.incarnation && !w.draining) else {
                 continue;
             };
+            let signature = replica.signature.as_ref().unwrap_or(&record.signature);
             let known = old.and_then(|o| o.replicas.iter().find(|r| r.worker == replica.worker && r.variant == replica.variant));
-            routable.push(Replica {
+            let found = Replica {
                 worker: replica.worker.clone(),
                 variant: replica.variant.clone(),
                 latency: Latency { alpha_us: replica.alpha_us, beta_us: replica.beta_us },
                 instances: replica.instances,
                 distance_us: distance_us(here, worker),
                 gauge: known.map(|r| r.gauge.clone()).unwrap_or_default(),
-            });
+            };
+            routable.push((replica.generation, signature, found));
         }
+        // The record says what was offered last. Requests are checked against what is loaded: after a reload that failed that is what
+        // was there before, and while one is under way the newest that is warm, which only its likes can answer.
+        let newest = routable.iter().max_by_key(|(generation, ..)| *generation).map(|(_, signature, _)| *signature);
+        let signature = newest.unwrap_or(&record.signature).clone();
+        let replicas = routable.into_iter().filter(|(_, loaded, _)| **loaded == signature).map(|(.., replica)| replica).collect();
         let metrics = old.map_or_else(|| metrics.of_model(record.model.as_str(), record.version), |o| o.metrics.clone());
-        ModelVersion { record, replicas: routable, waiting, failed, metrics }
+        ModelVersion { record, replicas, signature, waiting, failed, metrics }
     }
 
     /// The version a request means: the one it names, or the highest that has a replica.
@@ -256,7 +265,7 @@ impl ModelVersion {
 
     /// What it takes and gives.
     pub(crate) fn signature(&self) -> &Signature {
-        &self.record.signature
+        &self.signature
     }
 }
 

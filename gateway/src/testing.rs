@@ -44,6 +44,7 @@ pub(crate) fn replica(worker: &str, incarnation: u64, version: u64, state: Repli
         fallback: None,
         artifact: digest(),
         generation: 0,
+        signature: None,
         reload_failed: None,
         alpha_us: 10.0,
         beta_us: 1.0,

@@ -155,6 +155,9 @@ record! {
         /// Generation of the placement it was loaded for.
         #[serde(default)]
         generation: u64,
+        /// What it takes and gives. The version's record may be ahead of it, while a reload is under way and after one that failed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        signature: Option<Signature>,
         /// A reload that did not work out. What is reported, and routable, is what was loaded before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reload_failed: Option<ReloadFailure>,

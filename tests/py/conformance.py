@@ -1,5 +1,5 @@
 """Stock clients against a running server: `conformance.py CASE GRPC_ADDRESS MODELS_DIR`. A failed assertion is a failed test."""
-import asyncio, os, queue, signal, struct, sys, threading
+import asyncio, json, os, queue, signal, struct, sys, threading
 
 import grpc
 import numpy as np
@@ -328,6 +328,21 @@ def case_nothing_known():
     feed = inputs({"INPUT0": f32(1, 16), "INPUT1": f32(1, 16)})
     fails("UNAVAILABLE", call=lambda: client.infer("add_sub", feed))
     fails("UNAVAILABLE", call=lambda: client.get_model_metadata("add_sub"))
+
+
+def case_failed_reload():
+    """What was served before a load that fails is served on, by the same contract."""
+    feed = inputs({"INPUT0": f32(1, 16), "INPUT1": f32(1, 16)})
+    tensors = [{"name": f"INPUT{i}", "data_type": "TYPE_FP32", "dims": [4, 4], "reshape": {"shape": [16]}} for i in (0, 1)]
+    large = {"name": "w", "batch_size": 1, "count": 1, "inputs": {i: {"data_type": "TYPE_FP32", "dims": [9], "zero_data": True} for i in ("INPUT0", "INPUT1")}}
+    for wrong in ({"instance_group": [{"kind": "KIND_GPU"}]}, {"model_warmup": [large]}):
+        override = {"max_batch_size": 2, "input": tensors} | wrong
+        fails("INVALID_ARGUMENT", "failed to load", call=lambda: client.load_model("add_sub", config=json.dumps(override), client_timeout=150))
+        assert client.infer("add_sub", feed).as_numpy("OUTPUT0").shape == (1, 16)
+        other = inputs({"INPUT0": f32(1, 4, 4), "INPUT1": f32(1, 4, 4)})
+        fails("INVALID_ARGUMENT", "[1,4,4]", call=lambda: client.infer("add_sub", other))
+    client.load_model("add_sub")
+    assert client.infer("add_sub", feed).as_numpy("OUTPUT0").shape == (1, 16)
 
 
 def case_unload_in_use():

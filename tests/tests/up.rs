@@ -61,6 +61,11 @@ fn metadata_load_and_unload_work_as_in_triton() {
 }
 
 #[test]
+fn i5_a_load_that_fails_changes_nothing_of_what_is_served() {
+    conforms(&["test/add_sub"], &["failed_reload"]);
+}
+
+#[test]
 fn i5_unloading_a_model_in_use_answers_what_was_taken() {
     conforms(&["test/slow"], &["unload_in_use"]);
 }

@@ -9,6 +9,7 @@
 use crate::engine::{Engine, EngineError};
 use crate::memory::Reservation;
 use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
+use policy::check::check_request;
 use policy::profile::Latency;
 use policy::statistics::Statistics;
 use policy::{Envelope, Failure, Moment, Signature, VariantId, WorkerId};
@@ -185,9 +186,10 @@ impl Replica {
         ReplicaStatistics { variant: variant.clone(), load: *load, generation: *generation, statistics: self.statistics() }
     }
 
-    /// Queues `call` and waits for its answer. Dropping the future takes the request out of the queue (I7).
-    pub(crate) async fn infer(&self, call: InferCall) -> Result<InferReply, Failure> {
-        debug_assert!(policy::check::check_request(&self.shared.parts.signature, &call.envelope).is_ok());
+    /// Queues `call` and waits for its answer. Dropping the future takes the request out of the queue (I7). The call is checked again
+    /// here: whoever checked it may have gone by what another load of the model takes, and an engine must never see lengths that lie.
+    pub(crate) async fn infer(&self, mut call: InferCall) -> Result<InferReply, Failure> {
+        call.rows = check_request(&self.shared.parts.signature, &call.envelope)?.rows;
         let (ticket, answer) = self.shared.enqueue(call)?;
         let mut place = Place { shared: &self.shared, ticket: Some(ticket) };
         let answer = answer.await;

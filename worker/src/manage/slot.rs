@@ -4,7 +4,7 @@ use crate::engine::ProviderReport;
 use crate::load::Warm;
 use policy::profile::Latency;
 use policy::reconcile::Loaded;
-use policy::{Digest, PlacementRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Unknown, WorkerRecord};
+use policy::{Digest, PlacementRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Signature, Unknown, WorkerRecord};
 use std::time::{Duration, Instant};
 
 /// Pause before a replica is loaded again; doubled this many times at most.
@@ -46,6 +46,7 @@ pub(crate) struct Report {
     pub(super) since: Instant,
     artifact: Digest,
     generation: u64,
+    signature: Signature,
     instances: u32,
     bytes: u64,
     latency: Latency,
@@ -70,6 +71,7 @@ impl Slot {
             since: Instant::now(),
             artifact: self.loaded.artifact.clone(),
             generation: self.loaded.generation,
+            signature: warm.replica.signature().clone(),
             instances: warm.instances,
             bytes: warm.bytes_resident,
             latency: warm.latency,
@@ -116,6 +118,7 @@ impl Slot {
             fallback: report.and_then(|r| r.provider.fallback.clone()),
             artifact: report.map_or_else(|| self.loaded.artifact.clone(), |r| r.artifact.clone()),
             generation: report.map_or(self.loaded.generation, |r| r.generation),
+            signature: report.map(|r| r.signature.clone()),
             reload_failed: self.reload_failed.clone(),
             alpha_us: report.map_or(0.0, |r| r.latency.alpha_us),
             beta_us: report.map_or(0.0, |r| r.latency.beta_us),
@@ -148,7 +151,17 @@ mod tests {
     fn report(attempt: u64) -> Report {
         let provider = ProviderReport { asked: ExecutionProvider::Cpu, used: vec![], summary: ExecutionProvider::Cpu, fallback: None };
         let artifact = Digest::new("0".repeat(64)).unwrap();
-        Report { attempt, since: Instant::now(), artifact, generation: 0, instances: 1, bytes: 1, latency: Latency::default(), provider }
+        Report {
+            attempt,
+            since: Instant::now(),
+            artifact,
+            generation: 0,
+            signature: Signature::default(),
+            instances: 1,
+            bytes: 1,
+            latency: Latency::default(),
+            provider,
+        }
     }
 
     /// Load 1 serves while the slot waits for load 2.

@@ -169,6 +169,7 @@ impl Sim {
                 fallback: None,
                 artifact: shown.artifact.clone(),
                 generation: shown.generation,
+                signature: None,
                 reload_failed,
                 alpha_us: 1.0,
                 beta_us: 1.0,
