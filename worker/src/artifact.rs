@@ -70,21 +70,21 @@ impl Artifacts {
         Ok(folder)
     }
 
-    /// Takes `folder`, which is on the cache's disk, into the cache under its own digest.
+    /// Takes `folder`, which is on the cache's disk, into the cache under its own digest; gives its place there, and whether it is new.
     ///
     /// # Errors
     /// When it cannot be read or moved.
-    pub(crate) async fn take_in(&self, folder: PathBuf) -> Result<(ArtifactRecord, PathBuf), WorkerError> {
+    pub(crate) async fn take_in(&self, folder: PathBuf) -> Result<(PathBuf, bool), WorkerError> {
         let _fetching = self.fetching.lock().await;
         let hashing = folder.clone();
         let hashed = tokio::task::spawn_blocking(move || hash_folder(&hashing)).await;
         let artifact = hashed.map_err(|e| WorkerError::Signature(e.to_string()))??;
         let place = self.cache.join(artifact.digest.as_str());
-        if !place.is_dir() {
+        let is_new = !place.is_dir();
+        if is_new {
             std::fs::rename(&folder, &place).map_err(WorkerError::file(&place))?;
         }
-        self.offer(&artifact, &place);
-        Ok((artifact, place))
+        Ok((place, is_new))
     }
 
     async fn fetch(&self, artifact: &ArtifactRecord, holders: &[String], folder: &Path) -> Result<(), WorkerError> {
@@ -165,11 +165,17 @@ pub(crate) fn hash_folder(folder: &Path) -> Result<ArtifactRecord, WorkerError> 
     Ok(ArtifactRecord { digest: digest_of(Sha256::new_with_prefix(ArtifactRecord::manifest(&files)))?, files })
 }
 
+/// May a file at `path` in a version's folder be part of its artifact? Hidden files and variants are none of it, so they must not be
+/// loaded as if they were.
+pub(crate) fn is_part(path: &str) -> bool {
+    !path.split('/').any(|part| part.starts_with('.')) && path.split('/').next() != Some("variants")
+}
+
 fn collect(folder: &Path, prefix: &str, files: &mut Vec<ArtifactFile>) -> Result<(), WorkerError> {
     for entry in std::fs::read_dir(folder).map_err(WorkerError::file(folder))? {
         let entry = entry.map_err(WorkerError::file(folder))?;
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        if name.starts_with('.') || (prefix.is_empty() && name == "variants") {
+        if !is_part(&format!("{prefix}{name}")) {
             continue;
         }
         let kind = entry.file_type().map_err(WorkerError::file(&path))?;

@@ -5,18 +5,20 @@ use crate::artifact::{Artifacts, hash_folder};
 use crate::config::WorkerConfig;
 use crate::error::WorkerError;
 use crate::publish::Publisher;
-use crate::repository::{Found, scan};
+use crate::repository::{Found, scan, wanted_versions};
 use crate::verdict::{How, Verdicts};
-use policy::{ArtifactRecord, HolderRecord, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState};
+use policy::{ArtifactRecord, HolderRecord, ModelName, SCHEMA, Signature, Unknown, VariantName, Version, VersionRecord, VersionState};
 use proto::model_config;
 use registry::{Registry, Txn};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
 mod anew;
+#[cfg(test)]
+mod tests;
 mod write;
 
 /// The reference variant of every version.
@@ -33,8 +35,16 @@ pub(crate) struct Offers {
     pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) verdicts: Verdicts,
     pub(crate) publisher: Publisher,
-    /// Held while a model is looked at anew: two at once could write each other's half.
-    pub(crate) looking: tokio::sync::Mutex<()>,
+    /// What was offered last of each model. Held while models are looked at: two at once could write each other's half.
+    pub(crate) described: tokio::sync::Mutex<BTreeMap<ModelName, Described>>,
+}
+
+/// A model as it was offered.
+pub(crate) struct Described {
+    found: Vec<Found>,
+    records: Vec<VersionRecord>,
+    /// Versions that are to be served; none for the latest valid one.
+    wanted: Vec<Version>,
 }
 
 impl Offers {
@@ -53,29 +63,37 @@ impl Offers {
         if self.config.owns_repository {
             self.until_written("forgetting what is no longer there", || self.forget_missing(&found)).await;
         }
-        let mut described = Vec::new();
+        let (versions, mut models) = (found.len(), BTreeSet::new());
         for of_model in found.chunk_by(|a, b| a.model == b.model) {
-            let mut changed = false;
+            let mut described = self.described.lock().await;
+            let (mut changed, mut records) = (false, Vec::new());
             for found in of_model {
                 match self.describe(found).await {
                     Ok(record) => {
                         if let Some(anew) = self.until_written("writing a version", || self.write(&record, write::Over::Stale)).await {
                             changed |= anew;
-                            described.push((of_model, record));
+                            records.push(record);
                         }
                     }
                     Err(error) => tracing::error!(model = %found.model, version = %found.version, %error, "version not offered"),
                 }
             }
-            self.until_written("writing a model", || self.want(of_model, changed)).await;
+            let model = Described { found: of_model.to_vec(), records, wanted: wanted_versions(of_model) };
+            self.until_written("writing a model", || self.want(&model, changed)).await;
+            if let (Some(first), false) = (of_model.first(), model.records.is_empty()) {
+                models.insert(first.model.to_string());
+                described.insert(first.model.clone(), model);
+            }
         }
-        tracing::info!(versions = found.len(), problems = problems.len(), "model directory offered");
-        offered.send_replace(Some(described.iter().map(|(_, record)| record.model.to_string()).collect()));
+        tracing::info!(versions, problems = problems.len(), "model directory offered");
+        offered.send_replace(Some(models));
         loop {
             tokio::time::sleep(AGAIN).await;
-            for (of_model, record) in &described {
-                self.until_written("writing a version again", || self.write(record, write::Over::Nothing)).await;
-                self.until_written("writing a model again", || self.want_if_lost(of_model)).await;
+            for model in self.described.lock().await.values() {
+                for record in &model.records {
+                    self.until_written("writing a version again", || self.write(record, write::Over::Nothing)).await;
+                }
+                self.until_written("writing a model again", || self.want_if_lost(model)).await;
             }
         }
     }
@@ -119,8 +137,10 @@ impl Offers {
             }
             Err(error) => return Err(error),
         };
-        self.artifacts.offer(&artifact, &found.folder);
-        publish_holder(&self.config, &self.publisher, &artifact.digest);
+        if state == VersionState::Valid {
+            self.artifacts.offer(&artifact, &found.folder);
+            publish_holder(&self.config, &self.publisher, &artifact.digest);
+        }
         Ok(VersionRecord {
             schema: SCHEMA,
             model: found.model.clone(),

@@ -175,7 +175,7 @@ impl Replica {
     }
 
     /// What became of its requests since it was loaded. One that ran was answered, whether or not its caller still waited;
-    /// one that was cancelled before it ran has failed; one that was refused at the door was never there.
+    /// one that was cancelled before it ran has failed, as has one that found the queue full.
     pub(crate) fn statistics(&self) -> Statistics {
         self.shared.lock().statistics.clone()
     }
@@ -274,7 +274,7 @@ impl Shared {
             drop(queue);
             return Err(self.gone());
         }
-        let ticket = queue.batcher.arrive(now, pending)?;
+        let ticket = queue.batcher.arrive(now, pending).inspect_err(|_| queue.statistics.fail.add(1, 0))?;
         queue.jobs.insert(ticket, job);
         drop(queue);
         self.work.notify_one();

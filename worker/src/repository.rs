@@ -1,6 +1,7 @@
 //! Reads a model directory in Triton's layout: `DIR/<model>/<version>/model.onnx`, with `config.pbtxt` and our `sluice.toml` beside the
 //! versions.
 
+use crate::artifact::is_part;
 use crate::error::WorkerError;
 use policy::{ImageSpec, Labels, ModelName, Slo, Version};
 use proto::inference::ModelConfig;
@@ -16,10 +17,10 @@ const SETTINGS_FILE: &str = "sluice.toml";
 /// Triton's settings.
 const TRITON_FILE: &str = "config.pbtxt";
 /// A label list must fit into its version's record.
-const LABELS_BYTES_MAX: usize = 40 << 10;
+const LABELS_BYTES_MAX: u64 = 40 << 10;
 
 /// A version as found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) model: ModelName,
     pub(crate) version: Version,
@@ -104,7 +105,7 @@ pub(crate) fn scan_model(folder: &Path, name: String, config: Option<ModelConfig
     let mut labels: Vec<Labels> = settings.labels.as_ref().map(|l| read_labels(folder, l)).transpose()?.into_iter().collect();
     let plain = |file: &str| Path::new(file).components().map(|c| matches!(c, std::path::Component::Normal(_))).eq([true]);
     let config = config.and_then(|config| {
-        if !plain(&model_file) {
+        if !plain(&model_file) || !is_part(&model_file) {
             return Err(format!("default_model_filename {model_file:?} is not the name of a file in a version's folder"));
         }
         for output in config.iter().flat_map(|c| &c.output).filter(|o| !o.label_filename.is_empty()) {
@@ -120,6 +121,9 @@ pub(crate) fn scan_model(folder: &Path, name: String, config: Option<ModelConfig
         let text = version_folder.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         // As in Triton, folders that are not a version are not ours to judge.
         let Ok(version) = Version::parse(&text) else { continue };
+        if config.is_err() && !version_folder.join(&model_file).exists() {
+            continue; // which file it would be is not known; the configuration is what is wrong
+        }
         let file = version_folder.join(Path::new(&model_file).file_name().unwrap_or_default());
         match std::fs::symlink_metadata(&file) {
             Ok(meta) if meta.is_file() => {}
@@ -131,23 +135,41 @@ pub(crate) fn scan_model(folder: &Path, name: String, config: Option<ModelConfig
         let (settings, labels) = (settings.clone(), labels.clone());
         found.push(Found { model, version, folder: version_folder, model_file, config, settings, labels });
     }
+    if let (true, Err(reason)) = (found.is_empty(), &config) {
+        return Err(problem(folder, reason.clone()));
+    }
     if found.is_empty() {
         return Err(problem(folder, format!("has no version: expected a folder such as 1/{model_file}")));
     }
     Ok(found)
 }
 
-/// Largest `config.pbtxt` that is read; more is refused by who parses it.
-const CONFIG_BYTES_MAX: u64 = 2 << 20;
+/// Largest `config.pbtxt` and `sluice.toml`.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
 
 fn read_config(path: &Path) -> Result<Option<ModelConfig>, String> {
-    let mut text = String::new();
-    match std::fs::File::open(path) {
-        Ok(file) => file.take(CONFIG_BYTES_MAX).read_to_string(&mut text).map_err(|e| format!("{TRITON_FILE}: {e}"))?,
+    let text = read_text(path, CONFIG_BYTES_MAX).map_err(|e| e.to_string())?;
+    text.map(|text| model_config::parse_text(&text)).transpose().map_err(|e| format!("{TRITON_FILE}: {e}"))
+}
+
+/// The text of a file in a model's folder; none when there is no such file. What is not a plain file could block the start (a pipe) or
+/// show clients what lies elsewhere (a link).
+fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, WorkerError> {
+    let problem = |what: String| WorkerError::Repository { path: path.to_owned(), what };
+    let meta = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(format!("{TRITON_FILE}: {error}")),
+        meta => meta.map_err(WorkerError::file(path))?,
     };
-    model_config::parse_text(&text).map(Some).map_err(|e| format!("{TRITON_FILE}: {e}"))
+    if !meta.is_file() {
+        return Err(problem("is not a plain file; put the file itself here".to_owned()));
+    }
+    if meta.len() > bytes_max {
+        return Err(problem(format!("has {} bytes, the limit is {bytes_max}", meta.len())));
+    }
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(WorkerError::file(path))?;
+    file.take(bytes_max).read_to_string(&mut text).map_err(WorkerError::file(path))?;
+    Ok(Some(text))
 }
 
 /// The versions of `found` that its configuration wants, ascending; none for the usual rule, the latest that is valid.
@@ -164,11 +186,7 @@ pub(crate) fn wanted_versions(found: &[Found]) -> Vec<Version> {
 }
 
 fn settings(path: &Path) -> Result<Settings, WorkerError> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Settings::default()),
-        Err(error) => return Err(WorkerError::file(path)(error)),
-    };
+    let Some(text) = read_text(path, CONFIG_BYTES_MAX)? else { return Ok(Settings::default()) };
     toml::from_str(&text).map_err(|error| WorkerError::Repository { path: path.to_owned(), what: error.to_string().trim().to_owned() })
 }
 
@@ -179,10 +197,7 @@ fn read_labels(folder: &Path, settings: &LabelSettings) -> Result<Labels, Worker
     if !plain {
         return Err(problem("a label file lies inside its model's folder".to_owned()));
     }
-    let text = std::fs::read_to_string(&path).map_err(WorkerError::file(&path))?;
-    if text.len() > LABELS_BYTES_MAX {
-        return Err(problem(format!("{} bytes of labels, the limit is {LABELS_BYTES_MAX}", text.len())));
-    }
+    let text = read_text(&path, LABELS_BYTES_MAX)?.ok_or_else(|| problem("there is no such file".to_owned()))?;
     Ok(Labels {
         output: settings.output.clone(),
         activation: settings.activation.clone(),
@@ -232,6 +247,13 @@ mod tests {
         let unread = found[4].config.as_ref().unwrap_err();
         assert!(unread.contains("config.pbtxt") && unread.contains("max_batch_sise"), "{unread}");
         assert_eq!(found[0].settings.max_batch_size, Some(8));
+        std::fs::write(dir.path().join("good/labels.txt"), "x".repeat(50 << 10)).unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("good/link.txt")).unwrap();
+        let labels = |file: &str| {
+            read_labels(&dir.path().join("good"), &LabelSettings { output: "y".into(), file: file.into(), activation: "none".into() })
+        };
+        assert!(labels("labels.txt").unwrap_err().to_string().contains("51200 bytes, the limit is 40960"));
+        assert!(labels("link.txt").unwrap_err().to_string().contains("not a plain file"));
         let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
         for needle in ["bad name", "symbolic link", "has no version", "has no model.onnx", "max_batchsize"] {
             assert!(texts.iter().any(|t| t.contains(needle)), "{needle} in {texts:?}");

@@ -70,7 +70,7 @@ impl Worker {
             artifacts: artifacts.clone(),
             verdicts: verdicts.clone(),
             publisher: publisher.clone(),
-            looking: Default::default(),
+            described: Default::default(),
         });
         let handle = WorkerHandle::new(offers.clone());
         let record = worker_record(&config);

@@ -64,6 +64,12 @@ impl Verdicts {
         config.data_dir.join("verdicts").join(format!("{artifact}-{file}-{library}-{}{fallback}-{limits}.json", how.provider))
     }
 
+    /// Makes `verdict` what is known.
+    #[cfg(test)]
+    pub(crate) fn remember(&self, artifact: &Digest, file: &Path, how: How, verdict: &Verdict) -> Result<(), WorkerError> {
+        keep(&self.path(artifact, file, how), verdict)
+    }
+
     async fn find_out(&self, path: &Path, file: &Path, how: How) -> Verdict {
         let config = &self.config;
         let _child = self.children.acquire().await;

@@ -236,7 +236,12 @@ fn accelerators(accelerators: &ExecutionAccelerators) -> Checked {
     Ok(())
 }
 
+/// Most requests of one warm-up: more warm nothing that these have not.
+const WARMUP_COUNT_MAX: u32 = 1_000;
+
 fn model_warmup(i: usize, warmup: &ModelWarmup) -> Checked {
+    let field = || format!("model_warmup[{i}].count");
+    expect(warmup.count <= WARMUP_COUNT_MAX, field(), || warmup.count.to_string(), || format!("at most {WARMUP_COUNT_MAX}"))?;
     for (name, input) in &warmup.inputs {
         let field = |part: &str| format!("model_warmup[{i}].inputs[{name:.40}].{part}");
         known_number(datatype(input.data_type).is_some(), field("data_type"), input.data_type)?;

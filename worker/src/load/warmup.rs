@@ -4,7 +4,10 @@
 use crate::engine::{CancelFlag, Engine, EngineError, TensorView};
 use policy::{DataType, Signature, reshape};
 use proto::model_config::{Fill, Warmup, WarmupInput};
+use std::time::{Duration, Instant};
 
+/// Longest all warm-ups of one engine may take: a load cannot be stopped while they run.
+const TIME_MAX: Duration = Duration::from_secs(60);
 /// Most bytes of one warm-up request.
 const BYTES_MAX: usize = 1 << 30;
 
@@ -13,13 +16,20 @@ const BYTES_MAX: usize = 1 << 30;
 /// # Errors
 /// The first that did not work, by its name.
 pub(super) fn run(engine: &mut dyn Engine, signature: &Signature, warmups: &[Warmup]) -> Result<(), EngineError> {
+    let started = Instant::now();
     for warmup in warmups {
         let inputs = warmup.inputs.iter().map(|input| made_up(input, warmup.batch_size, signature)).collect::<Option<Vec<_>>>();
         let inputs = inputs.ok_or_else(|| EngineError::BadInput {
             what: format!("warm-up `{}`: its inputs are larger than {} MiB, or do not fit the model", warmup.name, BYTES_MAX >> 20),
         })?;
         let views: Vec<_> = warmup.inputs.iter().zip(&inputs).map(|(input, (shape, data))| view(input, shape, data)).collect();
-        for _ in 0..warmup.count {
+        for done in 0..warmup.count {
+            if started.elapsed() > TIME_MAX {
+                let (seconds, count) = (TIME_MAX.as_secs(), warmup.count);
+                let what =
+                    format!("warm-up `{}`: {done} of {count} requests done when the {seconds} s for warm-ups were over", warmup.name);
+                return Err(EngineError::BadInput { what });
+            }
             let ran = engine.run(&views, &CancelFlag::default());
             ran.map_err(|error| if error.keeps_engine() { in_warmup(&warmup.name, &error) } else { error })?;
         }

@@ -1,8 +1,8 @@
 //! Writes versions and models to the registry, beside what others wrote.
 
-use super::Offers;
+use super::{Described, Offers};
 use crate::error::WorkerError;
-use crate::repository::{Found, wanted_versions};
+use crate::repository::Found;
 use policy::{ExecutionProvider, ModelRecord, SCHEMA, Unknown, Version, VersionRecord};
 use proto::model_config;
 use registry::{Compare, Entry, Txn};
@@ -45,16 +45,11 @@ impl Offers {
 
     /// Wants the model if nobody has said anything about it; if only its files have, says what they say now. `reload`: replicas that
     /// run by an older description are loaded anew.
-    pub(super) async fn want(&self, found: &[Found], reload: bool) -> Result<(), WorkerError> {
-        self.want_versions(found, wanted_versions(found), reload).await
-    }
-
-    /// The same with the versions named.
-    pub(super) async fn want_versions(&self, found: &[Found], versions: Vec<Version>, reload: bool) -> Result<(), WorkerError> {
-        let Some(first) = found.first() else { return Ok(()) };
+    pub(super) async fn want(&self, model: &Described, reload: bool) -> Result<(), WorkerError> {
+        let Some(first) = model.found.first() else { return Ok(()) };
         let key = self.config.keys.model(first.model.as_str());
         let entry = self.registry.get(&key).await?;
-        let derived = self.derived(first, versions);
+        let derived = self.derived(first, model.wanted.clone());
         let next = |known: &ModelRecord| known.generation.saturating_add(u64::from(reload));
         let record = match entry.as_ref().map(|e| registry::decode::<ModelRecord>(e, SCHEMA)) {
             None => derived,
@@ -74,10 +69,10 @@ impl Offers {
     }
 
     /// Wants the model if the registry knows nothing of it.
-    pub(super) async fn want_if_lost(&self, found: &[Found]) -> Result<(), WorkerError> {
-        let Some(first) = found.first() else { return Ok(()) };
+    pub(super) async fn want_if_lost(&self, model: &Described) -> Result<(), WorkerError> {
+        let Some(first) = model.found.first() else { return Ok(()) };
         let key = self.config.keys.model(first.model.as_str());
-        let record = self.derived(first, wanted_versions(found));
+        let record = self.derived(first, model.wanted.clone());
         self.put_model(&key, None, &record).await
     }
 

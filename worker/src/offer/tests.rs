@@ -1,0 +1,152 @@
+use super::*;
+use crate::engine::ProviderReport;
+use crate::validate::{Facts, Verdict};
+use policy::{Capabilities, DataType, ExecutionProvider, TensorSpec, WorkerId};
+use proto::call;
+use proto::chain::Chain;
+use registry::{Embedded, Keys};
+use std::path::Path;
+
+/// What validation would say of any file here.
+fn valid() -> Verdict {
+    let spec =
+        |name: &str| TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1, 2], optional: false, graph_shape: None };
+    let provider = ProviderReport { asked: ExecutionProvider::Cpu, used: vec![], summary: ExecutionProvider::Cpu, fallback: None };
+    Verdict::Valid(Box::new(Facts {
+        inputs: vec![spec("x")],
+        outputs: vec![spec("y")],
+        provider,
+        engine_version: "1".into(),
+        bytes_resident: 1,
+        load_ms: 1,
+        first_run_ms: Some(1),
+        not_exercised: None,
+        external_files: vec![],
+    }))
+}
+
+struct Bench {
+    offers: Arc<Offers>,
+    registry: Arc<dyn Registry>,
+    dir: tempfile::TempDir,
+}
+
+impl Bench {
+    /// A worker that owns an empty model directory.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("models")).unwrap();
+        let config = Arc::new(WorkerConfig {
+            id: WorkerId::new("w").unwrap(),
+            keys: Keys::new("c"),
+            site: String::new(),
+            zone: String::new(),
+            host: String::new(),
+            advertise_data: String::new(),
+            advertise_admin: String::new(),
+            models: Some(dir.path().join("models")),
+            owns_repository: true,
+            data_dir: dir.path().join("data"),
+            cores: crate::CorePlan::with_instances(std::num::NonZeroUsize::MIN, 1),
+            capabilities: Capabilities::default(),
+            devices: vec![],
+            provider: ExecutionProvider::Cpu,
+            binary: "no binary".into(),
+            library: "library".into(),
+            validate_time_max: Duration::from_secs(1),
+            validate_memory_max: 1,
+            message_bytes_max: 1 << 20,
+        });
+        let registry: Arc<dyn Registry> = Arc::new(Embedded::open(None).unwrap());
+        let offers = Offers {
+            artifacts: Arc::new(Artifacts::open(&config.data_dir).unwrap()),
+            verdicts: Verdicts::new(config.clone()),
+            publisher: Publisher::new().0,
+            registry: registry.clone(),
+            described: Default::default(),
+            config,
+        };
+        Self { offers: Arc::new(offers), registry, dir }
+    }
+
+    /// Puts a model file into the directory, and knows it to be valid.
+    fn add(&self, version: &str, content: &str) {
+        let folder = self.dir.path().join("models/m").join(version);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("model.onnx"), content).unwrap();
+        self.know(&folder);
+    }
+
+    fn know(&self, folder: &Path) {
+        let digest = hash_folder(folder).unwrap().digest;
+        self.offers.verdicts.remember(&digest, &folder.join("model.onnx"), How::CPU, &valid()).unwrap();
+    }
+
+    async fn load(&self, config: Option<&str>, files: &[(&str, &str)]) -> Result<Vec<u64>, String> {
+        let files = files.iter().map(|(path, content)| (path.to_string(), Chain::from(content.as_bytes().to_vec()))).collect();
+        let offer = call::Offer { model: ModelName::new("m").unwrap(), config: config.map(str::to_owned), files };
+        let versions = self.offers.anew(offer).await.map_err(|failure| failure.to_string())?;
+        Ok(versions.into_iter().map(u64::from).collect())
+    }
+
+    /// Versions in the registry.
+    async fn versions(&self) -> Vec<String> {
+        let entries = self.registry.list(&format!("{}m/", self.offers.config.keys.versions())).await.unwrap().entries;
+        entries.iter().map(|e| e.key.rsplit('/').next().unwrap().to_owned()).collect()
+    }
+
+    fn cached(&self) -> usize {
+        std::fs::read_dir(self.dir.path().join("data/artifacts")).unwrap().count()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_a_load_call_found_gone_does_not_come_back() {
+    let bench = Bench::new();
+    bench.add("1", "one");
+    bench.add("2", "two");
+    let (offered_tx, mut offered) = watch::channel(None);
+    let run = tokio::spawn(bench.offers.clone().run(bench.dir.path().join("models"), offered_tx));
+    offered.wait_for(Option::is_some).await.unwrap();
+    assert_eq!(bench.versions().await, ["1", "2"]);
+    std::fs::remove_dir_all(bench.dir.path().join("models/m/2")).unwrap();
+    assert_eq!(bench.load(None, &[]).await, Ok(vec![1]));
+    assert_eq!(bench.versions().await, ["1"]);
+    tokio::time::sleep(AGAIN * 3).await; // virtual time: everything is written again meanwhile
+    assert_eq!(bench.versions().await, ["1"]);
+    let key = bench.offers.config.keys.version("m", 1);
+    bench.registry.txn(Txn::new().delete(&key)).await.unwrap();
+    tokio::time::sleep(AGAIN * 2).await;
+    assert_eq!(bench.versions().await, ["1"], "what the registry lost is written again");
+    run.abort();
+}
+
+#[tokio::test]
+async fn files_of_a_load_call_that_cannot_be_served_leave_nothing_behind() {
+    let bench = Bench::new();
+    let aside = tempfile::tempdir().unwrap();
+    std::fs::write(aside.path().join("model.onnx"), "fine").unwrap();
+    bench.know(aside.path());
+    let unlike = r#"{"input": [{"name": "z", "data_type": "TYPE_FP32", "dims": [2]}]}"#;
+    for (config, content, needle) in
+        [(unlike, "fine", "`z`"), ("{}", "never seen, and there is nothing to look with", "could not be validated")]
+    {
+        let refused = bench.load(Some(config), &[("1/model.onnx", content)]).await.unwrap_err();
+        assert!(refused.contains("model `m` failed to load") && refused.contains(needle), "{refused}");
+    }
+    assert_eq!((bench.versions().await.len(), bench.cached()), (0, 0));
+    for (files, needle) in [
+        (vec![("model.onnx", "")], "expected <version>/<file name>"),
+        (vec![("1/../model.onnx", "")], "expected <version>/<file name>"),
+        (vec![("1/.model.onnx", "")], "expected <version>/<file name>"),
+        (vec![("1/variants/model.onnx", "")], "expected <version>/<file name>"),
+        (vec![("1/other.onnx", "")], "has no model.onnx"),
+        (vec![("1/model.onnx", ""); 65], "65 files, the limit of a load call is 64"),
+    ] {
+        let refused = bench.load(Some("{}"), &files).await.unwrap_err();
+        assert!(refused.contains(needle) && !refused.contains("/uploads/"), "{refused}");
+    }
+    let hidden = bench.load(Some(r#"{"default_model_filename": ".m.onnx"}"#), &[("1/model.onnx", "x")]).await.unwrap_err();
+    assert!(hidden.contains(".m.onnx"), "{hidden}");
+    assert_eq!((bench.versions().await.len(), bench.cached()), (0, 0));
+}
