@@ -17,7 +17,7 @@ use proto::chain::Chain;
 pub(crate) struct Wishes {
     classes: Option<Classifications>,
     places: OutputPlan,
-    /// For what was read from shared memory.
+    /// For what was read from shared memory, and what pictures became.
     _held: Option<Permit>,
 }
 
@@ -35,12 +35,15 @@ impl Wishes {
     ) -> Result<Self, Failure> {
         let tenant = &context.caller.tenant;
         let classes = Classifications::take(envelope, version.signature())?;
-        let _held = core.regions.resolve_inputs(tenant, envelope, raw)?;
+        let mut held = core.regions.resolve_inputs(tenant, envelope, raw)?;
         if let Some(spec) = version.record.image.as_ref().filter(|spec| picture::wants(Some(spec), version.signature(), envelope)) {
             context.in_time(core.pictures.replace(spec, version.signature(), envelope, raw)).await??;
+            // A picture of some kilobytes becomes a tensor of some hundred.
+            let bytes = raw.iter().map(|chain| chain.len() as u64).fold(0, u64::saturating_add);
+            held.get_or_insert_with(|| core.budget.permit()).grow(bytes)?;
         }
         let places = core.regions.plan_outputs(tenant, envelope)?;
-        Ok(Self { classes, places, _held })
+        Ok(Self { classes, places, _held: held })
     }
 
     /// Makes `reply` what was wanted.

@@ -2,7 +2,7 @@
 
 use crate::shard::Shard;
 use futures_util::future::join_all;
-use policy::{Failure, ModelName};
+use policy::{Failure, ModelName, Version};
 use proto::call::Offer;
 use proto::chain::Chain;
 use proto::inference::ModelRepositoryParameter;
@@ -48,6 +48,12 @@ impl LoadParameters {
     }
 }
 
+/// A worker's answer to an offer, if it comes in time.
+async fn in_time(answer: impl Future<Output = Result<Vec<Version>, Failure>>) -> Result<Vec<Version>, Failure> {
+    let late = |_| Failure::Registry { reason: format!("a worker did not look at the model within {} s", CHANGE_MAX.as_secs()) };
+    tokio::time::timeout(CHANGE_MAX, answer).await.map_err(late).flatten()
+}
+
 impl Shard {
     /// Loads `model`, anew when it is loaded: a model that was changed in a worker's directory, or files that came with the call.
     ///
@@ -88,7 +94,7 @@ impl Shard {
         let workers: Vec<_> = self.core.table.load().workers.keys().cloned().collect();
         let offer = &offer;
         let asked = workers.iter().filter_map(|worker| self.upstream(worker).map(|u| (worker, u)));
-        let answers = join_all(asked.map(|(worker, upstream)| async move { (worker, upstream.offer(offer.clone()).await) })).await;
+        let answers = join_all(asked.map(|(worker, upstream)| async move { (worker, in_time(upstream.offer(offer.clone())).await) })).await;
         let (mut found, mut first) = (false, None);
         for (worker, answer) in answers {
             match answer {
@@ -102,6 +108,8 @@ impl Shard {
         match (found, first) {
             (true, _) => Ok(()),
             (false, Some(failure)) => Err(failure),
+            // Who has the directory may be away; what was offered before can be had from whoever holds it.
+            (false, None) if offer.config.is_none() && self.core.table.load().is_known_valid(offer.model.as_str()) => Ok(()),
             (false, None) => {
                 let reason = "no worker offers it: put it in a worker's --models directory".to_owned();
                 Err(Failure::LoadFailed { model: offer.model.to_string(), reason })
@@ -115,7 +123,7 @@ impl Shard {
         let workers: Vec<_> = self.core.table.load().workers.keys().cloned().collect();
         let mut last = Failure::NoReplica { model: offer.model.to_string(), retry_ms: 200 };
         for upstream in workers.iter().filter_map(|worker| self.upstream(worker)) {
-            match upstream.offer(offer.clone()).await {
+            match in_time(upstream.offer(offer.clone())).await {
                 Ok(_) => return Ok(()),
                 Err(failure @ (Failure::ConnectionLost | Failure::BadReply { .. })) => last = failure,
                 Err(failure) => return Err(failure),

@@ -89,6 +89,16 @@ impl Oip {
         identify(core.config.trust_tenant, &core.default_tenant, &call.metadata().clone().into_headers()).tenant
     }
 
+    /// Loads a model.
+    ///
+    /// # Errors
+    /// When clients may not, and why it cannot be served.
+    pub(crate) async fn load(&self, request: RepositoryModelLoadRequest) -> Result<(), Failure> {
+        self.controllable(&request.repository_name)?;
+        let model = ModelName::new(request.model_name)?;
+        self.0.load_model(model, LoadParameters::read(request.parameters)?).await
+    }
+
     fn controllable(&self, repository: &str) -> Result<(), Failure> {
         if !repository.is_empty() {
             let why = "Sluice has one repository; leave repository_name empty".to_owned();
@@ -183,11 +193,7 @@ impl GrpcInferenceService for Oip {
     }
 
     async fn repository_model_load(&self, request: Request<RepositoryModelLoadRequest>) -> Answer<RepositoryModelLoadResponse> {
-        let request = request.into_inner();
-        self.controllable(&request.repository_name).map_err(|f| to_tonic(&f))?;
-        let model = ModelName::new(request.model_name).map_err(|e| to_tonic(&e.into()))?;
-        let parameters = LoadParameters::read(request.parameters).map_err(|f| to_tonic(&f))?;
-        self.0.load_model(model, parameters).await.map_err(|f| to_tonic(&f))?;
+        self.load(request.into_inner()).await.map_err(|f| to_tonic(&f))?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 

@@ -113,15 +113,17 @@ impl Gateway {
     }
 }
 
+/// Largest message and body of calls that carry neither tensors nor files: they are in no budget.
+pub(crate) const CONTROL_BYTES_MAX: usize = 1 << 20;
+
 /// Everything that is not hot.
 fn router(control: &Shard) -> Result<axum::Router, GatewayError> {
     let reflection = || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(proto::DESCRIPTORS);
     let oip = Oip(control.clone());
-    let limit = control.core.config.message_bytes_max;
     let inference = GrpcInferenceServiceServer::new(oip.clone())
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Deflate)
-        .max_decoding_message_size(limit);
+        .max_decoding_message_size(CONTROL_BYTES_MAX);
     let grpc = Routes::new(inference)
         .add_service(HealthServer::new(HealthService(control.core.clone())))
         .add_service(reflection().build_v1()?)

@@ -2,14 +2,17 @@
 
 use crate::identify::identify;
 use crate::infer::Context;
+use crate::oip::Oip;
 use crate::rest;
 use crate::shard::Shard;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use policy::{Failure, Reply};
+use prost::Message as _;
 use proto::budget::Permit;
 use proto::chain::Chain;
 use proto::frame::{Encoding, MessageReader, ReadError, ReplyBody, refuse, reply as reply_with};
+use proto::inference::RepositoryModelLoadRequest;
 use proto::listen::Handler;
 use proto::{envelope, metadata, trace};
 use std::time::Instant;
@@ -17,6 +20,7 @@ use tower::Service as _;
 
 const INFER: &str = "/inference.GRPCInferenceService/ModelInfer";
 const STREAM_INFER: &str = "/inference.GRPCInferenceService/ModelStreamInfer";
+const LOAD: &str = "/inference.GRPCInferenceService/RepositoryModelLoad";
 
 /// Answers requests. Both ports speak both protocols; there are two because clients of Triton expect them.
 #[derive(Clone)]
@@ -31,6 +35,7 @@ impl Handler for Front {
         match request.uri().path() {
             INFER => self.infer(request).await,
             STREAM_INFER => self.stream_infer(request),
+            LOAD => self.load(request).await,
             path if request.method() == Method::POST && rest::is_infer(path) => self.rest_infer(request).await,
             _ => {
                 let Ok(answer) = self.router.clone().call(request).await;
@@ -44,7 +49,7 @@ impl Front {
     async fn infer(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let (head, body) = request.into_parts();
         let (context, encoding) = (self.context(&head.headers), Encoding::of_reply(&head.headers));
-        match self.read_one(&head.headers, body).await {
+        match context.in_time(self.read_one(&head.headers, body)).await.flatten() {
             Ok((message, _held)) => self.infer_message(message, context, encoding).await,
             Err(failure) => self.refuse(&failure),
         }
@@ -62,6 +67,20 @@ impl Front {
                 reply_with(&envelope::write_reply(reply.reply, &reply.raw), encoding)
             }
             Err(failure) => refuse(&failure, &id),
+        }
+    }
+
+    /// A load call may bring files, so its bytes are counted as those of requests are.
+    async fn load(&self, request: Request<Incoming>) -> Response<ReplyBody> {
+        let (head, body) = request.into_parts();
+        let work = async {
+            let (message, _held) = self.read_one(&head.headers, body).await?;
+            let request = RepositoryModelLoadRequest::decode(message).map_err(|error| Failure::Malformed { what: error.to_string() })?;
+            Oip(self.shard.clone()).load(request).await
+        };
+        match self.context(&head.headers).in_time(work).await.flatten() {
+            Ok(()) => reply_with(&Chain::default(), Encoding::Identity),
+            Err(failure) => self.refuse(&failure),
         }
     }
 

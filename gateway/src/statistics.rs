@@ -47,7 +47,11 @@ impl Totals {
             if generation > of_variant.generation {
                 *of_variant = OfVariant { generation, ..OfVariant::default() };
             }
-            of_variant.loads.insert(Load { worker: worker.clone(), incarnation, number: load }, statistics);
+            let known = of_variant.loads.entry(Load { worker: worker.clone(), incarnation, number: load }).or_default();
+            // Two answers under way may come in the wrong order.
+            if (statistics.success.count, statistics.fail.count) >= (known.success.count, known.fail.count) {
+                *known = statistics;
+            }
         }
     }
 
@@ -91,7 +95,8 @@ mod tests {
     use super::*;
 
     fn counted(load: u64, generation: u64, count: u64) -> ReplicaStatistics {
-        let statistics = Statistics { inference_count: count, ..Statistics::default() };
+        let mut statistics = Statistics { inference_count: count, ..Statistics::default() };
+        statistics.success.add(count, 1);
         ReplicaStatistics { variant: VariantId::parse("m:1:fp32@ort").unwrap(), load, generation, statistics }
     }
 
@@ -107,6 +112,8 @@ mod tests {
         totals.told(&worker("b"), 1, vec![counted(1, 0, 5)]);
         totals.told(&worker("a"), 1, vec![counted(1, 0, 12)]);
         assert_eq!(count(&totals), 17);
+        totals.told(&worker("a"), 1, vec![counted(1, 0, 11)]);
+        assert_eq!(count(&totals), 17, "an answer that comes late is older");
         totals.told(&worker("a"), 2, vec![counted(1, 0, 1)]); // it died and came back
         totals.told(&worker("b"), 1, vec![counted(2, 0, 3)]); // its replica was taken away and came back
         assert_eq!(count(&totals), 21);

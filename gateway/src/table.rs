@@ -185,6 +185,11 @@ impl Table {
         ModelVersion { record, replicas, signature, waiting, failed, metrics }
     }
 
+    /// Has any version of the model been found valid?
+    pub(crate) fn is_known_valid(&self, model: &str) -> bool {
+        self.models.get(model).is_some_and(|m| m.versions.values().any(|v| v.record.state == VersionState::Valid))
+    }
+
     /// The version a request means: the one it names, or the highest that has a replica.
     pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<&Arc<ModelVersion>, Failure> {
         if !self.is_built {

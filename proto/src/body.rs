@@ -12,6 +12,9 @@ use http_body::{Body, Frame};
 use policy::Failure;
 use std::pin::Pin;
 
+/// Compressed bodies larger than this are inflated on a thread that serves nobody else meanwhile.
+const INFLATE_INLINE_MAX: usize = 32 << 10;
+
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentEncoding {
@@ -35,7 +38,8 @@ impl ContentEncoding {
     /// # Errors
     /// [`Failure::Unsupported`] naming an encoding we do not have.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Failure> {
-        match metadata::text(headers, header::CONTENT_ENCODING.as_str()).map(str::trim) {
+        let named = metadata::text(headers, header::CONTENT_ENCODING.as_str()).map(|text| text.trim().to_ascii_lowercase());
+        match named.as_deref() {
             None | Some("" | "identity") => Ok(None),
             Some("gzip" | "x-gzip") => Ok(Some(Self::Gzip)),
             Some("deflate") => Ok(Some(Self::Deflate)),
@@ -58,6 +62,19 @@ impl ContentEncoding {
                 _ => None,
             }
         })
+    }
+
+    /// The bytes that `body` was, at most `limit`. One gzip member: a body of a hundred thousand empty ones is no client's.
+    fn inflate(self, body: Chain, limit: usize) -> Result<Chain, Failure> {
+        let mut source = body.reader();
+        let inflated = match self {
+            Self::Gzip => bounded(flate2::bufread::GzDecoder::new(&mut source), limit)?,
+            Self::Deflate => bounded(flate2::bufread::ZlibDecoder::new(&mut source), limit)?,
+        };
+        match source.into_inner().len() {
+            0 => Ok(inflated),
+            left => Err(Failure::Malformed { what: format!("{left} bytes are left behind the compressed body") }),
+        }
     }
 
     /// Compresses `body`, fast rather than small.
@@ -102,10 +119,12 @@ where
             return Err(too_large(bytes.len() as u64));
         }
     }
-    let inflated = match encoding {
-        None => return Ok((bytes, permit)),
-        Some(ContentEncoding::Gzip) => bounded(flate2::read::MultiGzDecoder::new(bytes.reader()), limit),
-        Some(ContentEncoding::Deflate) => bounded(flate2::read::ZlibDecoder::new(bytes.reader()), limit),
+    let Some(encoding) = encoding else { return Ok((bytes, permit)) };
+    let inflated = if bytes.len() <= INFLATE_INLINE_MAX {
+        encoding.inflate(bytes, limit)
+    } else {
+        let aside = tokio::task::spawn_blocking(move || encoding.inflate(bytes, limit)).await;
+        aside.unwrap_or_else(|error| Err(Failure::BadReply { what: format!("a thread of this process ended: {error}") }))
     };
     let inflated = inflated.map_err(ReadError::Bad)?;
     permit.grow(inflated.len() as u64).map_err(ReadError::Bad)?;
@@ -147,6 +166,9 @@ mod tests {
         assert_eq!(run(&[("content-encoding", "gzip")], gzip.clone(), 1000, 9999).await, Ok(plain.clone()));
         assert_eq!(run(&[("content-encoding", "deflate")], zlib, 1000, 9999).await, Ok(plain));
         assert!(matches!(run(&[("content-encoding", "br")], gzip.clone(), 1000, 9999).await, Err(Failure::Unsupported { .. })));
+        let twice = [gzip.clone(), gzip.clone()].concat();
+        let Err(Failure::Malformed { what }) = run(&[("content-encoding", "gzip")], twice, 9999, 9999).await else { panic!() };
+        assert!(what.contains(&format!("{} bytes are left", gzip.len())), "{what}");
         let cut = gzip[..gzip.len() / 2].to_vec();
         assert!(matches!(run(&[("content-encoding", "gzip")], cut, 1000, 9999).await, Err(Failure::Malformed { .. })));
     }

@@ -18,6 +18,8 @@ pub struct Chain {
 /// become one. Frames of ordinary clients are larger and stay as they came.
 const SMALL_BYTES: usize = 1 << 10;
 const SMALL_PARTS_MAX: usize = 64;
+/// Used-up parts that are kept before they are taken out together.
+const USED_PARTS_MAX: usize = 32;
 
 impl Chain {
     /// Adds a slice at the end.
@@ -62,22 +64,30 @@ impl Chain {
         if len > self.len {
             return None;
         }
-        let (mut out, mut left) = (Chain::default(), len);
+        let mut out = Chain::default();
+        self.take_front(len, |part, step| out.push(part.split_to(step)));
+        Some(out)
+    }
+
+    /// Hands the first `len` bytes, which are there, to `take`, a slice at a time; it must take so many off the slice's front.
+    fn take_front(&mut self, len: usize, mut take: impl FnMut(&mut Bytes, usize)) {
+        let mut left = len;
         while left > 0 {
-            let part = self.parts.get_mut(self.head)?;
+            let Some(part) = self.parts.get_mut(self.head) else { break };
             let step = left.min(part.len());
-            out.push(part.split_to(step));
+            take(part, step);
             if part.is_empty() {
                 self.head = self.head.saturating_add(1);
             }
             left = left.saturating_sub(step);
         }
         self.len = self.len.saturating_sub(len);
-        if self.is_empty() {
-            self.parts.clear();
-            (self.head, self.small) = (0, 0);
+        // Used-up parts go in time: over a long stream the chain may never be empty.
+        if self.is_empty() || self.head >= USED_PARTS_MAX {
+            self.parts.drain(..self.head.min(self.parts.len()));
+            self.head = 0;
+            self.small = self.small.min(self.parts.len());
         }
-        Some(out)
     }
 
     /// The whole as one slice: the slice itself when there is one, else a copy.
@@ -124,8 +134,8 @@ impl Buf for Chain {
     }
 
     fn advance(&mut self, count: usize) {
-        let taken = self.split_front(count);
-        debug_assert!(taken.is_some(), "advanced {count} bytes past the end");
+        debug_assert!(count <= self.len, "advanced {count} bytes past the end");
+        self.take_front(count.min(self.len), Bytes::advance);
     }
 
     fn copy_to_bytes(&mut self, len: usize) -> Bytes {
@@ -184,6 +194,16 @@ mod tests {
         let mut chain = Chain::default();
         (0..200).for_each(|_| chain.push(Bytes::from(vec![0; SMALL_BYTES])));
         assert_eq!(chain.slices().count(), 200);
+    }
+
+    #[test]
+    fn a_chain_that_is_never_empty_does_not_keep_what_is_used_up() {
+        let mut chain = Chain::from(Bytes::from(vec![0; 2_000]));
+        for _ in 0..10_000 {
+            chain.push(Bytes::from(vec![1; 2_000]));
+            assert!(chain.split_front(2_000).is_some());
+        }
+        assert!(chain.parts.len() <= USED_PARTS_MAX + 2, "{}", chain.parts.len());
     }
 
     #[test]

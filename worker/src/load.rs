@@ -66,7 +66,10 @@ pub(crate) fn load(
     let model = version.config.as_ref().map(model_config::from_json).transpose();
     let model = model.map_err(|e| WorkerError::Signature(format!("its configuration in the registry: {e}")))?.unwrap_or_default();
     let threads = model_config::intra_threads(&model).and_then(|n| NonZeroUsize::new(usize::try_from(n).ok()?));
-    let intra_threads = threads.unwrap_or(plan.intra_threads);
+    let intra_threads = threads.unwrap_or(plan.intra_threads).min(plan.cores);
+    if let Some(asked) = threads.filter(|asked| *asked > intra_threads) {
+        tracing::warn!(variant = %placement.variant, asked, cores = intra_threads, "intra_op_thread_count is more than the cores there are");
+    }
     let spec = LoadSpec {
         provider: placement.provider,
         device_id: device_id(&placement.device),

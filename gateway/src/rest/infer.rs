@@ -1,7 +1,7 @@
 //! Inference over REST: the body's JSON becomes an envelope and its binary part stays the slices the socket gave; from there on it is
 //! the same request as one over gRPC.
 
-use super::body::refuse;
+use super::body::{JSON_INLINE_MAX, aside, refuse};
 use crate::service::Front;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response as AxumResponse};
@@ -19,8 +19,6 @@ const JSON_LEN: HeaderName = HeaderName::from_static("inference-header-content-l
 const COMPRESS_BYTES_MIN: usize = 1 << 10;
 /// Larger ones are compressed on a thread that serves nobody else meanwhile.
 const COMPRESS_INLINE_MAX: usize = 128 << 10;
-/// More JSON than this is read and written there too: a mebibyte takes some milliseconds.
-const JSON_INLINE_MAX: usize = 1 << 20;
 
 /// Is this the path of an inference?
 pub(crate) fn is_infer(path: &str) -> bool {
@@ -77,7 +75,7 @@ impl Front {
             };
             Ok((request, permit))
         };
-        let (request, _permit) = read.await.inspect_err(|failure| core.metrics.refused(failure.wire().0))?;
+        let (request, _permit) = context.in_time(read).await.flatten().inspect_err(|failure| core.metrics.refused(failure.wire().0))?;
         id.clone_from(&request.envelope.id);
         let reply = self.shard.answer(request.envelope, request.raw, context).await?;
         let mut named = reply.reply;
@@ -95,15 +93,6 @@ fn json_len(headers: &HeaderMap) -> Result<Option<usize>, Failure> {
     let shown: String = text.chars().take(32).collect();
     let wrong = |_| Failure::Malformed { what: format!("header {JSON_LEN} is {shown:?}, expected the length of the JSON part in bytes") };
     text.trim().parse().map(Some).map_err(wrong)
-}
-
-/// Does `work`, when it is `large` on a thread that serves nobody else meanwhile.
-async fn aside<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    if !large {
-        return Ok(work());
-    }
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Failure::BadReply { what: format!("a thread of this gateway ended: {error}") })
 }
 
 async fn respond(reply: RestReply, accepted: Option<ContentEncoding>) -> Response<ReplyBody> {

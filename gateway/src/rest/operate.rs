@@ -1,8 +1,9 @@
 //! What an operator does over REST: the repository, shared memory regions, trace and log settings.
 
-use super::body::read_json;
+use super::body::{aside, read_json, refuse};
 use super::{Answer, Refusal, message, ok};
 use crate::oip::Oip;
+use crate::runtime::CONTROL_BYTES_MAX;
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -12,6 +13,7 @@ use proto::inference::grpc_inference_service_server::GrpcInferenceService as _;
 use proto::inference::model_repository_parameter::ParameterChoice;
 use proto::inference::*;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 use tonic::Request as Call;
@@ -38,6 +40,16 @@ pub(super) fn router() -> Router<Oip> {
         .route("/v2/logging", get(log_get).post(log_set))
 }
 
+/// Reads a body that carries no files.
+async fn control<T: DeserializeOwned + Default + Send + 'static>(oip: &Oip, request: Request) -> Result<T, Refusal> {
+    Ok(read_json(oip, request, CONTROL_BYTES_MAX).await?.0)
+}
+
+/// A value of a client's, cut: it must not fill an answer.
+fn shown(value: &Value) -> String {
+    value.to_string().chars().take(64).collect()
+}
+
 fn empty() -> Answer {
     Ok(StatusCode::OK.into_response())
 }
@@ -62,7 +74,7 @@ async fn index_of(State(oip): State<Oip>, Path(repository): Path<String>, reques
 
 /// A bare array, as Triton answers.
 async fn index_in(oip: &Oip, repository_name: String, request: Request) -> Answer {
-    let body: IndexBody = read_json(oip, request).await?;
+    let body: IndexBody = control(oip, request).await?;
     let call = RepositoryIndexRequest { repository_name, ready: body.ready };
     let index = oip.repository_index(Call::new(call)).await?.into_inner();
     let mut index = message("inference.RepositoryIndexResponse", &index)?;
@@ -72,38 +84,45 @@ async fn index_in(oip: &Oip, repository_name: String, request: Request) -> Answe
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Parameters {
-    parameters: Map<String, Value>,
+    parameters: HashMap<String, Parameter>,
+}
+
+/// What a parameter of a load call may be. Files come as base64.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Parameter {
+    Flag(bool),
+    Integer(i64),
+    Text(String),
 }
 
 async fn load(State(oip): State<Oip>, Path(model_name): Path<String>, request: Request) -> Answer {
-    let Parameters { parameters } = read_json(&oip, request).await?;
-    let parameters = parameters.into_iter().map(|(name, value)| parameter(name, value)).collect::<Result<HashMap<_, _>, _>>()?;
-    oip.repository_model_load(Call::new(RepositoryModelLoadRequest { model_name, parameters, ..Default::default() })).await?;
+    let limit = oip.0.core.config.message_bytes_max;
+    let (Parameters { parameters }, _held) = read_json(&oip, request, limit).await?;
+    let decode = move || parameters.into_iter().map(parameter).collect::<Result<HashMap<_, _>, _>>();
+    let parameters = aside(true, decode).await.map_err(|failure| refuse(&failure))??;
+    let request = RepositoryModelLoadRequest { model_name, parameters, ..Default::default() };
+    oip.load(request).await.map_err(|failure| refuse(&failure))?;
     empty()
 }
 
-/// Files come as base64.
-fn parameter(name: String, value: Value) -> Result<(String, ModelRepositoryParameter), Refusal> {
+fn parameter((name, value): (String, Parameter)) -> Result<(String, ModelRepositoryParameter), Refusal> {
     let choice = match value {
-        Value::Bool(flag) => ParameterChoice::BoolParam(flag),
-        Value::String(text) if name.starts_with("file:") => {
+        Parameter::Flag(flag) => ParameterChoice::BoolParam(flag),
+        Parameter::Integer(number) => ParameterChoice::Int64Param(number),
+        Parameter::Text(text) if name.starts_with("file:") => {
             let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text.as_bytes());
-            let bytes = bytes.map_err(|error| wrong(format!("parameter `{name}`: expected the base64 of a file: {error}")))?;
+            let bytes = bytes.map_err(|error| wrong(format!("parameter `{name:.128}`: expected the base64 of a file: {error}")))?;
             ParameterChoice::BytesParam(bytes.into())
         }
-        Value::String(text) => ParameterChoice::StringParam(text),
-        Value::Number(number) => {
-            let integer = number.as_i64();
-            ParameterChoice::Int64Param(integer.ok_or_else(|| wrong(format!("parameter `{name}`: expected an integer, got {number}")))?)
-        }
-        other => return Err(wrong(format!("parameter `{name}`: expected a text, an integer or a flag, got {other}"))),
+        Parameter::Text(text) => ParameterChoice::StringParam(text),
     };
     Ok((name, ModelRepositoryParameter { parameter_choice: Some(choice) }))
 }
 
 async fn unload(State(oip): State<Oip>, Path(model_name): Path<String>, request: Request) -> Answer {
-    let Parameters { parameters } = read_json(&oip, request).await?;
-    let parameters = parameters.into_iter().map(|(name, value)| parameter(name, value)).collect::<Result<HashMap<_, _>, _>>()?;
+    let Parameters { parameters } = control(&oip, request).await?;
+    let parameters = parameters.into_iter().map(parameter).collect::<Result<HashMap<_, _>, _>>()?;
     oip.repository_model_unload(Call::new(RepositoryModelUnloadRequest { model_name, parameters, ..Default::default() })).await?;
     empty()
 }
@@ -142,7 +161,7 @@ struct Region {
 
 async fn shm_register(State(oip): State<Oip>, Path(name): Path<String>, request: Request) -> Answer {
     let headers = request.headers().clone();
-    let body: Option<Region> = read_json(&oip, request).await?;
+    let body: Option<Region> = control(&oip, request).await?;
     let Region { key, offset, byte_size } = body.ok_or_else(|| wrong("expected an object with `key`, `offset` and `byte_size`"))?;
     oip.system_shared_memory_register(of_tenant(headers, SystemSharedMemoryRegisterRequest { name, key, offset, byte_size })).await?;
     empty()
@@ -190,12 +209,12 @@ async fn trace_get_of(State(oip): State<Oip>, Path(model): Path<String>) -> Answ
 }
 
 async fn trace_set(State(oip): State<Oip>, request: Request) -> Answer {
-    let settings = read_json(&oip, request).await?;
+    let settings = control(&oip, request).await?;
     trace(&oip, String::new(), settings).await
 }
 
 async fn trace_set_of(State(oip): State<Oip>, Path(model): Path<String>, request: Request) -> Answer {
-    let settings = read_json(&oip, request).await?;
+    let settings = control(&oip, request).await?;
     trace(&oip, model, settings).await
 }
 
@@ -203,7 +222,7 @@ async fn trace_set_of(State(oip): State<Oip>, Path(model): Path<String>, request
 async fn trace(oip: &Oip, model_name: String, settings: Map<String, Value>) -> Answer {
     let text = |name: &str, value: Value| match value {
         Value::String(text) => Ok(text),
-        other => Err(wrong(format!("setting `{name}`: expected a text, got {other}"))),
+        other => Err(wrong(format!("setting `{name}`: expected a text, got {}", shown(&other)))),
     };
     let setting = |(name, value): (String, Value)| {
         let value = match value {
@@ -232,7 +251,7 @@ async fn log_get(State(oip): State<Oip>) -> Answer {
 }
 
 async fn log_set(State(oip): State<Oip>, request: Request) -> Answer {
-    let settings = read_json(&oip, request).await?;
+    let settings = control(&oip, request).await?;
     log(&oip, settings).await
 }
 
@@ -245,7 +264,7 @@ async fn log(oip: &Oip, settings: Map<String, Value>) -> Answer {
             Value::String(text) => Asked::StringParam(text),
             other => match other.as_u64().and_then(|n| u32::try_from(n).ok()) {
                 Some(number) => Asked::Uint32Param(number),
-                None => return Err(wrong(format!("setting `{name}`: expected a flag, a number or a text, got {other}"))),
+                None => return Err(wrong(format!("setting `{name}`: expected a flag, a number or a text, got {}", shown(&other)))),
             },
         };
         Ok((name, log_settings_request::SettingValue { parameter_choice: Some(choice) }))

@@ -174,6 +174,20 @@ async fn one_bad_request_does_not_take_its_batch_mates_along() {
 }
 
 #[tokio::test]
+async fn i5_a_request_that_was_checked_by_another_loads_signature_never_reaches_the_engine() {
+    let (engine, gate) = gated(|_| None);
+    let replica = start(engine);
+    let mut stale = call(1.0, 1, None);
+    let envelope = Arc::make_mut(&mut stale.envelope);
+    envelope.inputs[0].shape = Shape::from_slice(&[2, 1]);
+    assert!(matches!(replica.infer(stale).await, Err(Failure::ShapeMismatch { .. })));
+    let lying = InferCall { rows: 4, ..call(1.0, 1, None) };
+    drop(gate.go);
+    assert_eq!(values(&replica.infer(lying).await.unwrap()), [2.0, 2.0]);
+    assert_eq!(gate.runs.try_iter().collect::<Vec<_>>(), [1], "one run, of the rows that are there");
+}
+
+#[tokio::test]
 async fn a_failed_engine_ends_the_replica_and_answers_everyone() {
     let (tell, mut told) = tokio::sync::mpsc::channel(4);
     let (engine, gate) = gated(|_| Some(EngineError::Failed { reason: "broken".into() }));

@@ -103,6 +103,7 @@ fn a_value_that_means_nothing_is_named() {
     let threads = |n: &str| format!("parameters {{ key: \"intra_op_thread_count\" value {{ string_value: \"{n}\" }} }}");
     for (text, field, value) in [
         ("max_batch_size: -1".to_owned(), "max_batch_size", "-1"),
+        (warmup(8, good).replace("model_warmup {", "model_warmup { count: 1001"), "model_warmup[0].count", "1001"),
         ("platform: \"tensorrt_plan\"".into(), "platform", "\"tensorrt_plan\""),
         ("backend: \"python\"".into(), "backend", "\"python\""),
         ("name: \"other\"".into(), "name", "\"other\""),
