@@ -33,8 +33,6 @@ const BINARY_DATA_OUTPUT: &str = "binary_data_output";
 const BINARY_DATA: &str = "binary_data";
 /// Parameter of a tensor: how many bytes behind the JSON part are its own.
 const BINARY_DATA_SIZE: &str = "binary_data_size";
-/// Parameter of a tensor whose bytes are in a region of shared memory.
-const SHARED_MEMORY_REGION: &str = "shared_memory_region";
 
 /// A request read from its REST form.
 #[derive(Debug, Clone)]

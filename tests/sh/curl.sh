@@ -203,6 +203,18 @@ case_error_bomb() { # 200 MiB of zeros in 200 kB
     printf 'not gzip' >"$folder/request"
     post 400 "$infer" --header 'Content-Encoding: gzip' --data-binary "@$folder/request" && is_error
 }
+case_error_gzip_members() { # a hundred thousand empty members are 2 MB
+    printf '' | gzip >"$folder/member"
+    for i in $(seq 200); do cat "$folder/member"; done >"$folder/some"
+    for i in $(seq 500); do cat "$folder/some"; done >"$folder/request"
+    post 400 "$infer" --header 'Content-Encoding: gzip' --data-binary "@$folder/request" && is_error
+}
+case_error_control_too_large() { # what carries neither tensors nor files is small, and its faults are not echoed whole
+    { printf '{"log_info": ['; head --bytes 1500K /dev/zero | tr '\0' '1' | sed 's/1/1,/g'; printf '1]}'; } >"$folder/request"
+    post 413 /v2/logging --data-binary "@$folder/request" && is_error
+    { printf '{"log_info": ['; head --bytes 100K /dev/zero | tr '\0' '1' | sed 's/1/1,/g'; printf '1]}'; } >"$folder/request"
+    post 400 /v2/logging --data-binary "@$folder/request" && is_error && [ ${#body} -lt 300 ]
+}
 case_error_too_large() {
     head --bytes 100M /dev/zero >"$folder/request"
     post 413 /v2/models/identity_fp32/infer --header 'Inference-Header-Content-Length: 0' --data-binary "@$folder/request"

@@ -14,6 +14,7 @@ pub use profile::{OperatorFlops, OperatorRuns};
 pub use shapes::{ShapeError, Shapes};
 
 use crate::engine::{ExecutionProvider, Fallback};
+use crate::offer::REFERENCE;
 use crate::onnx::{self, Scan, ScanError, Tensor};
 use crate::validate::{self, Facts, Limits, Trial, Verdict};
 use policy::Signature;
@@ -21,9 +22,6 @@ use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-
-/// The variant that a model file is by itself.
-const VARIANT: &str = "fp32@ort";
 
 /// What to inspect, and with what.
 #[derive(Debug, Clone)]
@@ -228,7 +226,7 @@ fn facts(verdict: Verdict) -> Result<Facts, String> {
 fn served(facts: Facts) -> Serving {
     let signature = Signature::complete(facts.inputs, facts.outputs, None);
     Serving::Served {
-        variant: VARIANT.to_owned(),
+        variant: REFERENCE.to_owned(),
         max_batch_size: signature.max_batch_size,
         bytes_resident: facts.bytes_resident,
         not_exercised: facts.not_exercised,

@@ -22,7 +22,7 @@ mod tests;
 mod write;
 
 /// The reference variant of every version.
-const REFERENCE: &str = "fp32@ort";
+pub(crate) const REFERENCE: &str = "fp32@ort";
 /// How often a registry that lost what was written, by a wipe or an old backup, is told again.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Pause before trying again after the registry refused.

@@ -1,10 +1,10 @@
 //! Writes replies.
 
 use super::limits::JSON_BYTES_MAX;
-use super::{BINARY_DATA_SIZE, ReplyForm, SHARED_MEMORY_REGION};
+use super::{BINARY_DATA_SIZE, ReplyForm};
 use crate::chain::Chain;
 use bytes::Bytes;
-use policy::{DataType, Failure, OutputTensor, Param, Parameters, Reply};
+use policy::{DataType, Failure, OutputTensor, Param, Parameters, Reply, SharedMemory};
 use serde::ser::SerializeMap as _;
 use serde::{Serialize, Serializer};
 
@@ -31,7 +31,7 @@ pub fn write_reply(reply: Reply, raw: Vec<Chain>, form: &ReplyForm) -> Result<Re
     let mut ways = Vec::with_capacity(raw.len());
     let mut behind = Chain::default();
     for (output, bytes) in reply.outputs.iter().zip(raw) {
-        ways.push(if output.parameters.iter().any(|(name, _)| name == SHARED_MEMORY_REGION) {
+        ways.push(if SharedMemory::is_named_in(&output.parameters) {
             Way::Shared
         } else if form.is_binary(&output.name) {
             is_binary = true;

@@ -1,11 +1,11 @@
 //! Reads requests.
 
 use super::json::{self, limit};
-use super::{BINARY_DATA, BINARY_DATA_OUTPUT, BINARY_DATA_SIZE, ReplyForm, RestRequest, SHARED_MEMORY_REGION, data};
+use super::{BINARY_DATA, BINARY_DATA_OUTPUT, BINARY_DATA_SIZE, ReplyForm, RestRequest, data};
 use crate::chain::Chain;
 use bytes::Bytes;
 use policy::check::limits;
-use policy::{DataType, Envelope, Failure, InputTensor, Param, Parameters, RequestedOutput, Shape, Signature};
+use policy::{DataType, Envelope, Failure, InputTensor, Param, Parameters, RequestedOutput, Shape, SharedMemory, Signature};
 
 /// Reads a body for `model` and `version`, as the path names them. Its first `json_len` bytes are JSON (all of it when `None`), the
 /// rest are tensors sent as binary data. `json_len` of zero is another kind of body: see [`read_raw_binary`].
@@ -60,7 +60,7 @@ fn read_input(input: json::Input<'_>, behind: &mut Chain) -> Result<(InputTensor
     let shape = input.shape.ok_or_else(|| missing("shape"))?.into_items(|| format!("number of dimensions of input `{name}`"))?;
     let mut parameters = read_parameters(input.parameters, &format!("input `{name}`"))?;
     let binary_len = take(&mut parameters, BINARY_DATA_SIZE);
-    let shared = parameters.iter().any(|(name, _)| name == SHARED_MEMORY_REGION);
+    let shared = SharedMemory::is_named_in(&parameters);
     let tensor = InputTensor { name, datatype, shape: Shape::from_vec(shape), parameters, byte_length: 0 };
     let wrong = |what: String| Failure::TypedContents { input: tensor.name.clone(), what };
 
