@@ -176,6 +176,7 @@ impl GrpcInferenceService for Oip {
             for version in model.versions.values() {
                 let (state, reason) = match table.resolve(name, &version.record.version.to_string()) {
                     Ok(_) => ("READY", String::new()),
+                    Err(Failure::NotReady { reason, .. }) if model.is_loading(version) => ("LOADING", reason),
                     Err(Failure::NotReady { reason, .. }) => ("UNAVAILABLE", reason),
                     Err(failure) => ("UNAVAILABLE", failure.to_string()),
                 };

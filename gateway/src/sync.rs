@@ -71,7 +71,7 @@ impl Core {
             return false;
         }
         let table = self.table.load();
-        let mut servable = table.models.values().filter(|m| m.wanted && !m.versions.is_empty()).peekable();
+        let mut servable = table.models.values().filter(|m| m.is_wanted() && !m.versions.is_empty()).peekable();
         servable.peek().is_none() || servable.any(|m| m.versions.values().any(|v| v.is_ready()))
     }
 }

@@ -1,6 +1,7 @@
 //! The routing table: what the registry's records mean for a request. Built whole from the records, then only read.
 
 use crate::metrics::{Metrics, ModelMetrics};
+use policy::plan::wanted_versions;
 use policy::profile::Latency;
 use policy::{
     Failure, ModelRecord, Moment, ReplicaRecord, ReplicaState, Signature, VariantId, Version, VersionRecord, VersionState, WorkerId,
@@ -24,8 +25,10 @@ pub(crate) struct Table {
 }
 
 /// A model and its versions, ascending.
+#[derive(Default)]
 pub(crate) struct Model {
-    pub(crate) wanted: bool,
+    /// What is wanted of it, if anybody has said.
+    asked: Option<ModelRecord>,
     pub(crate) versions: BTreeMap<Version, Arc<ModelVersion>>,
 }
 
@@ -117,12 +120,11 @@ impl Table {
             let found = replicas.remove(&(name.clone(), record.version)).unwrap_or_default();
             let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
             let version = table.version(record, &found, here, metrics, old);
-            let wanted = models.get(&name).is_none_or(|m| m.wanted);
-            let model = table.models.entry(name).or_insert_with(|| Model { wanted, versions: BTreeMap::new() });
+            let model = table.models.entry(name).or_default();
             model.versions.insert(version.record.version, Arc::new(version));
         }
         for (name, record) in models {
-            table.models.entry(name).or_insert_with(|| Model { wanted: record.wanted, versions: BTreeMap::new() });
+            table.models.entry(name).or_default().asked = Some(record);
         }
         table
     }
@@ -223,11 +225,27 @@ fn unknown(name: &str) -> Failure {
 }
 
 impl Model {
+    /// A model is served unless somebody has said that it is not.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.asked.as_ref().is_none_or(|asked| asked.wanted)
+    }
+
+    fn is_version_wanted(&self, version: &ModelVersion) -> bool {
+        let known = || self.versions.values().map(|v| &v.record);
+        self.asked.as_ref().is_none_or(|asked| wanted_versions(asked, known()).iter().any(|v| v.version == version.record.version))
+    }
+
+    /// Is a replica of it on its way?
+    pub(crate) fn is_loading(&self, version: &ModelVersion) -> bool {
+        self.is_wanted() && !version.is_ready() && version.waiting.is_some()
+    }
+
     fn not_ready(&self, name: &str, version: &ModelVersion) -> Failure {
-        let reason = match (&version.record.state, self.wanted, version.waiting.as_ref().or(version.failed.as_ref())) {
+        let reason = match (&version.record.state, self.is_wanted(), version.waiting.as_ref().or(version.failed.as_ref())) {
             (VersionState::Invalid(reason), ..) => reason.clone(),
             (_, false, _) => "unloaded".to_owned(),
             (_, _, Some(step)) => step.clone(),
+            _ if !self.is_version_wanted(version) => "not one of the versions that its model wants served".to_owned(),
             _ => "no replica yet".to_owned(),
         };
         Failure::NotReady { model: name.to_owned(), version: version.record.version.to_string(), reason }
@@ -247,7 +265,7 @@ pub(crate) enum Outlook {
 impl Model {
     /// Where the model stands; `None` when nobody wants it.
     pub(crate) fn outlook(&self) -> Option<Outlook> {
-        if !self.wanted {
+        if !self.is_wanted() {
             return None;
         }
         if self.versions.values().any(|v| v.is_ready()) {

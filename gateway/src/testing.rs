@@ -67,6 +67,7 @@ pub(crate) fn version(number: u64, state: VersionState) -> VersionRecord {
         bytes_resident: 1,
         image: None,
         labels: Vec::new(),
+        by_call: false,
         unknown: Unknown::new(),
     }
 }
@@ -77,6 +78,7 @@ pub(crate) fn model(wanted: bool) -> ModelRecord {
         name: ModelName::new("m").unwrap(),
         wanted,
         versions: vec![],
+        latest: None,
         replicas: None,
         provider: ExecutionProvider::Cpu,
         fallback: None,

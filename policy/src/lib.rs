@@ -14,6 +14,7 @@ mod envelope;
 mod failure;
 mod image;
 mod names;
+pub mod offer;
 pub mod plan;
 pub mod profile;
 pub mod reconcile;

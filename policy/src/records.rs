@@ -190,9 +190,12 @@ record! {
         name: ModelName,
         /// Wanted at all; `unload` clears it.
         wanted: bool,
-        /// Exactly these versions; none means the latest valid one.
+        /// Exactly these versions; none means the latest valid ones.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         versions: Vec<Version>,
+        /// How many of the latest valid versions, where none is named; none means one, and more than there are means all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        latest: Option<u32>,
         /// Replicas per version; none means two on two hosts, or one where there is one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replicas: Option<u32>,
@@ -281,6 +284,9 @@ record! {
         /// Names of classes, at most one list per output.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         labels: Vec<Labels>,
+        /// A load call brought its files or its configuration; no directory says the same.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_call: bool,
     }
 }
 

@@ -45,6 +45,11 @@ impl Artifacts {
         in_place.insert(artifact.digest.clone(), folder.to_owned());
     }
 
+    /// Are its files in the cache?
+    pub(crate) fn has(&self, artifact: &Digest) -> bool {
+        self.cache.join(artifact.as_str()).is_dir()
+    }
+
     /// The file with this digest, when this host offers it.
     pub(crate) fn file(&self, digest: &Digest) -> Option<PathBuf> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()

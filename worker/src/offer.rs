@@ -5,21 +5,26 @@ use crate::artifact::{Artifacts, hash_folder};
 use crate::config::WorkerConfig;
 use crate::error::WorkerError;
 use crate::publish::Publisher;
-use crate::repository::{Found, scan, wanted_versions};
+use crate::repository::{Found, Wanted, scan, wanted_versions};
 use crate::verdict::{How, Verdicts};
-use policy::{ArtifactRecord, HolderRecord, ModelName, SCHEMA, Signature, Unknown, VariantName, Version, VersionRecord, VersionState};
+use policy::offer::Occasion;
+use policy::{ArtifactRecord, HolderRecord, ModelName, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState};
 use proto::model_config;
 use registry::{Registry, Txn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 
 mod anew;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod write;
+
+pub(crate) use turns::Turns;
+use write::Written;
 
 /// The reference variant of every version.
 pub(crate) const REFERENCE: &str = "fp32@ort";
@@ -35,16 +40,17 @@ pub(crate) struct Offers {
     pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) verdicts: Verdicts,
     pub(crate) publisher: Publisher,
-    /// What was offered last of each model. Held while models are looked at: two at once could write each other's half.
-    pub(crate) described: tokio::sync::Mutex<BTreeMap<ModelName, Described>>,
+    /// One look at a model at a time: two could write each other's half.
+    pub(crate) turns: Turns,
+    /// What was offered last of each model.
+    pub(crate) described: Mutex<BTreeMap<ModelName, Arc<Described>>>,
 }
 
 /// A model as it was offered.
 pub(crate) struct Described {
     found: Vec<Found>,
     records: Vec<VersionRecord>,
-    /// Versions that are to be served; none for the latest valid one.
-    wanted: Vec<Version>,
+    wanted: Wanted,
 }
 
 impl Offers {
@@ -65,13 +71,18 @@ impl Offers {
         }
         let (versions, mut models) = (found.len(), BTreeSet::new());
         for of_model in found.chunk_by(|a, b| a.model == b.model) {
-            let mut described = self.described.lock().await;
+            let Some(first) = of_model.first() else { continue };
+            let _turn = self.turns.of(&first.model).await;
+            if self.described(&first.model).is_some() {
+                continue; // a load call was faster, and what it saw is newer
+            }
             let (mut changed, mut records) = (false, Vec::new());
+            let occasion = Occasion::Start { owns: self.config.owns_repository };
             for found in of_model {
                 match self.describe(found).await {
                     Ok(record) => {
-                        if let Some(anew) = self.until_written("writing a version", || self.write(&record, write::Over::Stale)).await {
-                            changed |= anew;
+                        if let Some(written) = self.until_written("writing a version", || self.write(&record, occasion)).await {
+                            changed |= written == Written::Replaced;
                             records.push(record);
                         }
                     }
@@ -80,22 +91,34 @@ impl Offers {
             }
             let model = Described { found: of_model.to_vec(), records, wanted: wanted_versions(of_model) };
             self.until_written("writing a model", || self.want(&model, changed)).await;
-            if let (Some(first), false) = (of_model.first(), model.records.is_empty()) {
+            if !model.records.is_empty() {
                 models.insert(first.model.to_string());
-                described.insert(first.model.clone(), model);
+                self.describe_as(first.model.clone(), model);
             }
         }
         tracing::info!(versions, problems = problems.len(), "model directory offered");
         offered.send_replace(Some(models));
         loop {
             tokio::time::sleep(AGAIN).await;
-            for model in self.described.lock().await.values() {
+            let names: Vec<ModelName> = self.described.lock().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+            for name in names {
+                let _turn = self.turns.of(&name).await;
+                let Some(model) = self.described(&name) else { continue };
                 for record in &model.records {
-                    self.until_written("writing a version again", || self.write(record, write::Over::Nothing)).await;
+                    self.until_written("writing a version again", || self.write(record, Occasion::Again)).await;
                 }
-                self.until_written("writing a model again", || self.want_if_lost(model)).await;
+                self.until_written("writing a model again", || self.want_if_lost(&model)).await;
             }
         }
+    }
+
+    /// The model as it was offered last.
+    fn described(&self, model: &ModelName) -> Option<Arc<Described>> {
+        self.described.lock().unwrap_or_else(PoisonError::into_inner).get(model).cloned()
+    }
+
+    fn describe_as(&self, model: ModelName, described: Described) {
+        self.described.lock().unwrap_or_else(PoisonError::into_inner).insert(model, Arc::new(described));
     }
 
     /// The registry may be away for long: says so once and tries on. None when it never will take it.
@@ -155,6 +178,7 @@ impl Offers {
             bytes_resident,
             image: found.settings.image.clone(),
             labels: found.labels.clone(),
+            by_call: found.by_call,
             unknown: Unknown::new(),
         })
     }

@@ -32,6 +32,29 @@ pub(crate) struct Found {
     pub(crate) config: Result<Option<ModelConfig>, String>,
     pub(crate) settings: Settings,
     pub(crate) labels: Vec<Labels>,
+    /// A load call brought its files or its configuration.
+    pub(crate) by_call: bool,
+}
+
+/// Which versions of a model are to be served.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Wanted {
+    /// Exactly these; none for the latest valid ones.
+    pub(crate) versions: Vec<Version>,
+    /// How many of the latest; none means one.
+    pub(crate) latest: Option<u32>,
+}
+
+impl Wanted {
+    /// Those of `valid` that are wanted.
+    pub(crate) fn of(self, valid: &[Version]) -> Vec<Version> {
+        if !self.versions.is_empty() {
+            return self.versions;
+        }
+        let mut latest = valid.to_vec();
+        latest.sort();
+        latest.split_off(latest.len().saturating_sub(usize::try_from(self.latest.unwrap_or(1)).unwrap_or(usize::MAX)))
+    }
 }
 
 /// `sluice.toml`.
@@ -133,7 +156,7 @@ pub(crate) fn scan_model(folder: &Path, name: String, config: Option<ModelConfig
         }
         let (model, model_file, config) = (model.clone(), model_file.clone(), config.clone());
         let (settings, labels) = (settings.clone(), labels.clone());
-        found.push(Found { model, version, folder: version_folder, model_file, config, settings, labels });
+        found.push(Found { model, version, folder: version_folder, model_file, config, settings, labels, by_call: false });
     }
     if let (true, Err(reason)) = (found.is_empty(), &config) {
         return Err(problem(folder, reason.clone()));
@@ -172,16 +195,14 @@ fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, WorkerError>
     Ok(Some(text))
 }
 
-/// The versions of `found` that its configuration wants, ascending; none for the usual rule, the latest that is valid.
-pub(crate) fn wanted_versions(found: &[Found]) -> Vec<Version> {
+/// What the configuration of `found` says of versions. Which there are is not for one directory to say: others may have more.
+pub(crate) fn wanted_versions(found: &[Found]) -> Wanted {
     let config = found.iter().find_map(|f| f.config.as_ref().ok().and_then(Option::as_ref));
-    let mut versions: Vec<Version> = found.iter().map(|f| f.version).collect();
-    versions.sort();
     match config.map_or(VersionPolicy::Latest(1), model_config::version_policy) {
-        VersionPolicy::Latest(1) => Vec::new(),
-        VersionPolicy::Latest(count) => versions.split_off(versions.len().saturating_sub(usize::try_from(count).unwrap_or(usize::MAX))),
-        VersionPolicy::All => versions,
-        VersionPolicy::Specific(versions) => versions,
+        VersionPolicy::Latest(1) => Wanted::default(),
+        VersionPolicy::Latest(count) => Wanted { versions: Vec::new(), latest: Some(count) },
+        VersionPolicy::All => Wanted { versions: Vec::new(), latest: Some(u32::MAX) },
+        VersionPolicy::Specific(versions) => Wanted { versions, latest: None },
     }
 }
 
@@ -241,8 +262,11 @@ mod tests {
         let (found, problems) = scan(dir.path()).unwrap();
         let names: Vec<_> = found.iter().map(|f| format!("{}:{}", f.model, f.version)).collect();
         assert_eq!(names, ["good:1", "good:2", "triton:10", "triton:2", "unread:1"]);
-        assert_eq!(wanted_versions(&found[..2]), []);
-        assert_eq!(wanted_versions(&found[2..4]).into_iter().map(u64::from).collect::<Vec<_>>(), [2, 10]);
+        assert_eq!(wanted_versions(&found[..2]), Wanted::default());
+        assert_eq!(wanted_versions(&found[2..4]), Wanted { versions: vec![], latest: Some(u32::MAX) });
+        let [two, ten] = [2, 10].map(|n| Version::parse(&n.to_string()).unwrap());
+        assert_eq!(wanted_versions(&found[2..4]).of(&[ten, two]), [two, ten]);
+        assert_eq!(Wanted::default().of(&[ten, two]), [ten]);
         assert_eq!(found[2].model_file, "net.onnx");
         let unread = found[4].config.as_ref().unwrap_err();
         assert!(unread.contains("config.pbtxt") && unread.contains("max_batch_sise"), "{unread}");

@@ -8,7 +8,7 @@ use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
 use crate::manage::Manager;
 use crate::memory::Ledger;
-use crate::offer::Offers;
+use crate::offer::{Offers, Turns};
 use crate::publish::{self, Publisher, Who};
 use crate::serve::DataPort;
 use crate::verdict::Verdicts;
@@ -70,6 +70,7 @@ impl Worker {
             artifacts: artifacts.clone(),
             verdicts: verdicts.clone(),
             publisher: publisher.clone(),
+            turns: Turns::default(),
             described: Default::default(),
         });
         let handle = WorkerHandle::new(offers.clone());

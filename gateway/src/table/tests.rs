@@ -55,6 +55,23 @@ fn an_unwanted_model_says_so_and_one_bad_record_hides_no_other() {
 }
 
 #[test]
+fn a_version_without_replicas_says_whether_it_is_on_its_way_or_not_wanted() {
+    let asked = ModelRecord { versions: vec![Version::parse("1").unwrap()], ..model(true) };
+    let content = Content::default()
+        .worker(&worker("w", 1))
+        .version(&version(1, VersionState::Valid))
+        .version(&version(2, VersionState::Valid))
+        .replica(&replica("w", 1, 1, ReplicaState::Loading("fetching".into())))
+        .put(Content::keys().model("m"), &asked);
+    let table = content.table();
+    let model = &table.models["m"];
+    let of = |number: &str| model.versions.get(&Version::parse(number).unwrap()).unwrap();
+    assert_eq!((model.is_loading(of("1")), model.is_loading(of("2"))), (true, false));
+    let why = |number: &str| table.resolve("m", number).err().unwrap().to_string();
+    assert!(why("1").ends_with("fetching") && why("2").ends_with("not one of the versions that its model wants served"), "{}", why("2"));
+}
+
+#[test]
 fn what_was_learned_of_a_replica_survives_a_new_table() {
     let content = Content::default().worker(&worker("w", 1)).version(&version(1, VersionState::Valid)).replica(&replica(
         "w",

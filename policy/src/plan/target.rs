@@ -28,12 +28,14 @@ pub(super) struct Group<'a> {
     pub(super) old: Vec<PlacementRecord>,
 }
 
-/// The versions a model record asks for, of those known: the ones it names, or else the latest valid one.
+/// The versions a model record asks for, of those known, ascending: the ones it names, or else so many of the latest valid ones.
 pub fn wanted_versions<'a>(model: &ModelRecord, known: impl Iterator<Item = &'a VersionRecord>) -> Vec<&'a VersionRecord> {
     let mut known: Vec<_> = known.filter(|v| v.model == model.name).collect();
     known.sort_by_key(|v| v.version);
     if model.versions.is_empty() {
-        known.into_iter().rfind(|v| v.state == VersionState::Valid).into_iter().collect()
+        known.retain(|v| v.state == VersionState::Valid);
+        let count = usize::try_from(model.latest.unwrap_or(1)).unwrap_or(usize::MAX);
+        known.split_off(known.len().saturating_sub(count))
     } else {
         known.retain(|v| model.versions.contains(&v.version));
         known
@@ -53,7 +55,7 @@ pub(super) fn targets<'a>(model: &'a ModelRecord, view: &View<'a>, unplaced: &mu
         say(None, format!("no worker offers model `{}`: put it in a --models directory", model.name), true);
     }
     if model.versions.is_empty() {
-        let served = chosen.first().map(|v| v.version);
+        let served = chosen.last().map(|v| v.version);
         let newer = view.versions_of(&model.name).rev().take_while(|v| Some(v.version) > served);
         for (version, reason) in newer.filter_map(invalid) {
             let instead = served.map_or(String::new(), |s| format!("; version {s} is served instead"));

@@ -43,6 +43,7 @@ pub(super) fn version(model: &str, number: u64, content: u64, bytes_resident: u6
         bytes_resident,
         image: None,
         labels: Vec::new(),
+        by_call: false,
         unknown: Unknown::new(),
     }
 }
@@ -53,6 +54,7 @@ pub(super) fn model(name: &str) -> ModelRecord {
         name: ModelName::new(name).unwrap(),
         wanted: true,
         versions: Vec::new(),
+        latest: None,
         replicas: None,
         provider: ExecutionProvider::Cpu,
         fallback: None,

@@ -62,6 +62,7 @@ fn default_record(name: ModelName) -> ModelRecord {
         name,
         wanted: true,
         versions: Vec::new(),
+        latest: None,
         replicas: None,
         provider: ExecutionProvider::default(),
         fallback: None,
@@ -99,7 +100,9 @@ pub fn parse_model(json: &str) -> Result<ModelRecord, Failure> {
     let mut whole = base();
     whole.extend(fields);
     let record: ModelRecord = serde_json::from_value(Value::Object(whole)).map_err(|e| malformed(format!("model `{name}`: {e}")))?;
-    let zero = [("replicas", record.replicas), ("instances", record.instances)].into_iter().find(|(_, n)| *n == Some(0));
+    let zero = [("replicas", record.replicas), ("instances", record.instances), ("latest", record.latest)]
+        .into_iter()
+        .find(|(_, n)| *n == Some(0));
     if let Some((field, _)) = zero {
         return Err(malformed(format!("model `{name}`: field `{field}`: must be at least 1; `wanted: false` unloads a model")));
     }

@@ -1,17 +1,16 @@
 //! Looking at a model anew, because a load call asked: in the model directory, or in files that came with the call.
 
-use super::write::Over;
+use super::write::Written;
 use super::{Described, Offers};
 use crate::artifact::is_part;
 use crate::error::WorkerError;
-use crate::repository::{Found, scan_model, wanted_versions};
+use crate::repository::{Found, Wanted, scan_model, wanted_versions};
+use policy::offer::Occasion;
 use policy::{Failure, ModelName, Version, VersionState};
 use proto::call::Offer;
 use proto::chain::Chain;
 use proto::inference::ModelConfig;
 use proto::model_config;
-use registry::Txn;
-use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 impl Offers {
@@ -21,20 +20,20 @@ impl Offers {
     /// # Errors
     /// [`Failure::LoadFailed`] with the reason; what this host or the registry could not do as what it is.
     pub(crate) async fn anew(&self, offer: Offer) -> Result<Vec<Version>, Failure> {
-        let mut described = self.described.lock().await;
+        let _turn = self.turns.of(&offer.model).await;
         let model = offer.model.to_string();
-        self.look(offer, &mut described).await.map_err(|error| match error {
+        self.look(offer).await.map_err(|error| match error {
             WorkerError::Registry(error) => Failure::Registry { reason: error.to_string() },
             error => Failure::LoadFailed { model, reason: error.to_string() },
         })
     }
 
-    async fn look(&self, offer: Offer, described: &mut BTreeMap<ModelName, Described>) -> Result<Vec<Version>, WorkerError> {
+    async fn look(&self, offer: Offer) -> Result<Vec<Version>, WorkerError> {
         let config = offer.config.as_deref().map(model_config::parse_json).transpose();
         let config = config.map_err(|e| WorkerError::Invalid(format!("the load call's config: {e}")))?;
-        let from_files = !offer.files.is_empty();
+        let (from_files, by_call) = (!offer.files.is_empty(), config.is_some());
         let mut brought = Brought::default();
-        let found = if from_files {
+        let mut found = if from_files {
             let config = config
                 .ok_or_else(|| WorkerError::Invalid("files given with a load call need a config parameter beside them".to_owned()))?;
             self.unpack(&offer.model, offer.files, config, &mut brought).await?
@@ -43,6 +42,7 @@ impl Offers {
             let Some(folder) = folder.filter(|folder| folder.is_dir()) else { return Ok(Vec::new()) };
             scan_model(&folder, offer.model.to_string(), config)?
         };
+        found.iter_mut().for_each(|found| found.by_call = by_call);
         let (mut records, mut reason) = (Vec::new(), None);
         for found in &found {
             let record = self.describe(found).await?;
@@ -50,7 +50,7 @@ impl Offers {
                 VersionState::Invalid(why) => {
                     reason = Some(format!("version {}: {why}", found.version));
                     if !from_files {
-                        self.write(&record, Over::Nothing).await?;
+                        self.write(&record, Occasion::Again).await?;
                     }
                 }
                 VersionState::Valid => records.push(record),
@@ -60,22 +60,33 @@ impl Offers {
             return Err(WorkerError::Invalid(reason));
         }
         brought.keep();
+        let before = self.described(&offer.model);
+        let (mut valid, mut refused) = (Vec::new(), None);
         for record in &records {
-            self.write(record, Over::Any).await?;
+            let before = before.iter().flat_map(|b| &b.records).find(|b| b.version == record.version).map(|b| &b.artifact);
+            let occasion = if from_files { Occasion::Brought } else { Occasion::Asked { before } };
+            match self.write(record, occasion).await? {
+                Written::Refused => refused = Some(record.version),
+                Written::Stands | Written::Replaced => valid.push(record.version),
+            }
         }
-        let valid: Vec<Version> = records.iter().map(|record| record.version).collect();
-        // With files, exactly these versions are served; a directory may gain some later.
+        if let (true, Some(version)) = (valid.is_empty(), refused) {
+            return Err(WorkerError::Invalid(format!(
+                "another worker offers other files under version {version}: put the same into every directory, or give these a new version"
+            )));
+        }
         let wanted = match wanted_versions(&found) {
-            wanted if from_files && wanted.is_empty() => valid.iter().max().copied().into_iter().collect(),
+            // With files, exactly these versions are served; a directory may gain some later.
+            wanted if from_files => Wanted { versions: wanted.of(&valid), latest: None },
             wanted => wanted,
         };
         // The load call itself asks for the reload.
         let model = Described { found, records, wanted };
         self.want(&model, false).await?;
-        if self.config.owns_repository && !from_files {
+        if !from_files {
             self.forget_versions(&offer.model, &model.found).await?;
         }
-        described.insert(offer.model, model);
+        self.describe_as(offer.model, model);
         Ok(valid)
     }
 
@@ -108,18 +119,6 @@ impl Offers {
             found.folder = place;
         }
         Ok(found)
-    }
-
-    async fn forget_versions(&self, model: &ModelName, found: &[Found]) -> Result<(), WorkerError> {
-        let keys = &self.config.keys;
-        let kept: Vec<String> = found.iter().map(|f| keys.version(model.as_str(), f.version.into())).collect();
-        let prefix = format!("{}{model}/", keys.versions());
-        let gone = self.registry.list(&prefix).await?.entries.into_iter().map(|e| e.key).filter(|key| !kept.contains(key));
-        let gone: Vec<String> = gone.collect();
-        for part in gone.chunks(64) {
-            self.registry.txn(part.iter().fold(Txn::new(), |txn, key| txn.delete(key))).await?;
-        }
-        Ok(())
     }
 }
 

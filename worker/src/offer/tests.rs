@@ -25,6 +25,13 @@ fn valid() -> Verdict {
     }))
 }
 
+fn offers(config: Arc<WorkerConfig>, registry: Arc<dyn Registry>) -> Arc<Offers> {
+    let artifacts = Arc::new(Artifacts::open(&config.data_dir).unwrap());
+    let verdicts = Verdicts::new(config.clone());
+    let publisher = Publisher::new().0;
+    Arc::new(Offers { artifacts, verdicts, publisher, registry, turns: Turns::default(), described: Default::default(), config })
+}
+
 struct Bench {
     offers: Arc<Offers>,
     registry: Arc<dyn Registry>,
@@ -34,10 +41,15 @@ struct Bench {
 impl Bench {
     /// A worker that owns an empty model directory.
     fn new() -> Self {
+        Self::with("w", true, Arc::new(Embedded::open(None).unwrap()))
+    }
+
+    /// A worker, perhaps one of several, with an empty model directory.
+    fn with(id: &str, owns_repository: bool, registry: Arc<dyn Registry>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("models")).unwrap();
         let config = Arc::new(WorkerConfig {
-            id: WorkerId::new("w").unwrap(),
+            id: WorkerId::new(id).unwrap(),
             keys: Keys::new("c"),
             site: String::new(),
             zone: String::new(),
@@ -45,7 +57,7 @@ impl Bench {
             advertise_data: String::new(),
             advertise_admin: String::new(),
             models: Some(dir.path().join("models")),
-            owns_repository: true,
+            owns_repository,
             data_dir: dir.path().join("data"),
             cores: crate::CorePlan::with_instances(std::num::NonZeroUsize::MIN, 1),
             capabilities: Capabilities::default(),
@@ -57,16 +69,12 @@ impl Bench {
             validate_memory_max: 1,
             message_bytes_max: 1 << 20,
         });
-        let registry: Arc<dyn Registry> = Arc::new(Embedded::open(None).unwrap());
-        let offers = Offers {
-            artifacts: Arc::new(Artifacts::open(&config.data_dir).unwrap()),
-            verdicts: Verdicts::new(config.clone()),
-            publisher: Publisher::new().0,
-            registry: registry.clone(),
-            described: Default::default(),
-            config,
-        };
-        Self { offers: Arc::new(offers), registry, dir }
+        Self { offers: offers(config, registry.clone()), registry, dir }
+    }
+
+    /// Its process ends, and another begins.
+    fn restart(&mut self) {
+        self.offers = offers(self.offers.config.clone(), self.registry.clone());
     }
 
     /// Puts a model file into the directory, and knows it to be valid.
@@ -93,6 +101,28 @@ impl Bench {
     async fn versions(&self) -> Vec<String> {
         let entries = self.registry.list(&format!("{}m/", self.offers.config.keys.versions())).await.unwrap().entries;
         entries.iter().map(|e| e.key.rsplit('/').next().unwrap().to_owned()).collect()
+    }
+
+    /// What version 1 is, and what the registry would be told of who has its files.
+    async fn version(&self) -> VersionRecord {
+        let entry = self.registry.get(&self.offers.config.keys.version("m", 1)).await.unwrap().unwrap();
+        registry::decode(&entry, SCHEMA).unwrap()
+    }
+
+    /// Says in the registry that this worker has the files of its directory.
+    async fn hold(&self) {
+        let digest = hash_folder(&self.dir.path().join("models/m/1")).unwrap().digest;
+        let config = &self.offers.config;
+        let key = config.keys.holder(digest.as_str(), config.id.as_str());
+        self.registry.txn(Txn::new().put(&key, b"{}".to_vec())).await.unwrap();
+    }
+
+    /// Starts it, to the end of its first offers.
+    async fn start(&self) {
+        let (offered_tx, mut offered) = watch::channel(None);
+        let run = tokio::spawn(self.offers.clone().run(self.dir.path().join("models"), offered_tx));
+        offered.wait_for(Option::is_some).await.unwrap();
+        run.abort();
     }
 
     fn cached(&self) -> usize {
@@ -149,4 +179,48 @@ async fn files_of_a_load_call_that_cannot_be_served_leave_nothing_behind() {
     let hidden = bench.load(Some(r#"{"default_model_filename": ".m.onnx"}"#), &[("1/model.onnx", "x")]).await.unwrap_err();
     assert!(hidden.contains(".m.onnx"), "{hidden}");
     assert_eq!((bench.versions().await.len(), bench.cached()), (0, 0));
+}
+
+#[tokio::test]
+async fn of_two_directories_that_differ_a_load_call_takes_the_one_that_was_changed() {
+    let first = Bench::with("a", false, Arc::new(Embedded::open(None).unwrap()));
+    let second = Bench::with("b", false, first.registry.clone());
+    first.add("1", "one");
+    second.add("1", "another");
+    for bench in [&first, &second] {
+        bench.hold().await;
+        bench.start().await;
+    }
+    let one = first.version().await.artifact;
+    assert_eq!(one, hash_folder(&first.dir.path().join("models/m/1")).unwrap().digest, "the first stands");
+    let refused = second.load(None, &[]).await.unwrap_err();
+    assert!(refused.contains("another worker offers other files under version 1"), "{refused}");
+    assert_eq!((first.load(None, &[]).await, first.version().await.artifact), (Ok(vec![1]), one));
+    first.add("1", "changed");
+    assert_eq!((second.load(None, &[]).await.is_err(), first.load(None, &[]).await), (true, Ok(vec![1])));
+    let changed = hash_folder(&first.dir.path().join("models/m/1")).unwrap().digest;
+    first.hold().await;
+    assert!(second.load(None, &[]).await.is_err(), "unchanged here");
+    assert_eq!(first.version().await.artifact, changed);
+}
+
+#[tokio::test]
+async fn what_a_load_call_brought_stands_over_a_restart_and_goes_with_the_next_plain_load() {
+    let mut bench = Bench::with("a", false, Arc::new(Embedded::open(None).unwrap()));
+    bench.add("1", "one");
+    bench.hold().await;
+    bench.start().await;
+    let rows = |record: VersionRecord| record.config.unwrap()["max_batch_size"].as_u64();
+    let before = rows(bench.version().await);
+    bench.load(Some(r#"{"max_batch_size": 3}"#), &[]).await.unwrap();
+    bench.restart();
+    bench.start().await;
+    assert_eq!(rows(bench.version().await), Some(3), "the same files, but another configuration");
+    let aside = tempfile::tempdir().unwrap();
+    std::fs::write(aside.path().join("model.onnx"), "brought").unwrap();
+    bench.know(aside.path());
+    bench.load(Some("{}"), &[("2/model.onnx", "brought")]).await.unwrap();
+    assert_eq!(bench.versions().await, ["1", "2"]);
+    bench.load(None, &[]).await.unwrap();
+    assert_eq!((rows(bench.version().await), bench.versions().await), (before, vec!["1".to_owned()]));
 }

@@ -3,44 +3,50 @@
 use super::{Described, Offers};
 use crate::error::WorkerError;
 use crate::repository::Found;
-use policy::{ExecutionProvider, ModelRecord, SCHEMA, Unknown, Version, VersionRecord};
+use crate::repository::Wanted;
+use policy::offer::{Held, Occasion, replaces};
+use policy::{ExecutionProvider, ModelName, ModelRecord, SCHEMA, Unknown, VersionRecord};
 use proto::model_config;
 use registry::{Compare, Entry, Txn};
 
-/// What a version record may take the place of.
+/// What became of a description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Over {
-    /// Only of none: the registry lost it.
-    Nothing,
-    /// Of one whose files nobody else holds, or that has the same files.
-    Stale,
-    /// Of any: somebody asked for this one.
-    Any,
+pub(super) enum Written {
+    /// It is what the registry says.
+    Stands,
+    /// It is what the registry says, in the place of another by which replicas may be running.
+    Replaced,
+    /// Another stands.
+    Refused,
 }
 
 impl Offers {
-    /// Writes what a version is. The first to offer a version stands while anyone holds its files. True when it took the place of
-    /// another description, by which replicas may be running.
-    pub(super) async fn write(&self, record: &VersionRecord, over: Over) -> Result<bool, WorkerError> {
-        let mut changed = false;
+    /// Writes what a version is, unless what the registry has stands.
+    pub(super) async fn write(&self, record: &VersionRecord, occasion: Occasion<'_>) -> Result<Written, WorkerError> {
         let key = self.config.keys.version(record.model.as_str(), record.version.into());
-        if let Some(entry) = self.registry.get(&key).await? {
-            let known: Result<VersionRecord, _> = registry::decode(&entry, SCHEMA);
-            match known {
-                Ok(known) if over == Over::Nothing || known == *record => return Ok(false),
-                Ok(known) if over == Over::Stale && known.artifact != record.artifact && self.held_elsewhere(&known).await? => {
-                    tracing::error!(
-                        model = %record.model, version = %record.version, known = %known.artifact, here = %record.artifact,
-                        "another worker offers other files under this version; not offered: give it a new version"
-                    );
-                    return Ok(false);
+        loop {
+            let entry = self.registry.get(&key).await?;
+            let known = entry.as_ref().map(|entry| registry::decode::<VersionRecord>(entry, SCHEMA));
+            let written = match &known {
+                Some(Ok(known)) if known == record => return Ok(Written::Stands),
+                Some(Ok(known)) if !replaces(occasion, known, record, self.held(known).await?) => {
+                    if occasion != Occasion::Again {
+                        tracing::error!(
+                            model = %record.model, version = %record.version, known = %known.artifact, here = %record.artifact,
+                            "something else is served under this version; not offered: give it a new version"
+                        );
+                    }
+                    return Ok(Written::Refused);
                 }
-                Ok(_) => changed = true,
-                Err(_) => {} // a record nobody can read is replaced
+                Some(Ok(_)) => Written::Replaced,
+                None | Some(Err(_)) => Written::Stands, // a record nobody can read is replaced
+            };
+            // Whoever was faster may have said what stands.
+            let txn = Txn::new().when(same(&key, entry.as_ref())).put(&key, registry::encode(record)?);
+            if self.registry.txn(txn).await?.applied {
+                return Ok(written);
             }
         }
-        self.registry.txn(Txn::new().put(&key, registry::encode(record)?)).await?;
-        Ok(changed)
     }
 
     /// Wants the model if nobody has said anything about it; if only its files have, says what they say now. `reload`: replicas that
@@ -78,20 +84,20 @@ impl Offers {
 
     /// Puts `record` where `before` is, if nobody was faster; who was has said something newer.
     async fn put_model(&self, key: &str, before: Option<&Entry>, record: &ModelRecord) -> Result<(), WorkerError> {
-        let same = before.map_or_else(|| Compare::Absent(key.to_owned()), |e| Compare::Revision(key.to_owned(), e.revision));
-        self.registry.txn(Txn::new().when(same).put(key, registry::encode(record)?)).await?;
+        self.registry.txn(Txn::new().when(same(key, before)).put(key, registry::encode(record)?)).await?;
         Ok(())
     }
 
     /// What the files of a model say about serving it; `sluice.toml` before `config.pbtxt` before this worker's settings.
-    fn derived(&self, found: &Found, versions: Vec<Version>) -> ModelRecord {
+    fn derived(&self, found: &Found, wanted: Wanted) -> ModelRecord {
         let config = found.config.as_ref().ok().and_then(Option::as_ref);
         let provider: Option<ExecutionProvider> = config.and_then(model_config::provider);
         ModelRecord {
             schema: SCHEMA,
             name: found.model.clone(),
             wanted: true,
-            versions,
+            versions: wanted.versions,
+            latest: wanted.latest,
             replicas: found.settings.replicas,
             provider: provider.unwrap_or(self.config.provider),
             fallback: None,
@@ -103,10 +109,36 @@ impl Offers {
         }
     }
 
-    /// Does any other worker hold the files of `known`?
-    async fn held_elsewhere(&self, known: &VersionRecord) -> Result<bool, WorkerError> {
+    /// Who holds the files of `known`?
+    async fn held(&self, known: &VersionRecord) -> Result<Held, WorkerError> {
         let prefix = format!("{}/", self.config.keys.artifact(known.artifact.as_str()));
         let own = self.config.keys.holder(known.artifact.as_str(), self.config.id.as_str());
-        Ok(self.registry.list(&prefix).await?.entries.iter().any(|entry| entry.key != own))
+        let holders = self.registry.list(&prefix).await?.entries;
+        Ok(if holders.iter().any(|entry| entry.key != own) {
+            Held::Elsewhere
+        } else if !holders.is_empty() || self.artifacts.has(&known.artifact) {
+            Held::Here
+        } else {
+            Held::Nowhere
+        })
     }
+
+    /// Forgets versions that `found` has not: all of them where the directory is the whole truth, else those that a load call brought.
+    pub(super) async fn forget_versions(&self, model: &ModelName, found: &[Found]) -> Result<(), WorkerError> {
+        let keys = &self.config.keys;
+        let kept: Vec<String> = found.iter().map(|f| keys.version(model.as_str(), f.version.into())).collect();
+        for entry in self.registry.list(&keys.versions_of(model.as_str())).await?.entries {
+            let by_call = || registry::decode::<VersionRecord>(&entry, SCHEMA).is_ok_and(|known| known.by_call);
+            if !kept.contains(&entry.key) && (self.config.owns_repository || by_call()) {
+                // Another worker may have found it in its directory meanwhile.
+                self.registry.txn(Txn::new().when(same(&entry.key, Some(&entry))).delete(&entry.key)).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nobody has written since.
+fn same(key: &str, before: Option<&Entry>) -> Compare {
+    before.map_or_else(|| Compare::Absent(key.to_owned()), |entry| Compare::Revision(key.to_owned(), entry.revision))
 }
