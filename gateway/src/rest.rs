@@ -4,7 +4,8 @@
 use crate::oip::Oip;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -12,6 +13,7 @@ use policy::Code;
 use proto::inference::grpc_inference_service_server::GrpcInferenceService as _;
 use proto::inference::*;
 use proto::json;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tonic::{Request as Call, Status};
 
@@ -85,6 +87,18 @@ impl axum::response::IntoResponse for Refusal {
             response.headers_mut().insert("retry-after", retry_after(ms));
         }
         response
+    }
+}
+
+/// Segments of the path, decoded. axum's own answers what cannot be read as plain text.
+pub(super) struct Path<T>(pub(super) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let read = axum::extract::Path::from_request_parts(parts, state).await;
+        read.map(|axum::extract::Path(segments)| Self(segments)).map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.body_text()))
     }
 }
 

@@ -64,7 +64,7 @@ impl Front {
         match self.shard.answer(envelope, raw, context).await {
             Ok(mut reply) => {
                 reply.reply.id = id;
-                reply_with(&envelope::write_reply(reply.reply, &reply.raw), encoding)
+                reply_with(envelope::write_reply(reply.reply, &reply.raw), encoding).await
             }
             Err(failure) => refuse(&failure, &id),
         }
@@ -79,7 +79,7 @@ impl Front {
             Oip(self.shard.clone()).load(request).await
         };
         match self.context(&head.headers).in_time(work).await.flatten() {
-            Ok(()) => reply_with(&Chain::default(), Encoding::Identity),
+            Ok(()) => reply_with(Chain::default(), Encoding::Identity).await,
             Err(failure) => self.refuse(&failure),
         }
     }

@@ -92,7 +92,7 @@ impl Front {
                             envelope::write_stream_reply(reply, &[], text)
                         }
                     };
-                    if !sender.message(&message).await {
+                    if !sender.message(message).await {
                         return status::ok_trailers();
                     }
                 }

@@ -116,6 +116,8 @@ pub enum Failure {
     RegionExists { region: String },
     #[error("shared memory region `{region}`: {what}")]
     Region { region: String, what: String },
+    #[error("{header} {name:?} is not one this server reads: identity, gzip and deflate")]
+    Encoding { header: &'static str, name: String },
     #[error("message of {got} bytes is over the limit of {limit}")]
     MessageTooLarge { got: u64, limit: u64 },
     #[error("the engine refused the input: {what}")]
@@ -144,6 +146,8 @@ pub enum Failure {
     // Time.
     #[error("the deadline passed {late_us} us ago")]
     DeadlineExceeded { late_us: u64 },
+    #[error("nothing came for {seconds} s in the middle of the request")]
+    Stalled { seconds: u64 },
     #[error("the caller cancelled the request")]
     Cancelled,
 
@@ -209,6 +213,9 @@ impl Failure {
                 (Code::Unavailable, 503, Never)
             }
             Self::DeadlineExceeded { .. } => (Code::DeadlineExceeded, 504, Never),
+            Self::Stalled { .. } => (Code::DeadlineExceeded, 408, Never),
+            // What gRPC says of an encoding it has not, and what HTTP says.
+            Self::Encoding { .. } => (Code::Unimplemented, 415, Never),
             Self::Cancelled => (Code::Cancelled, 400, Never),
             Self::Unsupported { .. } => (Code::Unimplemented, 501, Never),
             Self::Refused { .. } => (Code::Unavailable, 503, Never),
@@ -219,6 +226,11 @@ impl Failure {
                 other => (*other, other.http_status(), Never),
             },
         }
+    }
+
+    /// A thread of this process ended before it gave its result.
+    pub fn thread_ended(error: &dyn std::error::Error) -> Self {
+        Self::Engine { reason: format!("a thread of this process ended: {error}") }
     }
 
     /// After how many milliseconds it is worth asking again, where that is known.

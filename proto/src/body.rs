@@ -2,7 +2,7 @@
 
 use crate::budget::{Budget, Permit};
 use crate::chain::Chain;
-use crate::frame::{ReadError, bounded};
+use crate::frame::ReadError;
 use crate::metadata;
 use bytes::{Buf as _, Bytes};
 use flate2::Compression;
@@ -10,10 +10,21 @@ use flate2::write::{GzEncoder, ZlibEncoder};
 use http::{HeaderMap, header};
 use http_body::{Body, Frame};
 use policy::Failure;
+use std::io::Read as _;
 use std::pin::Pin;
+use std::time::Duration;
 
 /// Compressed bodies larger than this are inflated on a thread that serves nobody else meanwhile.
 const INFLATE_INLINE_MAX: usize = 32 << 10;
+/// And larger ones than this are compressed on one.
+const COMPRESS_INLINE_MAX: usize = 128 << 10;
+/// How long a sender may pause in the middle of a request.
+pub(crate) const STALL_MAX: Duration = Duration::from_secs(30);
+
+/// What a sender is told that paused for longer.
+pub(crate) fn stalled() -> Failure {
+    Failure::Stalled { seconds: STALL_MAX.as_secs() }
+}
 
 /// How a body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,17 +47,14 @@ impl ContentEncoding {
     /// Reads `Content-Encoding`; `None` for a body that is not compressed.
     ///
     /// # Errors
-    /// [`Failure::Unsupported`] naming an encoding we do not have.
+    /// [`Failure::Encoding`] naming one we do not have.
     pub fn of(headers: &HeaderMap) -> Result<Option<Self>, Failure> {
         let named = metadata::text(headers, header::CONTENT_ENCODING.as_str()).map(|text| text.trim().to_ascii_lowercase());
         match named.as_deref() {
             None | Some("" | "identity") => Ok(None),
             Some("gzip" | "x-gzip") => Ok(Some(Self::Gzip)),
             Some("deflate") => Ok(Some(Self::Deflate)),
-            Some(other) => Err(Failure::Unsupported {
-                what: format!("content-encoding {:?}", other.chars().take(32).collect::<String>()),
-                why: "this server reads gzip and deflate".to_owned(),
-            }),
+            Some(other) => Err(Failure::Encoding { header: "content-encoding", name: other.chars().take(32).collect() }),
         }
     }
 
@@ -64,8 +72,16 @@ impl ContentEncoding {
         })
     }
 
+    /// May a body of `len` bytes be inflated where it was read?
+    pub(crate) fn inflates_inline(len: usize) -> bool {
+        len <= INFLATE_INLINE_MAX
+    }
+
     /// The bytes that `body` was, at most `limit`. One gzip member: a body of a hundred thousand empty ones is no client's.
-    fn inflate(self, body: Chain, limit: usize) -> Result<Chain, Failure> {
+    ///
+    /// # Errors
+    /// [`Failure::MessageTooLarge`] beyond the limit, [`Failure::Malformed`] for what cannot be inflated.
+    pub(crate) fn inflate(self, body: Chain, limit: usize) -> Result<Chain, Failure> {
         let mut source = body.reader();
         let inflated = match self {
             Self::Gzip => bounded(flate2::bufread::GzDecoder::new(&mut source), limit)?,
@@ -93,6 +109,26 @@ impl ContentEncoding {
         };
         compressed.map(Chain::from).unwrap_or_default()
     }
+
+    /// Compresses `body`, a large one on a thread that serves nobody else meanwhile.
+    pub async fn compressed(self, body: Chain) -> Chain {
+        if body.len() <= COMPRESS_INLINE_MAX {
+            return self.compress(&body);
+        }
+        // The closure cannot fail; a runtime that is shutting down has nobody to answer.
+        tokio::task::spawn_blocking(move || self.compress(&body)).await.unwrap_or_default()
+    }
+}
+
+/// Reads `reader`, which inflates, to `limit` bytes and no further.
+fn bounded(reader: impl std::io::Read, limit: usize) -> Result<Chain, Failure> {
+    let mut out = Vec::new();
+    let limit = limit as u64;
+    match reader.take(limit.saturating_add(1)).read_to_end(&mut out) {
+        Ok(len) if len as u64 > limit => Err(Failure::MessageTooLarge { got: len as u64, limit }),
+        Ok(_) => Ok(Chain::from(out)),
+        Err(_) => Err(Failure::Malformed { what: "compressed data cannot be inflated".to_owned() }),
+    }
 }
 
 /// Reads a whole body, inflated when its headers say it is compressed: at most `limit` bytes either way. The permit is for what
@@ -111,7 +147,9 @@ where
         return Err(too_large(got));
     }
     let (mut bytes, mut permit) = (Chain::default(), budget.permit());
-    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    loop {
+        let frame = tokio::time::timeout(STALL_MAX, std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))).await;
+        let Some(frame) = frame.map_err(|_| ReadError::Bad(stalled()))? else { break };
         let Ok(data) = frame.map_err(|_| ReadError::Gone).map(Frame::into_data)? else { continue };
         permit.grow(data.len() as u64).map_err(ReadError::Bad)?;
         bytes.push(data);
@@ -120,11 +158,11 @@ where
         }
     }
     let Some(encoding) = encoding else { return Ok((bytes, permit)) };
-    let inflated = if bytes.len() <= INFLATE_INLINE_MAX {
+    let inflated = if ContentEncoding::inflates_inline(bytes.len()) {
         encoding.inflate(bytes, limit)
     } else {
         let aside = tokio::task::spawn_blocking(move || encoding.inflate(bytes, limit)).await;
-        aside.unwrap_or_else(|error| Err(Failure::BadReply { what: format!("a thread of this process ended: {error}") }))
+        aside.unwrap_or_else(|error| Err(Failure::thread_ended(&error)))
     };
     let inflated = inflated.map_err(ReadError::Bad)?;
     permit.grow(inflated.len() as u64).map_err(ReadError::Bad)?;
@@ -165,7 +203,7 @@ mod tests {
         assert_eq!(run(&[], plain.clone(), 1000, 9999).await, Ok(plain.clone()));
         assert_eq!(run(&[("content-encoding", "gzip")], gzip.clone(), 1000, 9999).await, Ok(plain.clone()));
         assert_eq!(run(&[("content-encoding", "deflate")], zlib, 1000, 9999).await, Ok(plain));
-        assert!(matches!(run(&[("content-encoding", "br")], gzip.clone(), 1000, 9999).await, Err(Failure::Unsupported { .. })));
+        assert!(matches!(run(&[("content-encoding", "br")], gzip.clone(), 1000, 9999).await, Err(Failure::Encoding { .. })));
         let twice = [gzip.clone(), gzip.clone()].concat();
         let Err(Failure::Malformed { what }) = run(&[("content-encoding", "gzip")], twice, 9999, 9999).await else { panic!() };
         assert!(what.contains(&format!("{} bytes are left", gzip.len())), "{what}");
@@ -182,6 +220,15 @@ mod tests {
         let claim = run(&[("content-length", "99999999999")], vec![], 10, 99).await;
         assert_eq!(claim, Err(Failure::MessageTooLarge { got: 99_999_999_999, limit: 10 }));
         assert!(matches!(run(&[], vec![0; 11], 99, 10).await, Err(Failure::Overloaded { .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_is_given_up() {
+        let (tx, rx) = tokio::sync::mpsc::channel(1);
+        tx.try_send(Frame::data(Bytes::from_static(b"half"))).unwrap();
+        let body = crate::frame::ReplyBody::Stream(rx);
+        let read = read(&HeaderMap::new(), body, 99, &Budget::new(99)).await;
+        assert!(matches!(read, Err(ReadError::Bad(failure)) if failure == stalled()));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! gRPC framing over HTTP/2 bodies: each message has a flag byte and a 4-byte big-endian length in front.
 
-use crate::body::ContentEncoding;
+use crate::body::{ContentEncoding, STALL_MAX, stalled};
 use crate::budget::{Budget, Permit};
 use crate::chain::Chain;
 use crate::status;
@@ -9,10 +9,10 @@ use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use policy::Failure;
 use std::collections::VecDeque;
-use std::io::Read as _;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 const PREFIX_BYTES: usize = 5;
 
@@ -31,16 +31,16 @@ impl Encoding {
     /// Reads `grpc-encoding`.
     ///
     /// # Errors
-    /// [`Failure::Unsupported`] naming an encoding we do not have.
+    /// [`Failure::Encoding`] naming one we do not have.
     pub fn of(headers: &HeaderMap) -> Result<Self, Failure> {
         match headers.get("grpc-encoding").map(HeaderValue::as_bytes) {
             None | Some(b"identity") => Ok(Self::Identity),
             Some(b"gzip") => Ok(Self::Gzip),
             Some(b"deflate") => Ok(Self::Deflate),
-            Some(other) => Err(Failure::Unsupported {
-                what: format!("grpc-encoding {:?}", String::from_utf8_lossy(other).chars().take(32).collect::<String>()),
-                why: "this server reads identity, gzip and deflate".to_owned(),
-            }),
+            Some(other) => {
+                let name = String::from_utf8_lossy(other).chars().take(32).collect();
+                Err(Failure::Encoding { header: "grpc-encoding", name })
+            }
         }
     }
 }
@@ -89,6 +89,8 @@ pub struct MessageReader<B> {
     prefix: Option<(u8, usize)>,
     limit: usize,
     encoding: Encoding,
+    /// A large message that another thread inflates, and its length before that. Kept here, so that a dropped `next` loses nothing.
+    inflating: Option<(usize, JoinHandle<Result<Chain, Failure>>)>,
     trailers: Option<HeaderMap>,
     /// For what is buffered, and for the message given out last.
     held: Option<Permit>,
@@ -98,7 +100,7 @@ pub struct MessageReader<B> {
 impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     /// A reader that refuses messages over `limit` bytes from their prefix alone.
     pub fn new(body: B, encoding: Encoding, limit: usize) -> Self {
-        Self { body, buffered: Chain::default(), prefix: None, limit, encoding, trailers: None, held: None, given: None }
+        Self { body, buffered: Chain::default(), prefix: None, limit, encoding, inflating: None, trailers: None, held: None, given: None }
     }
 
     /// Counts what arrives against `budget`.
@@ -119,6 +121,12 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     /// [`ReadError::Bad`] for a wrong prefix, an oversize message, bad compression or a body that ends inside a message.
     pub async fn next(&mut self) -> Result<Option<Chain>, ReadError> {
         loop {
+            if let Some((len, inflating)) = &mut self.inflating {
+                let (len, message) = (*len, inflating.await);
+                self.inflating = None;
+                let message = message.unwrap_or_else(|error| Err(Failure::thread_ended(&error)));
+                return self.give_inflated(len, message).map(Some).map_err(ReadError::Bad);
+            }
             if self.prefix.is_none() && self.buffered.len() >= PREFIX_BYTES {
                 let flag = self.buffered.get_u8();
                 let len = usize::try_from(self.buffered.get_u32()).unwrap_or(usize::MAX);
@@ -132,12 +140,13 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
             {
                 self.prefix = None;
                 self.given = self.held.as_mut().map(|held| held.split((len as u64).saturating_add(PREFIX_BYTES as u64)));
-                let message = self.inflate(flag, message).map_err(ReadError::Bad)?;
-                let more = (message.len() as u64).saturating_sub(len as u64);
-                if let Some(given) = self.given.as_mut().filter(|_| more > 0) {
-                    given.grow(more).map_err(ReadError::Bad)?;
+                let Some(encoding) = self.compression(flag).map_err(ReadError::Bad)? else { return Ok(Some(message)) };
+                let limit = self.limit;
+                if ContentEncoding::inflates_inline(len) {
+                    return self.give_inflated(len, encoding.inflate(message, limit)).map(Some).map_err(ReadError::Bad);
                 }
-                return Ok(Some(message));
+                self.inflating = Some((len, tokio::task::spawn_blocking(move || encoding.inflate(message, limit))));
+                continue;
             }
             if !self.fill().await? {
                 return match self.prefix {
@@ -149,6 +158,16 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
         }
     }
 
+    /// A message that had `len` bytes before it was inflated.
+    fn give_inflated(&mut self, len: usize, message: Result<Chain, Failure>) -> Result<Chain, Failure> {
+        let message = message?;
+        let more = message.len().saturating_sub(len) as u64;
+        if let Some(given) = self.given.as_mut().filter(|_| more > 0) {
+            given.grow(more)?;
+        }
+        Ok(message)
+    }
+
     /// The trailers, once the body has ended; empty when there were none.
     pub fn into_trailers(self) -> HeaderMap {
         self.trailers.unwrap_or_default()
@@ -157,7 +176,13 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     /// Adds the next data frame; false at the end of the body.
     async fn fill(&mut self) -> Result<bool, ReadError> {
         loop {
-            let frame = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await;
+            let frame = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx));
+            // Between messages a stream may be silent for as long as it likes.
+            let frame = if self.prefix.is_none() && self.buffered.is_empty() {
+                frame.await
+            } else {
+                tokio::time::timeout(STALL_MAX, frame).await.map_err(|_| ReadError::Bad(stalled()))?
+            };
             match frame.map(|result| result.map(Frame::into_data)) {
                 None => return Ok(false),
                 Some(Err(_)) => return Err(ReadError::Gone),
@@ -174,29 +199,15 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
         }
     }
 
-    fn inflate(&self, flag: u8, message: Chain) -> Result<Chain, Failure> {
+    /// What a message's flag says of its compression.
+    fn compression(&self, flag: u8) -> Result<Option<ContentEncoding>, Failure> {
         let malformed = |what: &str| Failure::Malformed { what: what.to_owned() };
-        match (flag, self.encoding) {
-            (0, _) => Ok(message),
-            (1, Encoding::Identity) => Err(malformed("a message is marked compressed but the call names no grpc-encoding")),
-            (1, Encoding::Gzip) => bounded(flate2::read::GzDecoder::new(message.reader()), self.limit),
-            (1, Encoding::Deflate) => bounded(flate2::read::ZlibDecoder::new(message.reader()), self.limit),
+        match (flag, self.encoding.content()) {
+            (0, _) => Ok(None),
+            (1, None) => Err(malformed("a message is marked compressed but the call names no grpc-encoding")),
+            (1, encoding) => Ok(encoding),
             _ => Err(malformed("a message starts with a compression flag that is neither 0 nor 1")),
         }
-    }
-}
-
-/// Reads `reader`, which inflates, to `limit` bytes and no further.
-///
-/// # Errors
-/// [`Failure::MessageTooLarge`] beyond the limit, [`Failure::Malformed`] for what cannot be inflated.
-pub(crate) fn bounded(reader: impl std::io::Read, limit: usize) -> Result<Chain, Failure> {
-    let mut out = Vec::new();
-    let limit = limit as u64;
-    match reader.take(limit.saturating_add(1)).read_to_end(&mut out) {
-        Ok(len) if len as u64 > limit => Err(Failure::MessageTooLarge { got: len as u64, limit }),
-        Ok(_) => Ok(Chain::from(out)),
-        Err(_) => Err(Failure::Malformed { what: "compressed data cannot be inflated".to_owned() }),
     }
 }
 
@@ -215,11 +226,11 @@ pub struct MessageBody {
 impl MessageBody {
     /// One message; a server adds trailers, a client does not.
     pub fn message(message: &Chain, trailers: Option<HeaderMap>) -> Self {
-        Self::encoded(message, Encoding::Identity, trailers)
+        Self::framed(message, false, trailers)
     }
 
-    fn encoded(message: &Chain, encoding: Encoding, trailers: Option<HeaderMap>) -> Self {
-        let data: VecDeque<Bytes> = framed(message, encoding).collect();
+    fn framed(message: &Chain, compressed: bool, trailers: Option<HeaderMap>) -> Self {
+        let data: VecDeque<Bytes> = framed(message, compressed).collect();
         let data_len = data.iter().map(|d| d.len() as u64).sum();
         Self { data, trailers, data_len }
     }
@@ -233,12 +244,10 @@ impl MessageBody {
 }
 
 /// The prefix and the slices of a message. A small first slice is joined to the prefix, so that a small message is one write.
-fn framed(message: &Chain, encoding: Encoding) -> impl Iterator<Item = Bytes> + use<> {
+fn framed(message: &Chain, compressed: bool) -> impl Iterator<Item = Bytes> + use<> {
     const JOIN_BYTES: usize = 4096;
-    let compressed = encoding.content().map(|encoding| encoding.compress(message));
-    let (flag, message) = compressed.as_ref().map_or((0, message), |compressed| (1, compressed));
     let mut head = Vec::with_capacity(PREFIX_BYTES.saturating_add(message.len().min(JOIN_BYTES)));
-    head.push(flag);
+    head.push(u8::from(compressed));
     head.extend_from_slice(&u32::try_from(message.len()).unwrap_or(u32::MAX).to_be_bytes());
     let mut joined = 0usize;
     for slice in message.slices() {
@@ -322,8 +331,9 @@ impl StreamSender {
     }
 
     /// Sends a message; false when the reader has gone.
-    pub async fn message(&self, message: &Chain) -> bool {
-        for data in framed(message, self.encoding) {
+    pub async fn message(&self, message: Chain) -> bool {
+        let message = compressed(message, self.encoding).await;
+        for data in framed(&message, self.encoding != Encoding::Identity) {
             if self.frames.send(Frame::data(data)).await.is_err() {
                 return false;
             }
@@ -350,9 +360,17 @@ pub fn response(body: ReplyBody) -> Response<ReplyBody> {
 }
 
 /// One message as an answer, compressed by `encoding`.
-pub fn reply(message: &Chain, encoding: Encoding) -> Response<ReplyBody> {
-    let body = MessageBody::encoded(message, encoding, Some(status::ok_trailers()));
+pub async fn reply(message: Chain, encoding: Encoding) -> Response<ReplyBody> {
+    let message = compressed(message, encoding).await;
+    let body = MessageBody::framed(&message, encoding != Encoding::Identity, Some(status::ok_trailers()));
     encoded(response(ReplyBody::Message(body)), encoding)
+}
+
+async fn compressed(message: Chain, encoding: Encoding) -> Chain {
+    match encoding.content() {
+        None => message,
+        Some(encoding) => encoding.compressed(message).await,
+    }
 }
 
 /// Says in `answer` how its messages are compressed.
@@ -438,12 +456,47 @@ mod tests {
         assert_eq!(Encoding::of_reply(&headers("gzip", "deflate")), Encoding::Identity);
         assert_eq!(Encoding::of_reply(&headers("identity", "identity,gzip")), Encoding::Identity);
         for encoding in [Encoding::Identity, Encoding::Gzip, Encoding::Deflate] {
-            let answer = reply(&Chain::from(vec![5; 9_000]), encoding);
+            let answer = reply(Chain::from(vec![5; 9_000]), encoding).await;
             assert_eq!(Encoding::of(answer.headers()).unwrap(), encoding);
             let body = http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes();
             assert_eq!(body.len() < 1000, encoding != Encoding::Identity);
             assert_eq!(read(encoding, body.to_vec(), 9_000).await.unwrap(), [vec![5; 9_000]]);
         }
+    }
+
+    #[tokio::test]
+    async fn a_large_message_is_inflated_aside_and_a_dropped_read_loses_nothing() {
+        let noise: Vec<u8> = (0..200_000u64).map(|i| (i.wrapping_mul(i).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect();
+        let chain = Chain::from(noise.clone());
+        let gzip = ContentEncoding::Gzip.compress(&chain).into_bytes();
+        assert!(!ContentEncoding::inflates_inline(gzip.len()));
+        let budget = Budget::new(1 << 20);
+        let body = http_body_util::Full::new(Bytes::from([frame(1, &gzip), frame(0, b"next")].concat()));
+        let mut reader = MessageReader::new(body, Encoding::Gzip, 1 << 20).with_budget(&budget);
+        let polled = futures_util::FutureExt::now_or_never(reader.next());
+        assert!(polled.is_none(), "the other thread has only begun");
+        assert_eq!(reader.next().await.unwrap().unwrap().into_bytes(), noise);
+        let permit = reader.take_permit();
+        assert!(budget.held() >= 200_000, "{}", budget.held());
+        drop(permit);
+        assert_eq!(reader.next().await.unwrap().unwrap().into_bytes(), "next");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stalls_inside_a_message_is_given_up() {
+        let silent = |bytes: Vec<u8>| {
+            let (tx, rx) = mpsc::channel(1);
+            tx.try_send(Frame::data(Bytes::from(bytes))).unwrap();
+            (tx, ReplyBody::Stream(rx))
+        };
+        let (_open, body) = silent(frame(0, b"abc")[..6].to_vec());
+        let Err(ReadError::Bad(failure)) = MessageReader::new(body, Encoding::Identity, 9).next().await else { panic!() };
+        assert_eq!(failure, stalled());
+        let (_open, body) = silent(frame(0, b"abc"));
+        let mut reader = MessageReader::new(body, Encoding::Identity, 9);
+        assert!(reader.next().await.unwrap().is_some());
+        let longer = tokio::time::timeout(STALL_MAX * 10, reader.next()).await;
+        assert!(longer.is_err(), "between messages silence is fine");
     }
 
     #[tokio::test]

@@ -88,7 +88,7 @@ case_shared_memory_unregister_all() { for kind in system cuda; do post 200 "/v2/
 case_infer_simple() {
     post 200 "$infer" --data "$(simple 0)" && has "\"data\":[$sums]" && has '"model_version":"1"'
     has_header 'content-type: application/json'
-    post 200 /v2/models/simple/versions/1/infer --data "$(simple 0)" && has "\"data\":[$sums]"
+    post 200 /v2/models/simple/versions/%31/infer --data "$(simple 0)" && has "\"data\":[$sums]"
 }
 case_infer_typed() {
     post 200 /v2/models/identity_fp64/infer --data '{"inputs":[{"name":"INPUT0","datatype":"FP64","shape":[2,2],"data":[[0.1,-2],[3e5,4]]}]}'
@@ -209,6 +209,11 @@ case_error_gzip_members() { # a hundred thousand empty members are 2 MB
     for i in $(seq 500); do cat "$folder/some"; done >"$folder/request"
     post 400 "$infer" --header 'Content-Encoding: gzip' --data-binary "@$folder/request" && is_error
 }
+case_error_encoding() { # 415 is HTTP's for it
+    post 415 "$infer" --header 'Content-Encoding: br' --data "$(simple 0)" && is_error br gzip
+    post 200 "$infer" --header 'Content-Encoding: identity' --data "$(simple 0)"
+}
+case_error_path_not_utf8() { ask 400 "$base/v2/models/%ff/config" && is_error; }
 case_error_control_too_large() { # what carries neither tensors nor files is small, and its faults are not echoed whole
     { printf '{"log_info": ['; head --bytes 1500K /dev/zero | tr '\0' '1' | sed 's/1/1,/g'; printf '1]}'; } >"$folder/request"
     post 413 /v2/logging --data-binary "@$folder/request" && is_error

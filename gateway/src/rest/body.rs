@@ -41,7 +41,7 @@ pub(super) async fn aside<T: Send + 'static>(large: bool, work: impl FnOnce() ->
         return Ok(work());
     }
     let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Failure::BadReply { what: format!("a thread of this gateway ended: {error}") })
+    done.map_err(|error| Failure::thread_ended(&error))
 }
 
 /// A failure as REST answers it.

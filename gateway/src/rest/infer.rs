@@ -12,13 +12,12 @@ use proto::body::{self, ContentEncoding};
 use proto::frame::{MessageBody, ReadError, ReplyBody};
 use proto::rest::{RestReply, read_raw_binary, read_request, write_reply};
 use proto::status;
+use std::borrow::Cow;
 
 /// Length of the JSON in front of binary tensors (protocol, "binary tensor data").
 const JSON_LEN: HeaderName = HeaderName::from_static("inference-header-content-length");
 /// Smaller answers are not worth compressing.
 const COMPRESS_BYTES_MIN: usize = 1 << 10;
-/// Larger ones are compressed on a thread that serves nobody else meanwhile.
-const COMPRESS_INLINE_MAX: usize = 128 << 10;
 
 /// Is this the path of an inference?
 pub(crate) fn is_infer(path: &str) -> bool {
@@ -57,8 +56,7 @@ impl Front {
         let context = self.context(headers);
         let read = async {
             let (model, version) = named(path).unwrap_or_default();
-            let decoded = percent_encoding::percent_decode_str(model).decode_utf8();
-            let model = decoded.map_err(|_| Failure::Malformed { what: "the model's name in the path is not UTF-8".to_owned() })?;
+            let (model, version) = (decoded(model)?, decoded(version)?);
             let json_len = json_len(headers)?;
             let (bytes, permit) = match body::read(headers, body, core.config.message_bytes_max, &core.budget).await {
                 Ok(read) => read,
@@ -67,9 +65,9 @@ impl Front {
             };
             let request = if json_len == Some(0) {
                 let table = core.table.load();
-                read_raw_binary(bytes, table.resolve(&model, version)?.signature(), &model, version)?
+                read_raw_binary(bytes, table.resolve(&model, &version)?.signature(), &model, &version)?
             } else {
-                let (model, version) = (model.into_owned(), version.to_owned());
+                let (model, version) = (model.into_owned(), version.into_owned());
                 let large = json_len.unwrap_or(bytes.len()) > JSON_INLINE_MAX;
                 aside(large, move || read_request(bytes, json_len, &model, &version)).await??
             };
@@ -86,6 +84,12 @@ impl Front {
     }
 }
 
+/// A segment of the path.
+fn decoded(segment: &str) -> Result<Cow<'_, str>, Failure> {
+    let decoded = percent_encoding::percent_decode_str(segment).decode_utf8();
+    decoded.map_err(|_| Failure::Malformed { what: "the path is not UTF-8".to_owned() })
+}
+
 /// The header's value; none when the whole body is JSON.
 fn json_len(headers: &HeaderMap) -> Result<Option<usize>, Failure> {
     let Some(value) = headers.get(&JSON_LEN) else { return Ok(None) };
@@ -97,16 +101,9 @@ fn json_len(headers: &HeaderMap) -> Result<Option<usize>, Failure> {
 
 async fn respond(reply: RestReply, accepted: Option<ContentEncoding>) -> Response<ReplyBody> {
     let encoding = accepted.filter(|_| reply.body.len() >= COMPRESS_BYTES_MIN);
-    let whole = reply.body;
-    let large = encoding.is_some() && whole.len() > COMPRESS_INLINE_MAX;
-    let body = match aside(large, move || match encoding {
-        Some(encoding) => encoding.compress(&whole),
-        None => whole,
-    })
-    .await
-    {
-        Ok(body) => body,
-        Err(failure) => return refusal(&failure, ""),
+    let body = match encoding {
+        Some(encoding) => encoding.compressed(reply.body).await,
+        None => reply.body,
     };
     let mut response = Response::new(ReplyBody::Message(MessageBody::plain(&body)));
     let headers = response.headers_mut();

@@ -1,11 +1,11 @@
 //! What an operator does over REST: the repository, shared memory regions, trace and log settings.
 
 use super::body::{aside, read_json, refuse};
-use super::{Answer, Refusal, message, ok};
+use super::{Answer, Path, Refusal, message, ok};
 use crate::oip::Oip;
 use crate::runtime::CONTROL_BYTES_MAX;
 use axum::Router;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
