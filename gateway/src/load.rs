@@ -3,6 +3,7 @@
 use crate::shard::Shard;
 use futures_util::future::join_all;
 use policy::{Failure, ModelName, Version};
+use proto::budget::Permit;
 use proto::call::Offer;
 use proto::chain::Chain;
 use proto::inference::ModelRepositoryParameter;
@@ -23,8 +24,10 @@ const FILE: &str = "file:";
 /// What a load call says besides the model's name.
 #[derive(Debug, Default)]
 pub(crate) struct LoadParameters {
-    config: Option<String>,
-    files: Vec<(String, Chain)>,
+    pub(crate) config: Option<String>,
+    pub(crate) files: Vec<(String, Chain)>,
+    /// For what the files take.
+    pub(crate) held: Option<Permit>,
 }
 
 impl LoadParameters {
@@ -55,13 +58,21 @@ async fn in_time(answer: impl Future<Output = Result<Vec<Version>, Failure>>) ->
 }
 
 impl Shard {
-    /// Loads `model`, anew when it is loaded: a model that was changed in a worker's directory, or files that came with the call.
+    /// Loads `model`, anew when it is loaded: a model that was changed in a worker's directory, or files that came with the call. Once
+    /// begun it goes on without the caller: between what a version is and that it is to be loaded so, nothing may get lost.
     ///
     /// # Errors
     /// [`Failure::LoadFailed`] with the reason; what was served before is served on then.
     pub(crate) async fn load_model(&self, model: ModelName, parameters: LoadParameters) -> Result<(), Failure> {
+        let shard = self.clone();
+        let work = tokio::spawn(async move { shard.load_to_the_end(model, parameters).await });
+        work.await.unwrap_or_else(|error| Err(Failure::thread_ended(&error)))
+    }
+
+    async fn load_to_the_end(&self, model: ModelName, parameters: LoadParameters) -> Result<(), Failure> {
         self.knows_anything(&model)?;
-        let offer = Offer { model: model.clone(), config: parameters.config, files: parameters.files };
+        let LoadParameters { config, files, held: _held } = parameters;
+        let offer = Offer { model: model.clone(), config, files };
         if offer.files.is_empty() {
             self.offer_to_all(offer).await?
         } else {

@@ -8,6 +8,7 @@ use crate::shard::Shard;
 use crate::shm::RegionStatus;
 use crate::table::{ModelVersion, Table};
 use policy::{Failure, ModelName, Version, VersionState};
+use proto::budget::Permit;
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::*;
 use proto::status::to_tonic;
@@ -48,7 +49,7 @@ impl Oip {
     fn known(table: &Table, name: &str, version: &str) -> Result<Arc<ModelVersion>, Failure> {
         match table.resolve(name, version) {
             Ok(found) => Ok(found.clone()),
-            Err(failure @ Failure::NotReady { .. }) => {
+            Err(failure @ (Failure::NotReady { .. } | Failure::NoVersion { .. })) => {
                 let versions = table.models.get(name).map(|m| &m.versions);
                 let number = if version.is_empty() { None } else { Version::parse(version).ok() };
                 let found = versions.and_then(|v| number.map_or_else(|| v.values().next_back(), |n| v.get(&n)));
@@ -65,7 +66,7 @@ impl Oip {
     pub(crate) fn ready(&self, model: &str, version: &str) -> Result<bool, Failure> {
         match self.0.core.table.load().resolve(model, version) {
             Ok(_) => Ok(true),
-            Err(Failure::NotReady { .. } | Failure::NoTable { .. }) => Ok(false),
+            Err(Failure::NotReady { .. } | Failure::NoVersion { .. } | Failure::NoTable { .. }) => Ok(false),
             Err(failure) => Err(failure),
         }
     }
@@ -89,14 +90,14 @@ impl Oip {
         identify(core.config.trust_tenant, &core.default_tenant, &call.metadata().clone().into_headers()).tenant
     }
 
-    /// Loads a model.
+    /// Loads a model; `held` is for the bytes of the request.
     ///
     /// # Errors
     /// When clients may not, and why it cannot be served.
-    pub(crate) async fn load(&self, request: RepositoryModelLoadRequest) -> Result<(), Failure> {
+    pub(crate) async fn load(&self, request: RepositoryModelLoadRequest, held: Option<Permit>) -> Result<(), Failure> {
         self.controllable(&request.repository_name)?;
         let model = ModelName::new(request.model_name)?;
-        self.0.load_model(model, LoadParameters::read(request.parameters)?).await
+        self.0.load_model(model, LoadParameters { held, ..LoadParameters::read(request.parameters)? }).await
     }
 
     fn controllable(&self, repository: &str) -> Result<(), Failure> {
@@ -194,7 +195,7 @@ impl GrpcInferenceService for Oip {
     }
 
     async fn repository_model_load(&self, request: Request<RepositoryModelLoadRequest>) -> Answer<RepositoryModelLoadResponse> {
-        self.load(request.into_inner()).await.map_err(|f| to_tonic(&f))?;
+        self.load(request.into_inner(), None).await.map_err(|f| to_tonic(&f))?;
         Ok(Response::new(RepositoryModelLoadResponse {}))
     }
 

@@ -74,9 +74,9 @@ impl Front {
     async fn load(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let (head, body) = request.into_parts();
         let work = async {
-            let (message, _held) = self.read_one(&head.headers, body).await?;
+            let (message, held) = self.read_one(&head.headers, body).await?;
             let request = RepositoryModelLoadRequest::decode(message).map_err(|error| Failure::Malformed { what: error.to_string() })?;
-            Oip(self.shard.clone()).load(request).await
+            Oip(self.shard.clone()).load(request, held).await
         };
         match self.context(&head.headers).in_time(work).await.flatten() {
             Ok(()) => reply_with(Chain::default(), Encoding::Identity).await,

@@ -207,11 +207,14 @@ impl Table {
             return if found.is_ready() { Ok(found) } else { Err(model.not_ready(name, found)) };
         }
         let ready = model.versions.values().rev().find(|v| v.is_ready());
-        ready.ok_or_else(|| match model.versions.values().next_back() {
-            Some(latest) => model.not_ready(name, latest),
-            None => {
+        // What may be ready soon is worth asking again; what nobody wants, or what failed, is not there.
+        ready.ok_or_else(|| match (model.outlook(), model.latest_wanted().or(model.versions.values().next_back())) {
+            (Some(Outlook::Pending), Some(latest)) => model.not_ready(name, latest),
+            (Some(Outlook::Pending), None) => {
                 Failure::NotReady { model: name.to_owned(), version: "any".to_owned(), reason: "no worker offers its files".to_owned() }
             }
+            (Some(Outlook::Failed(reason)), _) => Failure::NoVersion { model: name.to_owned(), reason },
+            (Some(Outlook::Ready) | None, _) => Failure::NoVersion { model: name.to_owned(), reason: "unloaded".to_owned() },
         })
     }
 }
@@ -233,6 +236,10 @@ impl Model {
     fn is_version_wanted(&self, version: &ModelVersion) -> bool {
         let known = || self.versions.values().map(|v| &v.record);
         self.asked.as_ref().is_none_or(|asked| wanted_versions(asked, known()).iter().any(|v| v.version == version.record.version))
+    }
+
+    fn latest_wanted(&self) -> Option<&Arc<ModelVersion>> {
+        self.versions.values().rev().find(|version| self.is_version_wanted(version))
     }
 
     /// Is a replica of it on its way?
@@ -271,10 +278,12 @@ impl Model {
         if self.versions.values().any(|v| v.is_ready()) {
             return Some(Outlook::Ready);
         }
-        let latest = self.versions.values().next_back();
-        Some(match latest.map(|v| (&v.record.state, &v.failed)) {
+        // Where none is named, an invalid version is not wanted, but tells why there is none.
+        let newest = || self.versions.values().next_back().filter(|v| v.record.state != VersionState::Valid);
+        Some(match self.latest_wanted().or_else(newest).map(|v| (&v.record.state, &v.failed)) {
             Some((VersionState::Invalid(reason), _)) => Outlook::Failed(reason.clone()),
             Some((VersionState::Valid, Some(reason))) => Outlook::Failed(reason.clone()),
+            None if !self.versions.is_empty() => Outlook::Failed("no worker offers a version that it wants served".to_owned()),
             Some((VersionState::Valid, None)) | None => Outlook::Pending,
         })
     }

@@ -67,7 +67,7 @@ pub(crate) fn version(number: u64, state: VersionState) -> VersionRecord {
         bytes_resident: 1,
         image: None,
         labels: Vec::new(),
-        by_call: false,
+        origin: policy::Origin::Directory,
         unknown: Unknown::new(),
     }
 }
@@ -84,6 +84,7 @@ pub(crate) fn model(wanted: bool) -> ModelRecord {
         fallback: None,
         instances: None,
         slo: Slo::default(),
+        by_call: false,
         derived: false,
         generation: 0,
         unknown: Unknown::new(),

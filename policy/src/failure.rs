@@ -70,6 +70,8 @@ pub enum Failure {
     UnknownModel { model: String },
     #[error("model `{model}` has no version {version}")]
     UnknownVersion { model: String, version: String },
+    #[error("model `{model}` has no version that is ready: {reason}")]
+    NoVersion { model: String, reason: String },
     #[error("model `{model}` has no variant `{variant}` that is ready")]
     UnknownVariant { model: String, variant: String },
     #[error("{what}: {got} is over the limit of {limit}")]
@@ -146,7 +148,7 @@ pub enum Failure {
     // Time.
     #[error("the deadline passed {late_us} us ago")]
     DeadlineExceeded { late_us: u64 },
-    #[error("nothing came for {seconds} s in the middle of the request")]
+    #[error("the request stopped coming, or came too slowly: {seconds} s and a second for every 16 KiB are allowed")]
     Stalled { seconds: u64 },
     #[error("the caller cancelled the request")]
     Cancelled,
@@ -201,9 +203,11 @@ impl Failure {
             | Self::Region { .. }
             | Self::EngineInput { .. }
             | Self::NotJson { .. } => (Code::InvalidArgument, 400, Never),
-            Self::UnknownModel { .. } | Self::UnknownVersion { .. } | Self::UnknownVariant { .. } | Self::UnknownRegion { .. } => {
-                (Code::NotFound, 404, Never)
-            }
+            Self::UnknownModel { .. }
+            | Self::UnknownVersion { .. }
+            | Self::NoVersion { .. }
+            | Self::UnknownVariant { .. }
+            | Self::UnknownRegion { .. } => (Code::NotFound, 404, Never),
             Self::RegionExists { .. } => (Code::AlreadyExists, 400, Never),
             Self::MessageTooLarge { .. } => (Code::ResourceExhausted, 413, Never),
             Self::NotReady { .. } | Self::QueueFull { .. } | Self::Overloaded { .. } | Self::Draining { .. } | Self::ConnectionLost => {

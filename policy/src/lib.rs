@@ -31,9 +31,9 @@ pub use failure::{Code, Dims, Failure, Retry};
 pub use image::{ImageChannels, ImageLayout, ImageResize, ImageSpec};
 pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
 pub use records::{
-    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, PlacementRecord, PlanRecord,
-    ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Slo, Unknown, UnplacedRecord, VersionRecord, VersionState,
-    WorkerRecord,
+    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, Origin, PlacementRecord,
+    PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Slo, Unknown, UnplacedRecord, VersionRecord,
+    VersionState, WorkerRecord,
 };
 
 pub use reshape::reshape;

@@ -211,6 +211,9 @@ record! {
         /// What it promises.
         #[serde(default)]
         slo: Slo,
+        /// A load call brought files or a configuration: what it says stands until the next load call.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_call: bool,
         /// Made from a model's files, not by an operator: its settings follow the files when they change.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         derived: bool,
@@ -252,6 +255,26 @@ pub enum VersionState {
     Invalid(String),
 }
 
+/// Where a version was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// In a worker's model directory.
+    #[default]
+    Directory,
+    /// In a worker's model directory, with a configuration that a load call brought.
+    Config,
+    /// In files that a load call brought.
+    Files,
+}
+
+impl Origin {
+    /// No load call said anything.
+    pub fn is_directory(&self) -> bool {
+        *self == Self::Directory
+    }
+}
+
 record! {
     /// `versions/{model}/{version}`: what the first worker that validated it found.
     VersionRecord {
@@ -284,9 +307,9 @@ record! {
         /// Names of classes, at most one list per output.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         labels: Vec<Labels>,
-        /// A load call brought its files or its configuration; no directory says the same.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        by_call: bool,
+        /// Where it was found.
+        #[serde(default, skip_serializing_if = "Origin::is_directory")]
+        origin: Origin,
     }
 }
 
@@ -299,6 +322,9 @@ record! {
         worker: WorkerId,
         /// `host:port` of the holder's admin port.
         admin: String,
+        /// It lies in the holder's model directory, not just in its cache.
+        #[serde(default)]
+        in_directory: bool,
     }
 }
 

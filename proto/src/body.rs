@@ -13,13 +13,23 @@ use policy::Failure;
 use std::io::Read as _;
 use std::pin::Pin;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// Compressed bodies larger than this are inflated on a thread that serves nobody else meanwhile.
 const INFLATE_INLINE_MAX: usize = 32 << 10;
 /// And larger ones than this are compressed on one.
 const COMPRESS_INLINE_MAX: usize = 128 << 10;
-/// How long a sender may pause in the middle of a request.
+/// How long a request may take to come, besides what its bytes take at [`BYTES_PER_S_MIN`].
 pub(crate) const STALL_MAX: Duration = Duration::from_secs(30);
+/// A sender slower than that only holds what others could use.
+const BYTES_PER_S_MIN: usize = 16 << 10;
+
+/// Until when more must have come of a request that began at `started` and of which `received` bytes are here.
+pub(crate) fn patience(started: Instant, received: usize) -> Instant {
+    let seconds = received.checked_div(BYTES_PER_S_MIN).unwrap_or_default();
+    let length = STALL_MAX.saturating_add(Duration::from_secs(seconds as u64));
+    started.checked_add(length).unwrap_or(started)
+}
 
 /// What a sender is told that paused for longer.
 pub(crate) fn stalled() -> Failure {
@@ -80,12 +90,13 @@ impl ContentEncoding {
     /// The bytes that `body` was, at most `limit`. One gzip member: a body of a hundred thousand empty ones is no client's.
     ///
     /// # Errors
-    /// [`Failure::MessageTooLarge`] beyond the limit, [`Failure::Malformed`] for what cannot be inflated.
-    pub(crate) fn inflate(self, body: Chain, limit: usize) -> Result<Chain, Failure> {
+    /// [`Failure::MessageTooLarge`] beyond the limit, [`Failure::Overloaded`] when `permit` cannot grow with it,
+    /// [`Failure::Malformed`] for what cannot be inflated.
+    pub(crate) fn inflate(self, body: Chain, limit: usize, permit: &mut Option<Permit>) -> Result<Chain, Failure> {
         let mut source = body.reader();
         let inflated = match self {
-            Self::Gzip => bounded(flate2::bufread::GzDecoder::new(&mut source), limit)?,
-            Self::Deflate => bounded(flate2::bufread::ZlibDecoder::new(&mut source), limit)?,
+            Self::Gzip => bounded(flate2::bufread::GzDecoder::new(&mut source), limit, permit)?,
+            Self::Deflate => bounded(flate2::bufread::ZlibDecoder::new(&mut source), limit, permit)?,
         };
         match source.into_inner().len() {
             0 => Ok(inflated),
@@ -120,14 +131,32 @@ impl ContentEncoding {
     }
 }
 
-/// Reads `reader`, which inflates, to `limit` bytes and no further.
-fn bounded(reader: impl std::io::Read, limit: usize) -> Result<Chain, Failure> {
+/// Bytes that are inflated before the budget is asked for more.
+const INFLATE_STEP: usize = 64 << 10;
+
+/// Reads `reader`, which inflates, to `limit` bytes and no further. `permit` grows before the memory does, by what doubling a buffer
+/// may take: many small bodies that inflate at once must not be more than the budget.
+fn bounded(mut reader: impl std::io::Read, limit: usize, permit: &mut Option<Permit>) -> Result<Chain, Failure> {
     let mut out = Vec::new();
-    let limit = limit as u64;
-    match reader.take(limit.saturating_add(1)).read_to_end(&mut out) {
-        Ok(len) if len as u64 > limit => Err(Failure::MessageTooLarge { got: len as u64, limit }),
-        Ok(_) => Ok(Chain::from(out)),
-        Err(_) => Err(Failure::Malformed { what: "compressed data cannot be inflated".to_owned() }),
+    loop {
+        let room = limit.saturating_add(1).saturating_sub(out.len());
+        let step = out.len().max(INFLATE_STEP).min(room);
+        if let Some(permit) = permit {
+            permit.grow(step as u64)?;
+        }
+        out.reserve_exact(step);
+        let read = (&mut reader).take(step as u64).read_to_end(&mut out);
+        let read = read.map_err(|_| Failure::Malformed { what: "compressed data cannot be inflated".to_owned() })?;
+        if out.len() > limit {
+            return Err(Failure::MessageTooLarge { got: out.len() as u64, limit: limit as u64 });
+        }
+        if read < step {
+            if let Some(permit) = permit {
+                permit.shrink(step.saturating_sub(read) as u64);
+            }
+            out.shrink_to_fit();
+            return Ok(Chain::from(out));
+        }
     }
 }
 
@@ -146,9 +175,10 @@ where
     if let Some(got) = claimed.filter(|got| *got > limit as u64) {
         return Err(too_large(got));
     }
-    let (mut bytes, mut permit) = (Chain::default(), budget.permit());
+    let (mut bytes, mut permit, started) = (Chain::default(), budget.permit(), Instant::now());
     loop {
-        let frame = tokio::time::timeout(STALL_MAX, std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))).await;
+        let frame =
+            tokio::time::timeout_at(patience(started, bytes.len()), std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx))).await;
         let Some(frame) = frame.map_err(|_| ReadError::Bad(stalled()))? else { break };
         let Ok(data) = frame.map_err(|_| ReadError::Gone).map(Frame::into_data)? else { continue };
         permit.grow(data.len() as u64).map_err(ReadError::Bad)?;
@@ -158,15 +188,18 @@ where
         }
     }
     let Some(encoding) = encoding else { return Ok((bytes, permit)) };
-    let inflated = if ContentEncoding::inflates_inline(bytes.len()) {
-        encoding.inflate(bytes, limit)
-    } else {
-        let aside = tokio::task::spawn_blocking(move || encoding.inflate(bytes, limit)).await;
-        aside.unwrap_or_else(|error| Err(Failure::thread_ended(&error)))
+    let inline = ContentEncoding::inflates_inline(bytes.len());
+    let inflate = move || {
+        let mut permit = Some(permit);
+        encoding.inflate(bytes, limit, &mut permit).map(|inflated| (inflated, permit))
     };
-    let inflated = inflated.map_err(ReadError::Bad)?;
-    permit.grow(inflated.len() as u64).map_err(ReadError::Bad)?;
-    Ok((inflated, permit))
+    let inflated = if inline {
+        inflate()
+    } else {
+        tokio::task::spawn_blocking(inflate).await.unwrap_or_else(|error| Err(Failure::thread_ended(&error)))
+    };
+    let (inflated, permit) = inflated.map_err(ReadError::Bad)?;
+    Ok((inflated, permit.unwrap_or_else(|| budget.permit())))
 }
 
 #[cfg(test)]
@@ -205,7 +238,7 @@ mod tests {
         assert_eq!(run(&[("content-encoding", "deflate")], zlib, 1000, 9999).await, Ok(plain));
         assert!(matches!(run(&[("content-encoding", "br")], gzip.clone(), 1000, 9999).await, Err(Failure::Encoding { .. })));
         let twice = [gzip.clone(), gzip.clone()].concat();
-        let Err(Failure::Malformed { what }) = run(&[("content-encoding", "gzip")], twice, 9999, 9999).await else { panic!() };
+        let Err(Failure::Malformed { what }) = run(&[("content-encoding", "gzip")], twice, 9999, 99_999).await else { panic!() };
         assert!(what.contains(&format!("{} bytes are left", gzip.len())), "{what}");
         let cut = gzip[..gzip.len() / 2].to_vec();
         assert!(matches!(run(&[("content-encoding", "gzip")], cut, 1000, 9999).await, Err(Failure::Malformed { .. })));

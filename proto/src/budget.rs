@@ -55,6 +55,11 @@ impl Permit {
         Ok(())
     }
 
+    /// Gives `bytes` of these back.
+    pub fn shrink(&mut self, bytes: u64) {
+        drop(self.split(bytes));
+    }
+
     /// Takes `bytes` of these out as a permit of their own.
     pub fn split(&mut self, bytes: u64) -> Permit {
         let bytes = bytes.min(self.bytes);

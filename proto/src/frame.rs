@@ -1,6 +1,6 @@
 //! gRPC framing over HTTP/2 bodies: each message has a flag byte and a 4-byte big-endian length in front.
 
-use crate::body::{ContentEncoding, STALL_MAX, stalled};
+use crate::body::{ContentEncoding, patience, stalled};
 use crate::budget::{Budget, Permit};
 use crate::chain::Chain;
 use crate::status;
@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 const PREFIX_BYTES: usize = 5;
 
@@ -81,6 +82,9 @@ pub enum ReadError {
     Gone,
 }
 
+/// An inflated message and its share of the budget.
+type Inflated = Result<(Chain, Option<Permit>), Failure>;
+
 /// Reads messages from a body.
 pub struct MessageReader<B> {
     body: B,
@@ -89,8 +93,10 @@ pub struct MessageReader<B> {
     prefix: Option<(u8, usize)>,
     limit: usize,
     encoding: Encoding,
-    /// A large message that another thread inflates, and its length before that. Kept here, so that a dropped `next` loses nothing.
-    inflating: Option<(usize, JoinHandle<Result<Chain, Failure>>)>,
+    /// A large message that another thread inflates. Kept here, so that a dropped `next` loses nothing.
+    inflating: Option<JoinHandle<Inflated>>,
+    /// When the message began that is being read.
+    began: Option<Instant>,
     trailers: Option<HeaderMap>,
     /// For what is buffered, and for the message given out last.
     held: Option<Permit>,
@@ -100,7 +106,18 @@ pub struct MessageReader<B> {
 impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     /// A reader that refuses messages over `limit` bytes from their prefix alone.
     pub fn new(body: B, encoding: Encoding, limit: usize) -> Self {
-        Self { body, buffered: Chain::default(), prefix: None, limit, encoding, inflating: None, trailers: None, held: None, given: None }
+        Self {
+            body,
+            buffered: Chain::default(),
+            prefix: None,
+            limit,
+            encoding,
+            inflating: None,
+            began: None,
+            trailers: None,
+            held: None,
+            given: None,
+        }
     }
 
     /// Counts what arrives against `budget`.
@@ -121,11 +138,10 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     /// [`ReadError::Bad`] for a wrong prefix, an oversize message, bad compression or a body that ends inside a message.
     pub async fn next(&mut self) -> Result<Option<Chain>, ReadError> {
         loop {
-            if let Some((len, inflating)) = &mut self.inflating {
-                let (len, message) = (*len, inflating.await);
+            if let Some(inflating) = &mut self.inflating {
+                let inflated = inflating.await.unwrap_or_else(|error| Err(Failure::thread_ended(&error)));
                 self.inflating = None;
-                let message = message.unwrap_or_else(|error| Err(Failure::thread_ended(&error)));
-                return self.give_inflated(len, message).map(Some).map_err(ReadError::Bad);
+                return self.give(inflated).map(Some);
             }
             if self.prefix.is_none() && self.buffered.len() >= PREFIX_BYTES {
                 let flag = self.buffered.get_u8();
@@ -138,14 +154,17 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
             if let Some((flag, len)) = self.prefix
                 && let Some(message) = self.buffered.split_front(len)
             {
-                self.prefix = None;
-                self.given = self.held.as_mut().map(|held| held.split((len as u64).saturating_add(PREFIX_BYTES as u64)));
-                let Some(encoding) = self.compression(flag).map_err(ReadError::Bad)? else { return Ok(Some(message)) };
+                (self.prefix, self.began) = (None, None);
+                let mut permit = self.held.as_mut().map(|held| held.split((len as u64).saturating_add(PREFIX_BYTES as u64)));
+                let Some(encoding) = self.compression(flag).map_err(ReadError::Bad)? else {
+                    return self.give(Ok((message, permit))).map(Some);
+                };
                 let limit = self.limit;
+                let inflate = move || encoding.inflate(message, limit, &mut permit).map(|inflated| (inflated, permit));
                 if ContentEncoding::inflates_inline(len) {
-                    return self.give_inflated(len, encoding.inflate(message, limit)).map(Some).map_err(ReadError::Bad);
+                    return self.give(inflate()).map(Some);
                 }
-                self.inflating = Some((len, tokio::task::spawn_blocking(move || encoding.inflate(message, limit))));
+                self.inflating = Some(tokio::task::spawn_blocking(inflate));
                 continue;
             }
             if !self.fill().await? {
@@ -158,13 +177,10 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
         }
     }
 
-    /// A message that had `len` bytes before it was inflated.
-    fn give_inflated(&mut self, len: usize, message: Result<Chain, Failure>) -> Result<Chain, Failure> {
-        let message = message?;
-        let more = message.len().saturating_sub(len) as u64;
-        if let Some(given) = self.given.as_mut().filter(|_| more > 0) {
-            given.grow(more)?;
-        }
+    /// Gives out a message; its permit is there to be taken.
+    fn give(&mut self, message: Inflated) -> Result<Chain, ReadError> {
+        let (message, permit) = message.map_err(ReadError::Bad)?;
+        self.given = permit;
         Ok(message)
     }
 
@@ -181,7 +197,8 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
             let frame = if self.prefix.is_none() && self.buffered.is_empty() {
                 frame.await
             } else {
-                tokio::time::timeout(STALL_MAX, frame).await.map_err(|_| ReadError::Bad(stalled()))?
+                let until = patience(*self.began.get_or_insert_with(Instant::now), self.buffered.len());
+                tokio::time::timeout_at(until, frame).await.map_err(|_| ReadError::Bad(stalled()))?
             };
             match frame.map(|result| result.map(Frame::into_data)) {
                 None => return Ok(false),
@@ -495,7 +512,7 @@ mod tests {
         let (_open, body) = silent(frame(0, b"abc"));
         let mut reader = MessageReader::new(body, Encoding::Identity, 9);
         assert!(reader.next().await.unwrap().is_some());
-        let longer = tokio::time::timeout(STALL_MAX * 10, reader.next()).await;
+        let longer = tokio::time::timeout(crate::body::STALL_MAX * 10, reader.next()).await;
         assert!(longer.is_err(), "between messages silence is fine");
     }
 

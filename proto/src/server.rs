@@ -7,6 +7,9 @@ use std::time::Instant;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 
+/// Threads of a network runtime for what must not stall its connections: inflating, compressing, reading large JSON.
+const ASIDE_MAX: usize = 4;
+
 /// Running listeners.
 pub struct Server {
     stop: watch::Sender<bool>,
@@ -67,7 +70,7 @@ impl Server {
         let addresses = Addresses::default();
         for sockets in ends {
             let lane = Lane { limits, connections: connections.clone(), addresses: addresses.clone(), stopped: stopped.clone() };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(ASIDE_MAX).enable_all().build()?;
             let handler = handler.clone();
             let run = move || runtime.block_on(async move { lane.run(sockets, handler()).await });
             std::thread::Builder::new().name("sluice-net".to_owned()).spawn(run)?;

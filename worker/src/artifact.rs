@@ -45,9 +45,15 @@ impl Artifacts {
         in_place.insert(artifact.digest.clone(), folder.to_owned());
     }
 
-    /// Are its files in the cache?
+    /// Are its files in the cache or in the model directory?
     pub(crate) fn has(&self, artifact: &Digest) -> bool {
-        self.cache.join(artifact.as_str()).is_dir()
+        self.in_directory(artifact) || self.cache.join(artifact.as_str()).is_dir()
+    }
+
+    /// Were they found in the model directory?
+    pub(crate) fn in_directory(&self, artifact: &Digest) -> bool {
+        let in_place = self.in_place.lock().unwrap_or_else(PoisonError::into_inner);
+        in_place.get(artifact).is_some_and(|folder| !folder.starts_with(&self.cache))
     }
 
     /// The file with this digest, when this host offers it.

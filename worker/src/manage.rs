@@ -179,7 +179,7 @@ impl Manager {
             Ok(warm) => {
                 tracing::info!(%variant, load_ms = warm.load_ms, instances = warm.instances, provider = %warm.provider.summary, "replica ready");
                 slot.serves(&warm, attempt);
-                publish_holder(&self.config, &self.publisher, &slot.placement.artifact);
+                publish_holder(&self.config, &self.publisher, &self.artifacts, &slot.placement.artifact);
                 self.keep_profile(&variant, class, &warm);
                 if let Some(old) = self.handle.insert(variant.clone(), warm.replica) {
                     tokio::spawn(async move { old.drain().await });

@@ -8,7 +8,9 @@ use crate::publish::Publisher;
 use crate::repository::{Found, Wanted, scan, wanted_versions};
 use crate::verdict::{How, Verdicts};
 use policy::offer::Occasion;
-use policy::{ArtifactRecord, HolderRecord, ModelName, SCHEMA, Signature, Unknown, VariantName, VersionRecord, VersionState};
+use policy::{
+    ArtifactRecord, HolderRecord, ModelName, Origin, SCHEMA, Signature, Unknown, VariantName, Version, VersionRecord, VersionState,
+};
 use proto::model_config;
 use registry::{Registry, Txn};
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,6 +52,8 @@ pub(crate) struct Offers {
 pub(crate) struct Described {
     found: Vec<Found>,
     records: Vec<VersionRecord>,
+    /// Those of them that the registry took.
+    stand: BTreeSet<Version>,
     wanted: Wanted,
 }
 
@@ -76,21 +80,25 @@ impl Offers {
             if self.described(&first.model).is_some() {
                 continue; // a load call was faster, and what it saw is newer
             }
-            let (mut changed, mut records) = (false, Vec::new());
+            let (mut changed, mut refused, mut records, mut stand) = (false, false, Vec::new(), BTreeSet::new());
             let occasion = Occasion::Start { owns: self.config.owns_repository };
             for found in of_model {
                 match self.describe(found).await {
                     Ok(record) => {
                         if let Some(written) = self.until_written("writing a version", || self.write(&record, occasion)).await {
                             changed |= written == Written::Replaced;
+                            refused |= written == Written::Refused;
+                            stand.extend((written != Written::Refused).then_some(record.version));
                             records.push(record);
                         }
                     }
                     Err(error) => tracing::error!(model = %found.model, version = %found.version, %error, "version not offered"),
                 }
             }
-            let model = Described { found: of_model.to_vec(), records, wanted: wanted_versions(of_model) };
-            self.until_written("writing a model", || self.want(&model, changed)).await;
+            let model = Described { found: of_model.to_vec(), records, stand, wanted: wanted_versions(of_model) };
+            if !refused {
+                self.until_written("writing a model", || self.want(&model, changed, occasion)).await;
+            }
             if !model.records.is_empty() {
                 models.insert(first.model.to_string());
                 self.describe_as(first.model.clone(), model);
@@ -115,6 +123,14 @@ impl Offers {
     /// The model as it was offered last.
     fn described(&self, model: &ModelName) -> Option<Arc<Described>> {
         self.described.lock().unwrap_or_else(PoisonError::into_inner).get(model).cloned()
+    }
+
+    /// Forgets files that a load call brought: the next one did not mention them.
+    fn forget_brought(&self, model: &ModelName) {
+        let mut described = self.described.lock().unwrap_or_else(PoisonError::into_inner);
+        if described.get(model).is_some_and(|d| d.records.iter().any(|r| r.origin == Origin::Files)) {
+            described.remove(model);
+        }
     }
 
     fn describe_as(&self, model: ModelName, described: Described) {
@@ -162,7 +178,9 @@ impl Offers {
         };
         if state == VersionState::Valid {
             self.artifacts.offer(&artifact, &found.folder);
-            publish_holder(&self.config, &self.publisher, &artifact.digest);
+            let key = publish_holder(&self.config, &self.publisher, &self.artifacts, &artifact.digest);
+            // Whoever looks who has the files must find this worker before it finds the version.
+            self.publisher.written(&key).await;
         }
         Ok(VersionRecord {
             schema: SCHEMA,
@@ -178,7 +196,7 @@ impl Offers {
             bytes_resident,
             image: found.settings.image.clone(),
             labels: found.labels.clone(),
-            by_call: found.by_call,
+            origin: found.origin,
             unknown: Unknown::new(),
         })
     }
@@ -214,14 +232,17 @@ impl Offers {
     }
 }
 
-/// Says that this worker has `artifact`.
-pub(crate) fn publish_holder(config: &WorkerConfig, publisher: &Publisher, artifact: &policy::Digest) {
+/// Says that this worker has `artifact`; gives the key of the record.
+pub(crate) fn publish_holder(config: &WorkerConfig, publisher: &Publisher, artifacts: &Artifacts, artifact: &policy::Digest) -> String {
     let holder = HolderRecord {
         schema: SCHEMA,
         artifact: artifact.clone(),
         worker: config.id.clone(),
         admin: config.advertise_admin.clone(),
+        in_directory: artifacts.in_directory(artifact),
         unknown: Unknown::new(),
     };
-    publisher.put(config.keys.holder(artifact.as_str(), config.id.as_str()), &holder);
+    let key = config.keys.holder(artifact.as_str(), config.id.as_str());
+    publisher.put(key.clone(), &holder);
+    key
 }

@@ -15,25 +15,43 @@ pub(crate) type Records = BTreeMap<String, Vec<u8>>;
 
 /// Pause before trying again after the registry refused.
 const RETRY: Duration = Duration::from_millis(500);
+/// Longest wait for a record to be written.
+const WRITTEN_MAX: Duration = Duration::from_secs(5);
 /// Operations of one transaction.
 const OPS_MAX: usize = 64;
 
 /// The wanted records. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Publisher(Arc<watch::Sender<Records>>);
+pub(crate) struct Publisher {
+    wanted: Arc<watch::Sender<Records>>,
+    written: watch::Receiver<BTreeSet<String>>,
+}
+
+/// What [`run`] gets of a [`Publisher`].
+pub(crate) struct Wanted {
+    records: watch::Receiver<Records>,
+    written: watch::Sender<BTreeSet<String>>,
+}
 
 impl Publisher {
-    /// Nothing wanted yet; the receiver goes to [`run`].
-    pub(crate) fn new() -> (Self, watch::Receiver<Records>) {
-        let (tx, rx) = watch::channel(Records::new());
-        (Self(Arc::new(tx)), rx)
+    /// Nothing wanted yet; the other end goes to [`run`].
+    pub(crate) fn new() -> (Self, Wanted) {
+        let ((wanted, records), (written_tx, written)) = (watch::channel(Records::new()), watch::channel(BTreeSet::new()));
+        (Self { wanted: Arc::new(wanted), written }, Wanted { records, written: written_tx })
+    }
+
+    /// Resolves when there was a record under `key` in the registry, or after [`WRITTEN_MAX`]: a registry that does not answer is
+    /// the problem of whoever writes to it next.
+    pub(crate) async fn written(&self, key: &str) {
+        let mut written = self.written.clone();
+        let _ = tokio::time::timeout(WRITTEN_MAX, written.wait_for(|keys| keys.contains(key))).await;
     }
 
     /// Wants `record` under `key`. A record that cannot be written is logged and leaves the old one.
     pub(crate) fn put<T: serde::Serialize>(&self, key: String, record: &T) {
         match registry::encode(record) {
             Ok(value) => {
-                self.0.send_if_modified(|records| records.insert(key, value.clone()).as_ref() != Some(&value));
+                self.wanted.send_if_modified(|records| records.insert(key, value.clone()).as_ref() != Some(&value));
             }
             Err(error) => tracing::error!(key, %error, "record not written"),
         }
@@ -41,7 +59,7 @@ impl Publisher {
 
     /// Wants nothing under `key` any more.
     pub(crate) fn remove(&self, key: &str) {
-        self.0.send_if_modified(|records| records.remove(key).is_some());
+        self.wanted.send_if_modified(|records| records.remove(key).is_some());
     }
 }
 
@@ -55,7 +73,7 @@ pub(crate) struct Who {
 
 /// Converges until `stop`, which revokes the lease and so removes the records at once, or until a later start of the same
 /// worker has taken over.
-pub(crate) async fn run(registry: Arc<dyn Registry>, who: Who, mut wanted: watch::Receiver<Records>, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn run(registry: Arc<dyn Registry>, who: Who, mut wanted: Wanted, mut stop: watch::Receiver<bool>) {
     let mut complained = false;
     loop {
         match one_lease(&*registry, &who, &mut wanted, &mut stop).await {
@@ -130,7 +148,7 @@ impl Own {
 async fn one_lease(
     registry: &dyn Registry,
     who: &Who,
-    wanted: &mut watch::Receiver<Records>,
+    wanted: &mut Wanted,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<End, RegistryError> {
     // Until there is a lease, a stop has nothing to give back; afterwards only the select below may end it.
@@ -143,15 +161,16 @@ async fn one_lease(
     let stale = registry.list(&who.keys.replicas_of(&who.worker)).await?.entries.into_iter().map(|e| e.key);
     let mut written: BTreeMap<String, Option<Vec<u8>>> = stale.map(|key| (key, None)).collect();
     loop {
-        let records = wanted.borrow_and_update().clone();
+        let records = wanted.records.borrow_and_update().clone();
         if !converge(registry, &lease, &records, &mut written, &mut own).await? {
             return Ok(match Own::read(registry, who).await? {
                 None => End::Replaced,
                 Some(_) => End::LeaseLost, // it went with our lease, or somebody meddled: from the start again
             });
         }
+        wanted.written.send_replace(records.into_keys().collect());
         tokio::select! {
-            changed = wanted.changed() => if changed.is_err() {
+            changed = wanted.records.changed() => if changed.is_err() {
                 return Ok(End::Stopped);
             },
             () = lease.lost() => return Ok(End::LeaseLost),

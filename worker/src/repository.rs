@@ -3,7 +3,7 @@
 
 use crate::artifact::is_part;
 use crate::error::WorkerError;
-use policy::{ImageSpec, Labels, ModelName, Slo, Version};
+use policy::{ImageSpec, Labels, ModelName, Origin, Slo, Version};
 use proto::inference::ModelConfig;
 use proto::model_config::{self, VersionPolicy};
 use serde::Deserialize;
@@ -32,8 +32,7 @@ pub(crate) struct Found {
     pub(crate) config: Result<Option<ModelConfig>, String>,
     pub(crate) settings: Settings,
     pub(crate) labels: Vec<Labels>,
-    /// A load call brought its files or its configuration.
-    pub(crate) by_call: bool,
+    pub(crate) origin: Origin,
 }
 
 /// Which versions of a model are to be served.
@@ -156,7 +155,7 @@ pub(crate) fn scan_model(folder: &Path, name: String, config: Option<ModelConfig
         }
         let (model, model_file, config) = (model.clone(), model_file.clone(), config.clone());
         let (settings, labels) = (settings.clone(), labels.clone());
-        found.push(Found { model, version, folder: version_folder, model_file, config, settings, labels, by_call: false });
+        found.push(Found { model, version, folder: version_folder, model_file, config, settings, labels, origin: Origin::Directory });
     }
     if let (true, Err(reason)) = (found.is_empty(), &config) {
         return Err(problem(folder, reason.clone()));

@@ -98,11 +98,11 @@ enum Parameter {
 
 async fn load(State(oip): State<Oip>, Path(model_name): Path<String>, request: Request) -> Answer {
     let limit = oip.0.core.config.message_bytes_max;
-    let (Parameters { parameters }, _held) = read_json(&oip, request, limit).await?;
+    let (Parameters { parameters }, held) = read_json(&oip, request, limit).await?;
     let decode = move || parameters.into_iter().map(parameter).collect::<Result<HashMap<_, _>, _>>();
     let parameters = aside(true, decode).await.map_err(|failure| refuse(&failure))??;
     let request = RepositoryModelLoadRequest { model_name, parameters, ..Default::default() };
-    oip.load(request).await.map_err(|failure| refuse(&failure))?;
+    oip.load(request, Some(held)).await.map_err(|failure| refuse(&failure))?;
     empty()
 }
 

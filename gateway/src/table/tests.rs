@@ -12,7 +12,7 @@ fn i1_only_a_ready_replica_of_a_living_incarnation_is_routable() {
             1,
             state.clone(),
         ));
-        assert!(matches!(content.table().resolve("m", ""), Err(Failure::NotReady { .. })), "{state:?}");
+        assert!(matches!(content.table().resolve("m", ""), Err(Failure::NotReady { .. } | Failure::NoVersion { .. })), "{state:?}");
     }
     let ready = Content::default().version(&version(1, VersionState::Valid)).replica(&replica("w", 7, 1, ReplicaState::Ready));
     assert!(ready.table().resolve("m", "").is_err(), "its worker is not there");
@@ -69,6 +69,18 @@ fn a_version_without_replicas_says_whether_it_is_on_its_way_or_not_wanted() {
     assert_eq!((model.is_loading(of("1")), model.is_loading(of("2"))), (true, false));
     let why = |number: &str| table.resolve("m", number).err().unwrap().to_string();
     assert!(why("1").ends_with("fetching") && why("2").ends_with("not one of the versions that its model wants served"), "{}", why("2"));
+}
+
+#[test]
+fn a_model_without_a_version_that_is_ready_is_not_found_unless_one_may_be_soon() {
+    let ask = |content: &Content| content.table().resolve("m", "").err().map(|f| (f.wire().0, f.to_string())).unwrap();
+    let pending = Content::default().version(&version(1, VersionState::Valid));
+    assert_eq!(ask(&pending), (Code::Unavailable, "model `m` version 1 is not ready: no replica yet".into()));
+    let unloaded = pending.put(Content::keys().model("m"), &model(false));
+    assert_eq!(ask(&unloaded), (Code::NotFound, "model `m` has no version that is ready: unloaded".into()));
+    let five = ModelRecord { versions: vec![Version::parse("5").unwrap()], ..model(true) };
+    let table = Content::default().version(&version(1, VersionState::Valid)).put(Content::keys().model("m"), &five).table();
+    assert!(matches!(table.models["m"].outlook(), Some(Outlook::Failed(_))), "nobody waits for a version that nobody offers");
 }
 
 #[test]

@@ -43,7 +43,7 @@ pub(super) fn version(model: &str, number: u64, content: u64, bytes_resident: u6
         bytes_resident,
         image: None,
         labels: Vec::new(),
-        by_call: false,
+        origin: crate::Origin::Directory,
         unknown: Unknown::new(),
     }
 }
@@ -60,6 +60,7 @@ pub(super) fn model(name: &str) -> ModelRecord {
         fallback: None,
         instances: None,
         slo: Slo::default(),
+        by_call: false,
         derived: false,
         generation: 0,
         unknown: Unknown::new(),

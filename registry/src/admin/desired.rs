@@ -68,6 +68,7 @@ fn default_record(name: ModelName) -> ModelRecord {
         fallback: None,
         instances: None,
         slo: Slo::default(),
+        by_call: false,
         derived: false,
         generation: 0,
         unknown: Unknown::new(),

@@ -6,7 +6,7 @@ use crate::artifact::is_part;
 use crate::error::WorkerError;
 use crate::repository::{Found, Wanted, scan_model, wanted_versions};
 use policy::offer::Occasion;
-use policy::{Failure, ModelName, Version, VersionState};
+use policy::{Failure, ModelName, Origin, Version, VersionState};
 use proto::call::Offer;
 use proto::chain::Chain;
 use proto::inference::ModelConfig;
@@ -31,7 +31,12 @@ impl Offers {
     async fn look(&self, offer: Offer) -> Result<Vec<Version>, WorkerError> {
         let config = offer.config.as_deref().map(model_config::parse_json).transpose();
         let config = config.map_err(|e| WorkerError::Invalid(format!("the load call's config: {e}")))?;
-        let (from_files, by_call) = (!offer.files.is_empty(), config.is_some());
+        let from_files = !offer.files.is_empty();
+        let origin = match (from_files, &config) {
+            (true, _) => Origin::Files,
+            (false, Some(_)) => Origin::Config,
+            (false, None) => Origin::Directory,
+        };
         let mut brought = Brought::default();
         let mut found = if from_files {
             let config = config
@@ -39,10 +44,13 @@ impl Offers {
             self.unpack(&offer.model, offer.files, config, &mut brought).await?
         } else {
             let folder = self.config.models.as_ref().map(|dir| dir.join(offer.model.as_str()));
-            let Some(folder) = folder.filter(|folder| folder.is_dir()) else { return Ok(Vec::new()) };
+            let Some(folder) = folder.filter(|folder| folder.is_dir()) else {
+                self.forget_brought(&offer.model);
+                return Ok(Vec::new());
+            };
             scan_model(&folder, offer.model.to_string(), config)?
         };
-        found.iter_mut().for_each(|found| found.by_call = by_call);
+        found.iter_mut().for_each(|found| found.origin = origin);
         let (mut records, mut reason) = (Vec::new(), None);
         for found in &found {
             let record = self.describe(found).await?;
@@ -63,7 +71,8 @@ impl Offers {
         let before = self.described(&offer.model);
         let (mut valid, mut refused) = (Vec::new(), None);
         for record in &records {
-            let before = before.iter().flat_map(|b| &b.records).find(|b| b.version == record.version).map(|b| &b.artifact);
+            let stood = before.iter().flat_map(|b| b.records.iter().filter(|r| b.stand.contains(&r.version)));
+            let before = stood.into_iter().find(|b| b.version == record.version).map(|b| &b.artifact);
             let occasion = if from_files { Occasion::Brought } else { Occasion::Asked { before } };
             match self.write(record, occasion).await? {
                 Written::Refused => refused = Some(record.version),
@@ -81,8 +90,8 @@ impl Offers {
             wanted => wanted,
         };
         // The load call itself asks for the reload.
-        let model = Described { found, records, wanted };
-        self.want(&model, false).await?;
+        let model = Described { found, records, stand: valid.iter().copied().collect(), wanted };
+        self.want(&model, false, Occasion::Brought).await?;
         if !from_files {
             self.forget_versions(&offer.model, &model.found).await?;
         }

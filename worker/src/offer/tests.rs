@@ -1,7 +1,8 @@
 use super::*;
 use crate::engine::ProviderReport;
+use crate::publish::{self, Who};
 use crate::validate::{Facts, Verdict};
-use policy::{Capabilities, DataType, ExecutionProvider, TensorSpec, WorkerId};
+use policy::{Capabilities, DataType, ExecutionProvider, ModelRecord, TensorSpec, WorkerId};
 use proto::call;
 use proto::chain::Chain;
 use registry::{Embedded, Keys};
@@ -25,15 +26,20 @@ fn valid() -> Verdict {
     }))
 }
 
-fn offers(config: Arc<WorkerConfig>, registry: Arc<dyn Registry>) -> Arc<Offers> {
+/// What a process of the worker has, and what ends it.
+fn process(config: Arc<WorkerConfig>, registry: Arc<dyn Registry>) -> (Arc<Offers>, watch::Sender<bool>) {
     let artifacts = Arc::new(Artifacts::open(&config.data_dir).unwrap());
     let verdicts = Verdicts::new(config.clone());
-    let publisher = Publisher::new().0;
-    Arc::new(Offers { artifacts, verdicts, publisher, registry, turns: Turns::default(), described: Default::default(), config })
+    let ((publisher, records), (stop, stopped)) = (Publisher::new(), watch::channel(false));
+    let who = Who { keys: config.keys.clone(), worker: config.id.to_string(), incarnation: 1 };
+    tokio::spawn(publish::run(registry.clone(), who, records, stopped));
+    let offers = Offers { artifacts, verdicts, publisher, registry, turns: Turns::default(), described: Default::default(), config };
+    (Arc::new(offers), stop)
 }
 
 struct Bench {
     offers: Arc<Offers>,
+    stop: watch::Sender<bool>,
     registry: Arc<dyn Registry>,
     dir: tempfile::TempDir,
 }
@@ -69,12 +75,20 @@ impl Bench {
             validate_memory_max: 1,
             message_bytes_max: 1 << 20,
         });
-        Self { offers: offers(config, registry.clone()), registry, dir }
+        let (offers, stop) = process(config, registry.clone());
+        Self { offers, stop, registry, dir }
     }
 
-    /// Its process ends, and another begins.
-    fn restart(&mut self) {
-        self.offers = offers(self.offers.config.clone(), self.registry.clone());
+    /// Its process ends, and with it what it held; another begins.
+    async fn restart(&mut self) {
+        self.end().await;
+        (self.offers, self.stop) = process(self.offers.config.clone(), self.registry.clone());
+        self.start().await;
+    }
+
+    async fn end(&self) {
+        self.stop.send_replace(true);
+        self.stop.closed().await;
     }
 
     /// Puts a model file into the directory, and knows it to be valid.
@@ -109,12 +123,10 @@ impl Bench {
         registry::decode(&entry, SCHEMA).unwrap()
     }
 
-    /// Says in the registry that this worker has the files of its directory.
-    async fn hold(&self) {
-        let digest = hash_folder(&self.dir.path().join("models/m/1")).unwrap().digest;
-        let config = &self.offers.config;
-        let key = config.keys.holder(digest.as_str(), config.id.as_str());
-        self.registry.txn(Txn::new().put(&key, b"{}".to_vec())).await.unwrap();
+    /// What is wanted of the model.
+    async fn model(&self) -> ModelRecord {
+        let entry = self.registry.get(&self.offers.config.keys.model("m")).await.unwrap().unwrap();
+        registry::decode(&entry, SCHEMA).unwrap()
     }
 
     /// Starts it, to the end of its first offers.
@@ -181,46 +193,107 @@ async fn files_of_a_load_call_that_cannot_be_served_leave_nothing_behind() {
     assert_eq!((bench.versions().await.len(), bench.cached()), (0, 0));
 }
 
+/// Workers of a cluster, each with a directory of its own.
+fn cluster() -> [Bench; 2] {
+    let registry: Arc<dyn Registry> = Arc::new(Embedded::open(None).unwrap());
+    ["a", "b"].map(|id| Bench::with(id, false, registry.clone()))
+}
+
+fn digest(bench: &Bench) -> policy::Digest {
+    hash_folder(&bench.dir.path().join("models/m/1")).unwrap().digest
+}
+
 #[tokio::test]
 async fn of_two_directories_that_differ_a_load_call_takes_the_one_that_was_changed() {
-    let first = Bench::with("a", false, Arc::new(Embedded::open(None).unwrap()));
-    let second = Bench::with("b", false, first.registry.clone());
+    let [first, second] = cluster();
     first.add("1", "one");
     second.add("1", "another");
-    for bench in [&first, &second] {
-        bench.hold().await;
-        bench.start().await;
+    first.start().await;
+    second.start().await;
+    let one = digest(&first);
+    assert_eq!(first.version().await.artifact, one, "the first stands");
+    for config in [None, Some(r#"{"max_batch_size": 2}"#)] {
+        assert_eq!(first.load(config, &[]).await, Ok(vec![1]));
+        let refused = second.load(config, &[]).await.unwrap_err();
+        assert!(refused.contains("another worker offers other files under version 1"), "{refused}");
+        assert_eq!(first.version().await.artifact, one);
     }
-    let one = first.version().await.artifact;
-    assert_eq!(one, hash_folder(&first.dir.path().join("models/m/1")).unwrap().digest, "the first stands");
-    let refused = second.load(None, &[]).await.unwrap_err();
-    assert!(refused.contains("another worker offers other files under version 1"), "{refused}");
-    assert_eq!((first.load(None, &[]).await, first.version().await.artifact), (Ok(vec![1]), one));
     first.add("1", "changed");
     assert_eq!((second.load(None, &[]).await.is_err(), first.load(None, &[]).await), (true, Ok(vec![1])));
-    let changed = hash_folder(&first.dir.path().join("models/m/1")).unwrap().digest;
-    first.hold().await;
     assert!(second.load(None, &[]).await.is_err(), "unchanged here");
-    assert_eq!(first.version().await.artifact, changed);
+    assert_eq!(first.version().await.artifact, digest(&first));
+}
+
+#[tokio::test]
+async fn what_is_in_nobodys_directory_any_more_does_not_keep_others_out() {
+    let [first, mut second] = cluster();
+    second.add("1", "one");
+    second.start().await;
+    // The first has no directory with it, but fetched it to run it.
+    let keys = &first.offers.config.keys;
+    let holder = keys.holder(digest(&second).as_str(), "a");
+    publish_holder(&first.offers.config, &first.offers.publisher, &first.offers.artifacts, &digest(&second));
+    first.offers.publisher.written(&holder).await;
+    second.add("1", "edited while it was down");
+    second.restart().await;
+    assert_eq!(second.version().await.artifact, digest(&second));
+}
+
+#[tokio::test]
+async fn a_load_call_forgets_no_version_of_another_directory() {
+    let [first, second] = cluster();
+    first.add("1", "one");
+    second.add("1", "one");
+    second.add("2", "two");
+    for bench in [&first, &second] {
+        bench.start().await;
+    }
+    for config in [None, Some("{}")] {
+        second.load(config, &[]).await.unwrap();
+        first.load(config, &[]).await.unwrap();
+        assert_eq!(first.versions().await, ["1", "2"], "{config:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_of_a_load_call_that_a_later_one_undid_do_not_come_back() {
+    let [first, second] = cluster();
+    first.add("1", "one");
+    first.start().await;
+    let (offered_tx, mut offered) = watch::channel(None);
+    let run = tokio::spawn(second.offers.clone().run(second.dir.path().join("models"), offered_tx));
+    offered.wait_for(Option::is_some).await.unwrap();
+    let aside = tempfile::tempdir().unwrap();
+    std::fs::write(aside.path().join("model.onnx"), "brought").unwrap();
+    second.know(aside.path());
+    second.load(Some("{}"), &[("2/model.onnx", "brought")]).await.unwrap();
+    assert_eq!(first.versions().await, ["1", "2"]);
+    first.load(None, &[]).await.unwrap();
+    second.load(None, &[]).await.unwrap();
+    tokio::time::sleep(AGAIN * 3).await; // virtual time
+    assert_eq!(first.versions().await, ["1"]);
+    run.abort();
 }
 
 #[tokio::test]
 async fn what_a_load_call_brought_stands_over_a_restart_and_goes_with_the_next_plain_load() {
     let mut bench = Bench::with("a", false, Arc::new(Embedded::open(None).unwrap()));
     bench.add("1", "one");
-    bench.hold().await;
     bench.start().await;
     let rows = |record: VersionRecord| record.config.unwrap()["max_batch_size"].as_u64();
     let before = rows(bench.version().await);
-    bench.load(Some(r#"{"max_batch_size": 3}"#), &[]).await.unwrap();
-    bench.restart();
-    bench.start().await;
+    bench.load(Some(r#"{"max_batch_size": 3, "version_policy": {"all": {}}}"#), &[]).await.unwrap();
+    bench.restart().await;
     assert_eq!(rows(bench.version().await), Some(3), "the same files, but another configuration");
+    assert_eq!(bench.model().await.latest, Some(u32::MAX));
     let aside = tempfile::tempdir().unwrap();
     std::fs::write(aside.path().join("model.onnx"), "brought").unwrap();
     bench.know(aside.path());
     bench.load(Some("{}"), &[("2/model.onnx", "brought")]).await.unwrap();
+    bench.restart().await;
     assert_eq!(bench.versions().await, ["1", "2"]);
+    assert_eq!(bench.model().await.versions, [Version::parse("2").unwrap()]);
     bench.load(None, &[]).await.unwrap();
     assert_eq!((rows(bench.version().await), bench.versions().await), (before, vec!["1".to_owned()]));
+    assert_eq!((bench.model().await.versions, bench.model().await.latest), (vec![], None));
 }

@@ -5,7 +5,7 @@ use crate::error::WorkerError;
 use crate::repository::Found;
 use crate::repository::Wanted;
 use policy::offer::{Held, Occasion, replaces};
-use policy::{ExecutionProvider, ModelName, ModelRecord, SCHEMA, Unknown, VersionRecord};
+use policy::{ExecutionProvider, HolderRecord, ModelName, ModelRecord, Origin, SCHEMA, Unknown, VersionRecord};
 use proto::model_config;
 use registry::{Compare, Entry, Txn};
 
@@ -51,7 +51,7 @@ impl Offers {
 
     /// Wants the model if nobody has said anything about it; if only its files have, says what they say now. `reload`: replicas that
     /// run by an older description are loaded anew.
-    pub(super) async fn want(&self, model: &Described, reload: bool) -> Result<(), WorkerError> {
+    pub(super) async fn want(&self, model: &Described, reload: bool, occasion: Occasion<'_>) -> Result<(), WorkerError> {
         let Some(first) = model.found.first() else { return Ok(()) };
         let key = self.config.keys.model(first.model.as_str());
         let entry = self.registry.get(&key).await?;
@@ -59,6 +59,8 @@ impl Offers {
         let next = |known: &ModelRecord| known.generation.saturating_add(u64::from(reload));
         let record = match entry.as_ref().map(|e| registry::decode::<ModelRecord>(e, SCHEMA)) {
             None => derived,
+            // What a load call said stands over a start.
+            Some(Ok(known)) if known.by_call && occasion == (Occasion::Start { owns: false }) => return Ok(()),
             Some(Ok(known)) if known.derived => {
                 let (wanted, unknown) = (known.wanted, known.unknown.clone());
                 let now = ModelRecord { wanted, unknown, generation: next(&known), ..derived };
@@ -103,6 +105,7 @@ impl Offers {
             fallback: None,
             instances: found.settings.instances.or_else(|| config.and_then(model_config::instances)),
             slo: found.settings.slo.clone(),
+            by_call: !found.origin.is_directory(),
             derived: true,
             generation: 0,
             unknown: Unknown::new(),
@@ -112,24 +115,24 @@ impl Offers {
     /// Who holds the files of `known`?
     async fn held(&self, known: &VersionRecord) -> Result<Held, WorkerError> {
         let prefix = format!("{}/", self.config.keys.artifact(known.artifact.as_str()));
-        let own = self.config.keys.holder(known.artifact.as_str(), self.config.id.as_str());
-        let holders = self.registry.list(&prefix).await?.entries;
-        Ok(if holders.iter().any(|entry| entry.key != own) {
-            Held::Elsewhere
-        } else if !holders.is_empty() || self.artifacts.has(&known.artifact) {
-            Held::Here
-        } else {
-            Held::Nowhere
-        })
+        let entries = self.registry.list(&prefix).await?.entries;
+        let holders = entries.iter().filter_map(|entry| registry::decode::<HolderRecord>(entry, SCHEMA).ok());
+        let held = holders.map(|holder| match holder.in_directory && holder.worker != self.config.id {
+            true => Held::Offered,
+            false => Held::Cached,
+        });
+        let here = self.artifacts.has(&known.artifact).then_some(Held::Cached);
+        Ok(held.chain(here).max().unwrap_or(Held::Nowhere))
     }
 
-    /// Forgets versions that `found` has not: all of them where the directory is the whole truth, else those that a load call brought.
+    /// Forgets versions that `found` has not: all of them where the directory is the whole truth, else those of which a load call brought
+    /// the files.
     pub(super) async fn forget_versions(&self, model: &ModelName, found: &[Found]) -> Result<(), WorkerError> {
         let keys = &self.config.keys;
         let kept: Vec<String> = found.iter().map(|f| keys.version(model.as_str(), f.version.into())).collect();
         for entry in self.registry.list(&keys.versions_of(model.as_str())).await?.entries {
-            let by_call = || registry::decode::<VersionRecord>(&entry, SCHEMA).is_ok_and(|known| known.by_call);
-            if !kept.contains(&entry.key) && (self.config.owns_repository || by_call()) {
+            let brought = || registry::decode::<VersionRecord>(&entry, SCHEMA).is_ok_and(|known| known.origin == Origin::Files);
+            if !kept.contains(&entry.key) && (self.config.owns_repository || brought()) {
                 // Another worker may have found it in its directory meanwhile.
                 self.registry.txn(Txn::new().when(same(&entry.key, Some(&entry))).delete(&entry.key)).await?;
             }
