@@ -1,5 +1,6 @@
 //! The worker as an upstream: in this process a gateway calls it directly, across the network through the data port.
 
+use crate::lane::Lane;
 use crate::offer::Offers;
 use crate::replica::Replica;
 use arc_swap::ArcSwap;
@@ -77,23 +78,37 @@ impl WorkerHandle {
     }
 }
 
-impl Upstream for WorkerHandle {
+/// A worker as one network runtime of the same process sees it.
+#[derive(Clone)]
+pub struct LocalWorker {
+    pub(crate) handle: WorkerHandle,
+    pub(crate) lane: Lane,
+}
+
+impl WorkerHandle {
+    /// The way to it from the runtime that this is called on.
+    pub fn local(&self) -> LocalWorker {
+        LocalWorker { handle: self.clone(), lane: Lane::start() }
+    }
+}
+
+impl Upstream for LocalWorker {
     fn infer(&self, call: InferCall) -> Replies {
-        let replica = self.replica(&call.variant);
-        Replies::one(async move { replica?.infer(call).await })
+        let (replica, lane) = (self.handle.replica(&call.variant), self.lane.clone());
+        Replies::one(async move { replica?.infer(call, &lane).await })
     }
 
     fn reachable(&self) -> bool {
-        !self.0.stopped.load(Ordering::Acquire)
+        !self.handle.0.stopped.load(Ordering::Acquire)
     }
 
     fn statistics(&self) -> BoxFuture<'static, Result<Vec<ReplicaStatistics>, Failure>> {
-        let counted = self.all().iter().map(|replica| replica.counted()).collect();
+        let counted = self.handle.all().iter().map(|replica| replica.counted()).collect();
         Box::pin(std::future::ready(Ok(counted)))
     }
 
     fn offer(&self, offer: Offer) -> BoxFuture<'static, Result<Vec<Version>, Failure>> {
-        let offers = self.0.offers.clone();
+        let offers = self.handle.0.offers.clone();
         Box::pin(async move {
             match offers {
                 Some(offers) => offers.anew(offer).await,

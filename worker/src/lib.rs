@@ -7,7 +7,8 @@
 //! * I7: work nobody waits for, or whose deadline has passed, never reaches an engine.
 //! * I8: bytes promised on a device never exceed what it has.
 //!
-//! Not here: choosing a variant or a replica (`policy`, `gateway`), wanting replicas (`controller`). No tokio thread runs an engine.
+//! Not here: choosing a variant or a replica (`policy`, `gateway`), wanting replicas (`controller`). No tokio thread runs an
+//! engine, but for models so small that handing them over would take longer (`lane`).
 
 mod admin;
 pub mod arena;
@@ -19,6 +20,7 @@ pub mod engine;
 mod error;
 mod handle;
 pub mod inspect;
+mod lane;
 mod load;
 mod manage;
 mod memory;
@@ -37,5 +39,5 @@ mod verdict;
 pub use config::WorkerConfig;
 pub use cores::CorePlan;
 pub use error::WorkerError;
-pub use handle::WorkerHandle;
+pub use handle::{LocalWorker, WorkerHandle};
 pub use runtime::{Worker, WorkerPorts};

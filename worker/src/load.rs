@@ -7,7 +7,7 @@ use crate::engine::sample::{self, Guess};
 use crate::engine::{Engine, EngineError, EngineSignature, Fallback, LoadSpec, ProviderReport};
 use crate::error::WorkerError;
 use crate::memory::Reservation;
-use crate::replica::{Parts, Replica};
+use crate::replica::{INLINE_US_MAX, Parts, Replica};
 use policy::batch::Limits;
 use policy::profile::Latency;
 use policy::{PlacementRecord, Signature, TensorSpec, VersionRecord};
@@ -109,7 +109,10 @@ pub(crate) fn load(
         on_failed,
     };
     let instances = u32::try_from(engines.len()).unwrap_or(u32::MAX);
-    let replica = Arc::new(Replica::start(parts, engines).map_err(WorkerError::Thread)?);
+    // A model that must keep its requests waiting or in order does so on one thread's terms, not between two looks at the sockets.
+    let plain = parts.batching.max_delay_us == 0 && !parts.batching.preserve_ordering;
+    let inline = if plain && latency.batch_us(1) < f64::from(INLINE_US_MAX) && engines.len() > 1 { engines.pop() } else { None };
+    let replica = Arc::new(Replica::start(parts, engines, inline).map_err(WorkerError::Thread)?);
     Ok(Warm {
         replica,
         latency,

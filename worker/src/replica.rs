@@ -7,30 +7,36 @@
 //! when all that was taken before is answered. Refusals do not wait for that.
 
 use crate::engine::{Engine, EngineError};
+use crate::lane::{Answer, Delivery, Lane, Outcome};
 use crate::memory::Reservation;
 use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
 use policy::check::check_request;
 use policy::profile::Latency;
 use policy::statistics::Statistics;
 use policy::{Envelope, Failure, Moment, Signature, VariantId, WorkerId};
-use proto::call::{InferCall, InferReply, ReplicaStatistics};
+use proto::call::{InferCall, ReplicaStatistics};
 use proto::chain::Chain;
 use std::collections::HashMap;
 use std::hash::{Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 mod assemble;
+mod inline;
 mod instance;
 mod split;
+
+pub(crate) use inline::{INLINE_US_MAX, Inline};
 
 use instance::Instance;
 
 /// A variant loaded on a device, with its queue and its instances.
 pub(crate) struct Replica {
     shared: Arc<Shared>,
+    /// For a model so small that its batches run on the network's threads.
+    inline: Option<Arc<Inline>>,
 }
 
 /// What a replica is made of.
@@ -59,6 +65,8 @@ struct Shared {
     queue: Mutex<Queue>,
     /// The model was seen to mix rows: its requests run alone from then on.
     mixes_rows: AtomicBool,
+    /// Microseconds of a batch, the newest counting for a third.
+    run_us: AtomicU32,
     work: Condvar,
     /// Told when a batch is answered, of a model that keeps its order.
     turns: Condvar,
@@ -97,7 +105,7 @@ impl Queue {
     fn refuse(&mut self, ticket: Ticket, failure: Failure) {
         if let Some(job) = self.jobs.remove(&ticket) {
             self.statistics.fail.add(1, job.age_ns());
-            let _ = job.answer.send(Err(failure));
+            Delivery::from(None).give(job.answer, Err(failure));
         }
     }
 }
@@ -108,7 +116,7 @@ struct Job {
     raw: Vec<Chain>,
     rows: u32,
     arrived: Instant,
-    answer: oneshot::Sender<Result<InferReply, Failure>>,
+    answer: Answer,
     trace: Option<proto::call::TraceContext>,
     /// Open while it waits.
     queued: Option<tracing::Span>,
@@ -136,11 +144,11 @@ macro_rules! span {
 use span;
 
 impl Replica {
-    /// Starts one thread per engine. All engines run the same variant.
+    /// Starts one thread per engine. All engines run the same variant, `inline` too, which runs small batches on network threads.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(parts: Parts, engines: Vec<Box<dyn Engine>>) -> std::io::Result<Self> {
+    pub(crate) fn start(parts: Parts, engines: Vec<Box<dyn Engine>>, inline: Option<Box<dyn Engine>>) -> std::io::Result<Self> {
         let queue = Queue {
             batcher: Batcher::new(parts.limits, parts.batching.clone()),
             jobs: HashMap::new(),
@@ -157,11 +165,13 @@ impl Replica {
             origin: Instant::now(),
             queue: Mutex::new(queue),
             mixes_rows: AtomicBool::new(false),
+            run_us: AtomicU32::new(0),
             work: Condvar::new(),
             turns: Condvar::new(),
             idle: tokio::sync::Notify::new(),
         });
-        let replica = Self { shared };
+        let inline = inline.map(|engine| Arc::new(Inline::new(shared.clone(), engine)));
+        let replica = Self { shared, inline };
         for (i, engine) in engines.into_iter().enumerate() {
             let instance = Instance::new(replica.shared.clone(), engine);
             std::thread::Builder::new().name(format!("sluice-engine-{i}")).spawn(move || instance.run())?;
@@ -188,9 +198,14 @@ impl Replica {
 
     /// Queues `call` and waits for its answer. Dropping the future takes the request out of the queue (I7). The call is checked again
     /// here: whoever checked it may have gone by what another load of the model takes, and an engine must never see lengths that lie.
-    pub(crate) async fn infer(&self, mut call: InferCall) -> Result<InferReply, Failure> {
+    /// `lane` is that of the runtime which waits.
+    pub(crate) async fn infer(&self, mut call: InferCall, lane: &Lane) -> Outcome {
         call.rows = check_request(&self.shared.parts.signature, &call.envelope)?.rows;
-        let (ticket, answer) = self.shared.enqueue(call)?;
+        let (ticket, answer) = self.shared.enqueue(call, lane)?;
+        match &self.inline {
+            Some(inline) if inline.is_on() => lane.schedule(inline),
+            _ => self.shared.work.notify_one(),
+        }
         let mut place = Place { shared: &self.shared, ticket: Some(ticket) };
         let answer = answer.await;
         place.ticket = None;
@@ -254,9 +269,9 @@ impl Shared {
         Failure::NotReady { model: model.to_string(), version: version.to_string(), reason }
     }
 
-    fn enqueue(&self, call: InferCall) -> Result<(Ticket, oneshot::Receiver<Result<InferReply, Failure>>), Failure> {
+    fn enqueue(&self, call: InferCall, lane: &Lane) -> Result<(Ticket, oneshot::Receiver<Outcome>), Failure> {
         let Asked { priority, timeout_us } = Asked::of(&call.envelope)?;
-        let (answer, receiver) = oneshot::channel();
+        let (answer, receiver) = lane.answer();
         let now = self.now();
         let pending = Pending {
             rows: call.rows,
@@ -276,8 +291,6 @@ impl Shared {
         }
         let ticket = queue.batcher.arrive(now, pending).inspect_err(|_| queue.statistics.fail.add(1, 0))?;
         queue.jobs.insert(ticket, job);
-        drop(queue);
-        self.work.notify_one();
         Ok((ticket, receiver))
     }
 
@@ -299,6 +312,12 @@ impl Shared {
         if first {
             (self.parts.on_failed)(reason);
         }
+    }
+
+    fn observe_run(&self, length: Duration) {
+        // Two at once may lose one of their observations; the next ones tell the same. A second and an hour are both too long.
+        let (before, us) = (self.run_us.load(Ordering::Relaxed), u32::try_from(length.as_micros()).unwrap_or(u32::MAX).min(1_000));
+        self.run_us.store(before.saturating_sub(before.div_ceil(3)).saturating_add(us.div_ceil(3)), Ordering::Relaxed);
     }
 
     fn notice_mixed_rows(&self, error: &EngineError) {

@@ -101,8 +101,11 @@ impl Worker {
         let server = match ports {
             Some(WorkerPorts { data, admin, runtimes }) => {
                 tasks.push(tokio::spawn(admin::serve(admin, artifacts)));
-                let port = DataPort { handle: handle.clone(), message_bytes_max: config.message_bytes_max };
-                Some(Server::start(vec![data], runtimes, Limits::INNER, move || port.clone()).map_err(WorkerError::Thread)?)
+                let (handle, message_bytes_max) = (handle.clone(), config.message_bytes_max);
+                Some(
+                    Server::start(vec![data], runtimes, Limits::INNER, move || DataPort { worker: handle.local(), message_bytes_max })
+                        .map_err(WorkerError::Thread)?,
+                )
             }
             None => None,
         };

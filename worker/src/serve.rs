@@ -1,6 +1,6 @@
 //! The data port: decodes a gateway's call, hands it to the replica it names, encodes the answer. It decides nothing.
 
-use crate::handle::WorkerHandle;
+use crate::handle::LocalWorker;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use policy::{Failure, VariantId};
@@ -17,7 +17,7 @@ use std::time::Instant;
 /// Answers the requests of the data port.
 #[derive(Clone)]
 pub(crate) struct DataPort {
-    pub(crate) handle: WorkerHandle,
+    pub(crate) worker: LocalWorker,
     pub(crate) message_bytes_max: usize,
 }
 
@@ -52,7 +52,7 @@ impl DataPort {
         let variant = variant(&head.headers)?;
         let message = self.message(&head.headers, body).await?;
         let (envelope, raw) = envelope::read_request(message)?;
-        let replica = self.handle.replica(&variant)?;
+        let replica = self.worker.handle.replica(&variant)?;
         let call = InferCall {
             envelope: Arc::new(envelope),
             raw,
@@ -62,17 +62,17 @@ impl DataPort {
             caller: Caller { tenant: Arc::from(metadata::text(&head.headers, metadata::TENANT).unwrap_or("default")) },
             trace: trace::of(&head.headers),
         };
-        replica.infer(call).await
+        replica.infer(call, &self.worker.lane).await
     }
 
     async fn statistics(&self) -> Answer {
-        Ok((control::write_statistics(&self.handle.statistics().await?), status::ok_trailers()))
+        Ok((control::write_statistics(&self.worker.statistics().await?), status::ok_trailers()))
     }
 
     async fn offer(&self, request: Request<Incoming>) -> Answer {
         let (head, body) = request.into_parts();
         let offer = control::read_offer(self.message(&head.headers, body).await?)?;
-        let versions = self.handle.offer(offer).await?;
+        let versions = self.worker.offer(offer).await?;
         Ok((control::write_offered(&versions), status::ok_trailers()))
     }
 

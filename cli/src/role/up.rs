@@ -30,7 +30,7 @@ pub(crate) async fn run(args: Up, telemetry: Arc<dyn Telemetry>) -> anyhow::Resu
     config.owns_repository = true;
     let worker = Worker::start(config, runtime, registry.clone(), None)?;
     let handle = worker.handle();
-    let dial: Dial = Arc::new(move |_: &WorkerRecord| Arc::new(handle.clone()) as Arc<dyn Upstream>);
+    let dial: Dial = Arc::new(move |_: &WorkerRecord| Arc::new(handle.local()) as Arc<dyn Upstream>);
     let by_place = if loopback { ModelControl::Explicit } else { ModelControl::None };
     let control = args.model_control.map_or(by_place, gateway::control);
     let config = gateway::config(&args.front, &args.place, control, None, dial, telemetry);

@@ -1,8 +1,9 @@
 //! One engine thread of a replica: takes a batch, runs it, answers, until the replica closes or its engine fails.
 
 use super::assemble::Assembler;
-use super::{Job, Shared, ns, span, split};
+use super::{Job, Queue, Shared, ns, span, split};
 use crate::engine::{CancelFlag, Engine, EngineError};
+use crate::lane::{Delivery, Mailbox};
 use policy::batch::Batch;
 use policy::statistics::Total;
 use policy::{Envelope, Failure, Moment};
@@ -36,51 +37,92 @@ impl Instance {
         Self { engine, shared, assembler: Assembler::default(), turn: 0, unanswered: 0 }
     }
 
-    /// Its life.
+    /// Its life on a thread of its own.
     pub(super) fn run(mut self) {
         let (mut batch, mut jobs) = (Batch::default(), Vec::new());
         while self.next_batch(&mut batch, &mut jobs) {
-            let count = jobs.len();
-            let failed = self.run_batch(&mut jobs);
-            let mut queue = self.shared.lock();
-            queue.running = queue.running.saturating_sub(count);
-            queue.answered = queue.answered.wrapping_add(1);
-            if let Some(error) = failed {
-                drop(queue);
-                return self.shared.fail(error.to_string(), self.unanswered);
-            }
-            if queue.is_idle() {
-                self.shared.idle.notify_waiters();
-            }
-            if self.shared.parts.batching.preserve_ordering {
-                self.shared.turns.notify_all();
+            if !self.run_taken(&mut jobs, None) {
+                return;
             }
         }
     }
 
+    /// Runs one batch of what waits, on the runtime `here`. None when the engine failed; else whether more waits.
+    pub(super) fn run_one(&mut self, batch: &mut Batch, jobs: &mut Vec<Job>, here: &Arc<Mailbox>) -> Option<bool> {
+        let shared = self.shared.clone();
+        let mut queue = shared.lock();
+        if queue.failed.is_some() {
+            return None;
+        }
+        if self.take(&mut queue, shared.now(), batch, jobs) {
+            drop(queue);
+            if !self.run_taken(jobs, Some(here)) {
+                return None;
+            }
+            queue = shared.lock();
+        } else if queue.is_idle() {
+            shared.idle.notify_waiters();
+        }
+        Some(!queue.batcher.is_empty())
+    }
+
+    /// Runs and answers what was taken; false when the engine failed, and with it the replica.
+    fn run_taken(&mut self, jobs: &mut Vec<Job>, here: Option<&Arc<Mailbox>>) -> bool {
+        let count = jobs.len();
+        let failed = self.run_batch(jobs, here);
+        let mut queue = self.shared.lock();
+        queue.running = queue.running.saturating_sub(count);
+        queue.answered = queue.answered.wrapping_add(1);
+        if let Some(error) = failed {
+            drop(queue);
+            self.fail(error.to_string());
+            return false;
+        }
+        if queue.is_idle() {
+            self.shared.idle.notify_waiters();
+        }
+        if self.shared.parts.batching.preserve_ordering {
+            self.shared.turns.notify_all();
+        }
+        true
+    }
+
+    /// Ends the replica.
+    pub(super) fn fail(&self, reason: String) {
+        self.shared.fail(reason, self.unanswered);
+    }
+
+    /// Takes a batch out of the queue into `jobs`, and refuses whose time is up; false when there is nothing to run now.
+    fn take(&mut self, queue: &mut Queue, now: Moment, batch: &mut Batch, jobs: &mut Vec<Job>) -> bool {
+        queue.batcher.take(now, self.shared.parts.latency, batch);
+        for (ticket, late_us) in &batch.late {
+            queue.refuse(*ticket, Failure::DeadlineExceeded { late_us: *late_us });
+        }
+        for (ticket, waited_us, allowed_us) in &batch.timed_out {
+            queue.refuse(*ticket, Failure::QueueTimeout { waited_us: *waited_us, allowed_us: *allowed_us });
+        }
+        // A request cancelled between two locks has no job any more.
+        jobs.extend(batch.run.iter().filter_map(|ticket| queue.jobs.remove(ticket)));
+        if jobs.is_empty() {
+            return false;
+        }
+        queue.running = queue.running.saturating_add(jobs.len());
+        self.turn = queue.taken;
+        self.unanswered = jobs.len();
+        queue.taken = queue.taken.wrapping_add(1);
+        true
+    }
+
     /// Waits for work; false when there will be none.
     fn next_batch(&mut self, batch: &mut Batch, jobs: &mut Vec<Job>) -> bool {
-        let shared = &self.shared;
+        let shared = self.shared.clone();
         let mut queue = shared.lock();
         loop {
             if queue.failed.is_some() {
                 return false;
             }
             let now = shared.now();
-            queue.batcher.take(now, shared.parts.latency, batch);
-            for (ticket, late_us) in &batch.late {
-                queue.refuse(*ticket, Failure::DeadlineExceeded { late_us: *late_us });
-            }
-            for (ticket, waited_us, allowed_us) in &batch.timed_out {
-                queue.refuse(*ticket, Failure::QueueTimeout { waited_us: *waited_us, allowed_us: *allowed_us });
-            }
-            // A request cancelled between two locks has no job any more.
-            jobs.extend(batch.run.iter().filter_map(|ticket| queue.jobs.remove(ticket)));
-            if !jobs.is_empty() {
-                queue.running = queue.running.saturating_add(jobs.len());
-                self.turn = queue.taken;
-                self.unanswered = jobs.len();
-                queue.taken = queue.taken.wrapping_add(1);
+            if self.take(&mut queue, now, batch, jobs) {
                 drop(queue);
                 if batch.wake.is_some() {
                     shared.work.notify_one(); // another instance looks how long what stays may wait
@@ -105,14 +147,14 @@ impl Instance {
 
     /// Runs `jobs` together and answers each. When the engine refuses them together, each runs alone, so that one bad
     /// request does not take its batch-mates along. An error is returned when the engine must go.
-    fn run_batch(&mut self, jobs: &mut Vec<Job>) -> Option<EngineError> {
+    fn run_batch(&mut self, jobs: &mut Vec<Job>, here: Option<&Arc<Mailbox>>) -> Option<EngineError> {
         if jobs.len() > 1 && self.shared.mixes_rows.load(Ordering::Relaxed) {
-            return self.run_each(jobs);
+            return self.run_each(jobs, here);
         }
-        match self.run_together(jobs) {
+        match self.run_together(jobs, here) {
             Ok(()) => None,
             Err(error) if !error.keeps_engine() => {
-                self.refuse(jobs, &Failure::Engine { reason: error.to_string() });
+                self.refuse(jobs, &Failure::Engine { reason: error.to_string() }, here);
                 Some(error)
             }
             Err(error) if jobs.len() == 1 => {
@@ -120,25 +162,25 @@ impl Instance {
                     EngineError::OutOfMemory { .. } | EngineError::Cancelled => Failure::Engine { reason: error.to_string() },
                     _ => Failure::EngineInput { what: error.to_string() },
                 };
-                self.refuse(jobs, &failure);
+                self.refuse(jobs, &failure, here);
                 None
             }
-            Err(_) => self.run_each(jobs),
+            Err(_) => self.run_each(jobs, here),
         }
     }
 
-    fn run_each(&mut self, jobs: &mut Vec<Job>) -> Option<EngineError> {
+    fn run_each(&mut self, jobs: &mut Vec<Job>, here: Option<&Arc<Mailbox>>) -> Option<EngineError> {
         let mut alone = Vec::with_capacity(1);
         for job in std::mem::take(jobs) {
             alone.push(job);
-            if let Some(error) = self.run_batch(&mut alone) {
+            if let Some(error) = self.run_batch(&mut alone, here) {
                 return Some(error);
             }
         }
         None
     }
 
-    fn run_together(&mut self, jobs: &mut Vec<Job>) -> Result<(), EngineError> {
+    fn run_together(&mut self, jobs: &mut Vec<Job>, here: Option<&Arc<Mailbox>>) -> Result<(), EngineError> {
         let parts = &self.shared.parts;
         let started = Instant::now();
         let runs: Vec<_> = jobs
@@ -169,28 +211,31 @@ impl Instance {
             part.into_reply(&parts.variant, &job.envelope, served)
         };
         let replies: Vec<InferReply> = jobs.iter().zip(split?).map(reply).collect();
-        self.answer(jobs, replies, &Times { started, assembled, ran });
+        self.answer(jobs, replies, &Times { started, assembled, ran }, here);
         Ok(())
     }
 
     /// Counts `jobs` and gives each its reply.
-    fn answer(&mut self, jobs: &mut Vec<Job>, replies: Vec<InferReply>, times: &Times) {
+    fn answer(&mut self, jobs: &mut Vec<Job>, replies: Vec<InferReply>, times: &Times, here: Option<&Arc<Mailbox>>) {
         self.await_turn();
         let load = self.count(jobs, times);
         self.unanswered = self.unanswered.saturating_sub(jobs.len());
+        self.shared.observe_run(times.ran.saturating_duration_since(times.started));
+        let mut delivery = Delivery::from(here);
         for (job, reply) in jobs.drain(..).zip(replies) {
-            let _ = job.answer.send(Ok(InferReply { load, ..reply }));
+            delivery.give(job.answer, Ok(InferReply { load, ..reply }));
         }
     }
 
     /// Counts `jobs` and tells each why it has no reply.
-    fn refuse(&mut self, jobs: &mut Vec<Job>, failure: &Failure) {
+    fn refuse(&mut self, jobs: &mut Vec<Job>, failure: &Failure, here: Option<&Arc<Mailbox>>) {
         self.await_turn();
         let mut fail = Total::default();
         jobs.iter().for_each(|job| fail.add(1, job.age_ns()));
         self.shared.lock().statistics.fail.merge(fail);
         self.unanswered = self.unanswered.saturating_sub(jobs.len());
-        jobs.drain(..).for_each(|job| drop(job.answer.send(Err(failure.clone()))));
+        let mut delivery = Delivery::from(here);
+        jobs.drain(..).for_each(|job| delivery.give(job.answer, Err(failure.clone())));
     }
 
     /// Where the model keeps its order, waits until all that was taken before is answered.
@@ -236,7 +281,7 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.shared.fail("an engine thread panicked".to_owned(), self.unanswered);
+            self.fail("an engine thread panicked".to_owned());
         }
     }
 }

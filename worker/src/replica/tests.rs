@@ -3,9 +3,11 @@ use crate::engine::fake::FakeEngine;
 use crate::engine::{CancelFlag, EngineSignature, TensorOut};
 use policy::{DataType, InputTensor, RequestedOutput, Shape, TensorSpec, Version};
 use proto::call::Caller;
+use proto::call::InferReply;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
+mod inline;
 mod rules;
 mod shapes;
 mod statistics;
@@ -96,12 +98,16 @@ async fn first_run(gate: &Gate) -> i64 {
 }
 
 fn start(engine: Box<dyn Engine>) -> Arc<Replica> {
-    Arc::new(Replica::start(parts(Box::new(|_| ())), vec![engine]).unwrap())
+    Arc::new(Replica::start(parts(Box::new(|_| ())), vec![engine], None).unwrap())
+}
+
+async fn infer(replica: &Replica, call: InferCall) -> Result<InferReply, Failure> {
+    replica.infer(call, &Lane::start()).await
 }
 
 fn spawn(replica: &Arc<Replica>, call: InferCall) -> tokio::task::JoinHandle<Result<InferReply, Failure>> {
     let replica = replica.clone();
-    tokio::spawn(async move { replica.infer(call).await })
+    tokio::spawn(async move { infer(&replica, call).await })
 }
 
 /// Waits until `count` requests are queued.
@@ -180,10 +186,10 @@ async fn i5_a_request_that_was_checked_by_another_loads_signature_never_reaches_
     let mut stale = call(1.0, 1, None);
     let envelope = Arc::make_mut(&mut stale.envelope);
     envelope.inputs[0].shape = Shape::from_slice(&[2, 1]);
-    assert!(matches!(replica.infer(stale).await, Err(Failure::ShapeMismatch { .. })));
+    assert!(matches!(infer(&replica, stale).await, Err(Failure::ShapeMismatch { .. })));
     let lying = InferCall { rows: 4, ..call(1.0, 1, None) };
     drop(gate.go);
-    assert_eq!(values(&replica.infer(lying).await.unwrap()), [2.0, 2.0]);
+    assert_eq!(values(&infer(&replica, lying).await.unwrap()), [2.0, 2.0]);
     assert_eq!(gate.runs.try_iter().collect::<Vec<_>>(), [1], "one run, of the rows that are there");
 }
 
@@ -192,7 +198,7 @@ async fn a_failed_engine_ends_the_replica_and_answers_everyone() {
     let (tell, mut told) = tokio::sync::mpsc::channel(4);
     let (engine, gate) = gated(|_| Some(EngineError::Failed { reason: "broken".into() }));
     let parts = parts(Box::new(move |reason| tell.try_send(reason).unwrap()));
-    let replica = Arc::new(Replica::start(parts, vec![engine]).unwrap());
+    let replica = Arc::new(Replica::start(parts, vec![engine], None).unwrap());
     let running = spawn(&replica, call(1.0, 1, None));
     assert_eq!(first_run(&gate).await, 1);
     let waiting = spawn(&replica, call(2.0, 1, None));
@@ -201,7 +207,7 @@ async fn a_failed_engine_ends_the_replica_and_answers_everyone() {
     assert!(matches!(running.await.unwrap(), Err(Failure::Engine { .. })));
     // It never ran, so it may be tried on another worker.
     assert!(matches!(waiting.await.unwrap(), Err(Failure::NotReady { .. })));
-    assert!(matches!(replica.infer(call(3.0, 1, None)).await, Err(Failure::NotReady { .. })));
+    assert!(matches!(infer(&replica, call(3.0, 1, None)).await, Err(Failure::NotReady { .. })));
     replica.drain().await;
     assert!(told.recv().await.is_some_and(|reason| reason.contains("broken")), "its owner is told");
     drop(replica);
@@ -223,7 +229,7 @@ async fn a_drain_answers_what_is_there_and_takes_no_more() {
     while !replica.shared.lock().closed {
         tokio::task::yield_now().await;
     }
-    assert!(matches!(replica.infer(call(3.0, 1, None)).await, Err(Failure::NotReady { .. })));
+    assert!(matches!(infer(&replica, call(3.0, 1, None)).await, Err(Failure::NotReady { .. })));
     assert!(!drained.is_finished());
     drop(gate.go);
     running.await.unwrap().unwrap();
@@ -238,8 +244,8 @@ async fn only_the_outputs_asked_for_come_back() {
     let replica = start(engine);
     let mut asked = call(1.0, 1, None);
     Arc::make_mut(&mut asked.envelope).outputs.push(RequestedOutput { name: "y".into(), ..Default::default() });
-    assert_eq!(replica.infer(asked).await.unwrap().reply.outputs.len(), 1);
-    assert_eq!(replica.infer(call(1.0, 1, None)).await.unwrap().reply.version, Version::parse("1").unwrap().to_string());
+    assert_eq!(infer(&replica, asked).await.unwrap().reply.outputs.len(), 1);
+    assert_eq!(infer(&replica, call(1.0, 1, None)).await.unwrap().reply.version, Version::parse("1").unwrap().to_string());
 }
 
 #[test]
@@ -305,7 +311,7 @@ async fn a_panic_in_an_engine_thread_is_an_answer_for_everyone() {
     let (engine, gate) = gated(|values| if values[0] < 0.0 { panic!("on purpose") } else { None });
     let (told_tx, told) = mpsc::sync_channel(4);
     let told_once = Box::new(move |reason| told_tx.send(reason).unwrap());
-    let replica = Arc::new(Replica::start(parts(told_once), vec![engine]).unwrap());
+    let replica = Arc::new(Replica::start(parts(told_once), vec![engine], None).unwrap());
     let running = spawn(&replica, call(-1.0, 1, None));
     assert_eq!(first_run(&gate).await, 1);
     let waiting = spawn(&replica, call(2.0, 1, None));

@@ -8,7 +8,7 @@ const LONG: u64 = 3_600_000_000;
 
 fn start_with(batching: Batching, rows_max: u32, engines: Vec<Box<dyn Engine>>) -> Arc<Replica> {
     let parts = Parts { batching, limits: Limits { rows_max, ..LIMITS }, ..parts(Box::new(|_| ())) };
-    Arc::new(Replica::start(parts, engines).unwrap())
+    Arc::new(Replica::start(parts, engines, None).unwrap())
 }
 
 fn with(mut call: InferCall, name: &str, value: Param) -> InferCall {
@@ -45,7 +45,7 @@ async fn the_wait_for_company_ends_by_itself() {
     let (engine, gate) = gated(|_| None);
     drop(gate.go);
     let replica = start_with(Batching { max_delay_us: 20_000, ..Batching::default() }, 4, vec![engine]);
-    let reply = tokio::time::timeout(Duration::from_secs(10), replica.infer(call(1.0, 1, None))).await.unwrap().unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(10), infer(&replica, call(1.0, 1, None))).await.unwrap().unwrap();
     let waited = reply.reply.parameters.iter().find(|(name, _)| name == policy::Served::QUEUE_US);
     assert!(matches!(waited, Some((_, Param::Int64(20_000..)))), "{waited:?}");
 }
@@ -124,7 +124,7 @@ async fn a_malformed_priority_or_timeout_is_refused_at_the_door() {
     let (engine, _gate) = gated(|_| None);
     let replica = start(engine);
     for (name, value) in [("priority", Param::Bool(true)), ("priority", Param::Int64(-1)), ("timeout", Param::String("1".into()))] {
-        let refused = replica.infer(with(call(1.0, 1, None), name, value)).await;
+        let refused = infer(&replica, with(call(1.0, 1, None), name, value)).await;
         assert!(matches!(refused, Err(Failure::Parameter { name: named, .. }) if named == name));
     }
 }

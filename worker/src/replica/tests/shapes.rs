@@ -9,7 +9,7 @@ fn spec(name: &str, client: &[i64], graph: Option<&[i64]>) -> TensorSpec {
 }
 
 fn start_with(signature: Signature, engine: Box<dyn Engine>) -> Arc<Replica> {
-    Arc::new(Replica::start(Parts { signature, ..parts(Box::new(|_| ())) }, vec![engine]).unwrap())
+    Arc::new(Replica::start(Parts { signature, ..parts(Box::new(|_| ())) }, vec![engine], None).unwrap())
 }
 
 fn input(name: &str, shape: &[i64], values: &[f32]) -> (InputTensor, Chain) {
@@ -60,7 +60,7 @@ async fn an_output_that_does_not_fit_its_reshape_is_an_error_and_the_replica_sta
     drop(gate.go);
     let signature = Signature { outputs: vec![spec("y", &[-1, 3], Some(&[-1, 3, 1]))], ..signature() };
     let replica = start_with(signature, engine);
-    let Err(Failure::EngineInput { what }) = replica.infer(call(1.0, 1, None)).await else { panic!("expected a refusal") };
+    let Err(Failure::EngineInput { what }) = infer(&replica, call(1.0, 1, None)).await else { panic!("expected a refusal") };
     assert!(what.contains("output `y` has shape [1,2], which is not [-1,3,1] and cannot become [-1,3]"), "{what}");
     assert!(!replica.shared.mixes_rows.load(Ordering::Relaxed) && replica.shared.lock().failed.is_none());
 }
@@ -70,13 +70,13 @@ async fn inputs_may_be_listed_in_another_order_and_outputs_left_out() {
     let side = |name: &str| spec(name, &[-1, 16], None);
     let signature = Signature { max_batch_size: 4, inputs: vec![side("INPUT1"), side("INPUT0")], outputs: vec![side("OUTPUT1")] };
     let replica = start_with(signature, Box::new(FakeEngine::add_sub()));
-    let reply = replica.infer(call_of(vec![input("INPUT1", &[1, 16], &[1.0; 16]), input("INPUT0", &[1, 16], &[5.0; 16])])).await.unwrap();
+    let reply = infer(&replica, call_of(vec![input("INPUT1", &[1, 16], &[1.0; 16]), input("INPUT0", &[1, 16], &[5.0; 16])])).await.unwrap();
     assert_eq!(reply.reply.outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["OUTPUT1"]);
     assert_eq!(values(&reply), [4.0; 16]);
     let both =
         Signature { outputs: vec![side("OUTPUT1"), side("OUTPUT0")], inputs: vec![side("INPUT0"), side("INPUT1")], max_batch_size: 4 };
     let replica = start_with(both, Box::new(FakeEngine::add_sub()));
-    let reply = replica.infer(call_of(vec![input("INPUT0", &[1, 16], &[5.0; 16]), input("INPUT1", &[1, 16], &[1.0; 16])])).await.unwrap();
+    let reply = infer(&replica, call_of(vec![input("INPUT0", &[1, 16], &[5.0; 16]), input("INPUT1", &[1, 16], &[1.0; 16])])).await.unwrap();
     assert_eq!(reply.reply.outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(), ["OUTPUT1", "OUTPUT0"]);
 }
 

@@ -42,7 +42,7 @@ async fn all_that_was_taken_and_failed_counts_as_that() {
     let queue = QueuePolicy { allow_timeout_override: true, ..QueuePolicy::default() };
     let batching = Batching { queue, ..Batching::default() };
     let parts = Parts { batching, ..parts(Box::new(|_| ())) };
-    let replica = Arc::new(Replica::start(parts, vec![engine]).unwrap());
+    let replica = Arc::new(Replica::start(parts, vec![engine], None).unwrap());
     let refused = spawn(&replica, call(-1.0, 1, None));
     first_run(&gate).await;
     let late = spawn(&replica, call(1.0, 1, Some(Duration::from_micros(900))));
