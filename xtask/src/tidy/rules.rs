@@ -21,6 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["policy", "proto", "registry"]),
     ("controller", &["policy", "proto", "registry"]),
     ("loadtest", &["policy", "proto", "registry"]),
+    ("bench", &["policy", "proto", "loadtest"]),
     ("demo", &["policy", "proto"]),
     ("xtask", &[]),
 ];

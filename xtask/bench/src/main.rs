@@ -1,0 +1,78 @@
+//! `cargo xtask bench`: compares alternatives in one interleaved run, so that what the machine does meanwhile hits all of them.
+//!
+//! Every bench prints a table of medians with their spread, then one line per target, and fails when a target is missed.
+#![allow(clippy::print_stdout, reason = "printing is what a bench is for")]
+
+mod client;
+mod echo;
+mod gateway;
+mod message;
+mod report;
+mod server;
+mod serving;
+
+use clap::{Parser, Subcommand};
+use report::Report;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Measures Sluice against itself and against what it is built on.
+#[derive(Debug, Parser)]
+struct Args {
+    /// The `sluice` binary
+    #[arg(long)]
+    sluice: PathBuf,
+    /// Model directory with `mlp`
+    #[arg(long)]
+    models: PathBuf,
+    /// Interleaved rounds
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Milliseconds of each measurement
+    #[arg(long, default_value_t = 500)]
+    slice_ms: u64,
+    /// Write the figures here, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Bench {
+    /// The smallest model through `sluice up`, beside a bare hyper server that echoes
+    Serving,
+    /// The smallest model through a gateway and a worker as two processes, beside `sluice up` and a bare hyper server
+    Gateway,
+    /// Serve canned answers; benches start this one themselves
+    #[command(hide = true)]
+    Echo {
+        /// Length of each answer in bytes
+        #[arg(long)]
+        answer: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(&args))) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("bench failed: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs what was asked for; false when a target was missed.
+async fn run(args: &Args) -> anyhow::Result<bool> {
+    let mut report = Report::new();
+    match args.bench {
+        Bench::Serving => serving::run(args, &mut report).await?,
+        Bench::Gateway => gateway::run(args, &mut report).await?,
+        Bench::Echo { answer } => return echo::serve(answer).await.map(|()| true),
+    }
+    report.finish(args.json.as_deref())
+}

@@ -1,0 +1,85 @@
+//! Servers under measurement: children that never outlive the bench, and what they cost.
+
+use anyhow::Context as _;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+/// Longest wait for a server.
+const READY_MAX: Duration = Duration::from_secs(120);
+
+/// A running server.
+pub(crate) struct Server {
+    child: Child,
+    /// `host:port` of HTTP/1.1.
+    pub(crate) http: String,
+    /// `host:port` of gRPC.
+    pub(crate) grpc: String,
+    /// From start to ready.
+    pub(crate) start: Duration,
+}
+
+impl Server {
+    /// Starts `program` and waits for its lines `listening:` and `ready:`.
+    pub(crate) async fn start(program: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<Self> {
+        let started = Instant::now();
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| program.display().to_string())?;
+        let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
+        let read = async {
+            let (mut http, mut grpc) = (String::new(), String::new());
+            while let Some(line) = lines.next_line().await? {
+                if let Some(ports) = line.strip_prefix("listening: ") {
+                    let port = |name: &str| {
+                        let named = ports.split(", ").find_map(|p| p.strip_prefix(name)).unwrap_or_default();
+                        named.trim().to_owned()
+                    };
+                    (http, grpc) = (port("http "), port("grpc "));
+                }
+                if line.starts_with("ready:") {
+                    return Ok((http, grpc));
+                }
+            }
+            anyhow::bail!("{} ended before it was ready", program.display())
+        };
+        let (http, grpc) = tokio::time::timeout(READY_MAX, read).await.context("not ready in time")??;
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Self { child, http, grpc, start: started.elapsed() })
+    }
+
+    /// A whole cluster in one process.
+    pub(crate) async fn up(sluice: &Path, models: &Path, data: &Path) -> anyhow::Result<Self> {
+        let ports = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn", "--models"];
+        let arguments = ports.map(OsStr::new).into_iter().chain([models.as_os_str(), OsStr::new("--data-dir"), data.as_os_str()]);
+        Self::start(sluice, arguments).await
+    }
+
+    fn process(&self, file: &str) -> anyhow::Result<String> {
+        let pid = self.child.id().context("the server has ended")?;
+        Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
+    }
+
+    /// Processor time it has used.
+    pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
+        let stat = self.process("stat")?;
+        let (_, fields) = stat.rsplit_once(')').context("/proc stat")?;
+        // utime and stime, the 14th and 15th field; the name took two.
+        let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+    }
+
+    /// Resident memory in bytes.
+    pub(crate) fn resident(&self) -> anyhow::Result<u64> {
+        let status = self.process("status")?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib << 10)
+    }
+}
