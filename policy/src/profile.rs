@@ -63,4 +63,4 @@ impl Latency {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,6 +2,11 @@ use super::*;
 use crate::profile::Latency;
 use proptest::prelude::*;
 
+mod baseline;
+mod earliest;
+mod overload;
+mod virtual_time;
+
 const LIMITS: Limits = Limits { rows_max: 4, queue_len_max: 8, queue_bytes_max: 100 };
 /// Takes no time, where a test is not about how long something takes.
 const FREE: Forecast = Forecast { latency: Latency { alpha_us: 0.0, beta_us: 0.0 }, kappa: 1.0, slow: 1.0 };

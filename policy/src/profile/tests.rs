@@ -14,24 +14,24 @@ proptest! {
     }
 }
 
-/// A seeded stream of standard normal numbers: splitmix64 and Box–Muller.
-struct Normal(u64);
+/// A seeded stream of random numbers: splitmix64, and Box–Muller for normal ones.
+pub(crate) struct Random(pub(crate) u64);
 
-impl Normal {
-    fn uniform(&mut self) -> f64 {
+impl Random {
+    pub(crate) fn uniform(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64 + 1e-17
     }
 
-    fn next(&mut self) -> f64 {
+    fn normal(&mut self) -> f64 {
         (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
     /// Log-normal noise of mean 1.
-    fn noise(&mut self, sigma: f64) -> f64 {
-        (sigma * self.next() - sigma * sigma / 2.0).exp()
+    pub(crate) fn noise(&mut self, sigma: f64) -> f64 {
+        (sigma * self.normal() - sigma * sigma / 2.0).exp()
     }
 
     fn rows(&mut self, limit: u32) -> u32 {
@@ -39,8 +39,8 @@ impl Normal {
     }
 }
 
-const GPU: Latency = Latency { alpha_us: 250.0, beta_us: 4_000.0 };
-const CPU: Latency = Latency { alpha_us: 10_000.0, beta_us: 0.0 };
+pub(crate) const GPU: Latency = Latency { alpha_us: 250.0, beta_us: 4_000.0 };
+pub(crate) const CPU: Latency = Latency { alpha_us: 10_000.0, beta_us: 0.0 };
 
 #[test]
 fn the_line_is_found_under_noise_from_any_prior() {
@@ -48,7 +48,7 @@ fn the_line_is_found_under_noise_from_any_prior() {
     let slow = Latency { alpha_us: 9e5, beta_us: 0.0 };
     for truth in [GPU, CPU] {
         for prior in [truth, wrong, slow, Latency::default()] {
-            let (mut profile, mut random) = (Profile::new(prior), Normal(7));
+            let (mut profile, mut random) = (Profile::new(prior), Random(7));
             let mut worst = 0.0f64;
             for batch in 0..4_000 {
                 let rows = random.rows(32);
@@ -77,7 +77,7 @@ fn a_single_size_keeps_the_priors_proportion() {
 #[test]
 fn a_slowdown_is_noticed_within_ten_batches_and_not_exaggerated() {
     for truth in [GPU, CPU] {
-        let (mut profile, mut random) = (Profile::new(truth), Normal(3));
+        let (mut profile, mut random) = (Profile::new(truth), Random(3));
         for _ in 0..1_000 {
             let rows = random.rows(16);
             profile.observe(rows, truth.batch_us(rows) * random.noise(0.05));
@@ -95,7 +95,7 @@ fn a_slowdown_is_noticed_within_ten_batches_and_not_exaggerated() {
 fn ninety_nine_of_a_hundred_batches_are_within_the_tail() {
     for (seed, sigma) in [0.05, 0.1, 0.2, 0.3, 0.4].into_iter().enumerate() {
         for truth in [GPU, CPU] {
-            let (mut profile, mut random) = (Profile::new(truth), Normal(seed as u64 + 11));
+            let (mut profile, mut random) = (Profile::new(truth), Random(seed as u64 + 11));
             let mut within = 0;
             for _ in 0..20_000 {
                 let rows = random.rows(32);
@@ -111,7 +111,7 @@ fn ninety_nine_of_a_hundred_batches_are_within_the_tail() {
 
 #[test]
 fn the_tail_widens_at_once_and_narrows_slowly() {
-    let (mut profile, mut random) = (Profile::new(CPU), Normal(5));
+    let (mut profile, mut random) = (Profile::new(CPU), Random(5));
     let mut run = |profile: &mut Profile, batches, sigma| {
         for _ in 0..batches {
             profile.observe(1, CPU.batch_us(1) * random.noise(sigma));
