@@ -57,6 +57,14 @@ fn a_head_is_given_up_only_when_the_others_could_not_be_in_time_after_it() {
 }
 
 #[test]
+fn among_equals_nobody_is_given_up() {
+    let mut batcher = roomy();
+    let equals: Vec<_> = (0..8).map(|_| arrive(&mut batcher, 0, pending(1, Some(250)))).collect();
+    let batch = take_at(&mut batcher, 0, GPU);
+    assert_eq!(batch, Batch { run: equals[..2].to_vec(), ..Batch::default() }, "none of the others allows more");
+}
+
+#[test]
 fn in_overload_the_shape_with_the_largest_batch_goes_first() {
     let check = |rows, first_is_larger| {
         let mut batcher = roomy();
