@@ -5,7 +5,7 @@
 //! keeps the others from running with it is given up when they could not be in time after it either, and of several shapes the one
 //! with the largest batch goes first.
 //!
-//! Measured in virtual time (`tests/overload.rs`): to give up only heads that allow less than half of a batch loses a third of the
+//! Measured in virtual time (`tests/overload.rs`): to give up only heads that allow less than half of a batch loses a fifth of the
 //! goodput at the capacity of a GPU (4 ms + 0.25 ms a row, 20 ms to answer), and to stop at the largest useful batch a fifth at twice
 //! of it. To look at the next batch first saves the heads that a short burst would cost.
 

@@ -145,6 +145,15 @@ fn a_request_without_priority_is_of_the_middle_and_higher_ones_leave_first() {
 }
 
 #[test]
+fn room_in_a_batch_goes_to_other_levels_of_its_shape() {
+    let mut batcher = roomy();
+    let [low, other, high] =
+        [(3, 0), (2, 7), (1, 0)].map(|(priority, group)| arrive(&mut batcher, 0, Pending { priority, group, ..pending(1, None) }));
+    assert_eq!(take(&mut batcher, 0).run, [high, low]);
+    assert_eq!(take(&mut batcher, 0).run, [other]);
+}
+
+#[test]
 fn who_has_no_deadline_is_not_starved_by_those_who_have_one() {
     let mut batcher = Batcher::new(Limits { rows_max: 1, ..ROOM }, Batching::default());
     let patient = arrive(&mut batcher, 0, pending(1, None));
