@@ -1,57 +1,33 @@
 //! The queue of one replica: which requests ride together in the next engine call.
 //!
 //! Without rules of the model ([`Batching`]) it is work-conserving and earliest deadline first: an idle instance never
-//! waits for company. What has expired leaves the queue without reaching an engine (I7). With rules, priority levels come
-//! first, 1 before 2, then deadlines, then arrival; who waited longer than its queue allows is refused, or goes behind the
-//! others of its level.
+//! waits for company (`earliest`). What has expired leaves the queue without reaching an engine, and so does what could not be in
+//! time any more (I7). Priorities share the device 8 : 2 : 1 by rows.
 //!
-//! An instance waits for company only while everything that waits fits into one batch: otherwise whoever comes next could
-//! only overtake. So nobody waits longer than the model's delay beside an idle instance.
+//! With rules, priority levels come first, 1 before 2, then deadlines, then arrival; who waited longer than its queue allows is
+//! refused, or goes behind the others of its level. An instance waits for company only while everything that waits fits into one
+//! batch: otherwise whoever comes next could only overtake. So nobody waits longer than the model's delay beside an idle instance.
 //!
 //! Instances are the only ones who look: a request whose time is up is told so at the latest when an instance next takes,
 //! and while one is idle that is at once.
 
 mod asked;
+mod baseline;
 mod batching;
+mod earliest;
+mod lanes;
+mod ticket;
+mod triton;
 
 pub use asked::Asked;
+pub use baseline::{BatchPolicy, UnknownBatchPolicy};
 pub use batching::{Batching, QueuePolicy, TimeoutAction};
+pub use ticket::Ticket;
 
-use crate::profile::Latency;
+use crate::profile::Forecast;
 use crate::{Failure, Moment};
+use lanes::{Lane, Lanes};
 use std::collections::{BTreeMap, BTreeSet};
-
-/// A waiting request's name, and its place in the queue: by level, then who has not timed out, then by deadline, then by
-/// arrival. One number, since the queue compares little else: 27 bits of level, 1 of having timed out, 52 of microseconds,
-/// 48 of arrivals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u128);
-
-impl Ticket {
-    const LEVEL_MAX: u32 = (1 << 27) - 1;
-    const ORDER_MAX: u64 = (1 << 52) - 1;
-    const NUMBER_MAX: u64 = (1 << 48) - 1;
-    const BEHIND: u128 = 1 << 100;
-
-    fn new(level: u32, order: Moment, number: u64) -> Self {
-        let order = order.as_us().min(Self::ORDER_MAX);
-        Self(u128::from(level) << 101 | u128::from(order) << 48 | u128::from(number & Self::NUMBER_MAX))
-    }
-
-    fn level(self) -> u32 {
-        (self.0 >> 101) as u32
-    }
-
-    /// The place it has once it has waited too long.
-    fn behind(self) -> Self {
-        Self(self.0 | Self::BEHIND)
-    }
-
-    /// The place it was given when it arrived, which is what its caller knows it by.
-    fn given(self) -> Self {
-        Self(self.0 & !Self::BEHIND)
-    }
-}
 
 /// What the queue must know of a request that arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +40,8 @@ pub struct Pending {
     pub deadline: Option<Moment>,
     /// Requests share a batch only within a group: equal non-batch dimensions, types and outputs.
     pub group: u64,
-    /// Level asked for, 1 the highest; 0, or one that the model does not have, is the model's default.
+    /// Level asked for, 1 the highest; 0, or one that the model does not have, is the model's default. A model without levels of
+    /// its own has three, and the second is the default.
     pub priority: u32,
     /// Longest wait asked for, in microseconds; counts only where the queue's policy lets it, and only to shorten.
     pub timeout_us: Option<u64>,
@@ -113,6 +90,9 @@ pub struct Batch {
     pub run: Vec<Ticket>,
     /// Leaves the queue unanswered, with microseconds past its deadline.
     pub late: Vec<(Ticket, u64)>,
+    /// Leaves the queue unanswered though its deadline is not over, with microseconds by which it would be late. Nothing does
+    /// where the model has rules.
+    pub hopeless: Vec<(Ticket, u64)>,
     /// Leaves the queue unanswered, with microseconds it waited and those its queue allows.
     pub timed_out: Vec<(Ticket, u64, u64)>,
     /// When an idle instance must ask again if nothing happens before: this one if nothing runs now, else another.
@@ -125,16 +105,23 @@ pub struct Batcher {
     queue: BTreeMap<Ticket, Waiting>,
     /// When each one's time is up, if `ruled`; otherwise the queue itself is in that order.
     expiries: BTreeSet<(Moment, Ticket)>,
-    /// How many wait on each level, if `ruled`; otherwise there is only one.
+    /// How many wait on each level, if `ruled`; otherwise all share one bound.
     levels: BTreeMap<u32, usize>,
+    /// What waits by level and group, where there are no rules.
+    lanes: Lanes,
     bytes: u64,
     rows: u64,
     next: u64,
     limits: Limits,
     batching: Batching,
+    policy: BatchPolicy,
+    /// What a policy other than ours remembers.
+    memory: baseline::Memory,
+    /// An idle instance may be told to wait for company.
+    waits: bool,
     /// The largest of the preferred sizes; a full batch when there are none.
     preferred_max: u32,
-    /// The order of the queue is not just that of deadlines.
+    /// The rules set another order than that of deadlines, or a longest wait.
     ruled: bool,
 }
 
@@ -149,21 +136,37 @@ fn later(moment: Moment, us: u64) -> Moment {
 }
 
 impl Batcher {
-    /// An empty queue. Preferred sizes over the limit of rows, and levels over 2^27, are as if they were not there.
-    pub fn new(limits: Limits, mut batching: Batching) -> Self {
+    /// An empty queue that goes by the model's rules, or by ours where there are none. Preferred sizes over the limit of rows, and
+    /// levels over 2^27, are as if they were not there.
+    pub fn new(limits: Limits, batching: Batching) -> Self {
+        Self::with_policy(limits, batching, BatchPolicy::default())
+    }
+
+    /// The same with another policy, to compare. Whatever the rules say about order, timeouts and room holds with each.
+    pub fn with_policy(limits: Limits, mut batching: Batching, policy: BatchPolicy) -> Self {
+        if policy == BatchPolicy::Linger {
+            batching.preferred_rows.clear();
+            batching.max_delay_us = if batching.max_delay_us == 0 { baseline::LINGER_US } else { batching.max_delay_us };
+        }
         batching.preferred_rows.retain(|rows| *rows <= limits.rows_max);
         batching.priority_levels = batching.priority_levels.min(Ticket::LEVEL_MAX);
         let times_out = std::iter::once(&batching.queue).chain(batching.queue_by_priority.values()).any(QueuePolicy::times_out);
+        let ruled = times_out || batching.preserve_ordering || batching.priority_levels > 1;
+        let has_rules = ruled || batching.max_delay_us > 0 || !batching.preferred_rows.is_empty();
         Self {
             queue: BTreeMap::new(),
             expiries: BTreeSet::new(),
             levels: BTreeMap::new(),
+            lanes: Lanes::default(),
             bytes: 0,
             rows: 0,
             next: 0,
             limits,
             preferred_max: batching.preferred_rows.iter().copied().max().unwrap_or(limits.rows_max),
-            ruled: times_out || batching.preserve_ordering || batching.priority_levels > 1,
+            ruled,
+            policy: if policy == BatchPolicy::Sluice && has_rules { BatchPolicy::Triton } else { policy },
+            memory: baseline::Memory::default(),
+            waits: batching.max_delay_us > 0 || policy.defers(),
             batching,
         }
     }
@@ -190,6 +193,7 @@ impl Batcher {
         }
         let deadline = pending.deadline.unwrap_or(NEVER);
         let order = if self.batching.preserve_ordering { NEVER } else { deadline };
+        let level = if self.policy == BatchPolicy::Sluice { lanes::level(pending.priority) } else { level };
         let ticket = Ticket::new(level, order, self.next);
         let Pending { rows, bytes, group, .. } = pending;
         let allowed_us = policy.allowed_us(pending.timeout_us).unwrap_or(u64::MAX);
@@ -206,21 +210,32 @@ impl Batcher {
     /// Nobody comes any more: what waits no longer waits for company.
     pub fn close(&mut self) {
         self.batching.max_delay_us = 0;
+        self.waits = false;
     }
 
-    /// Forms the next batch for an idle instance of a replica as fast as `latency`. `batch` is emptied first; its room is
+    /// Forms the next batch for an idle instance of a replica as fast as `forecast` says. `batch` is emptied first; its room is
     /// reused.
-    pub fn take(&mut self, now: Moment, latency: Latency, batch: &mut Batch) {
+    pub fn take(&mut self, now: Moment, forecast: Forecast, batch: &mut Batch) {
         batch.run.clear();
         batch.late.clear();
+        batch.hopeless.clear();
         batch.timed_out.clear();
-        self.expire(now, batch);
-        batch.wake = self.form(now, latency, &mut batch.run);
+        if self.policy != BatchPolicy::Sluice {
+            self.expire(now, batch);
+        }
+        batch.wake = match self.policy {
+            BatchPolicy::Sluice => {
+                self.form_by_deadline(now, forecast, batch);
+                None
+            }
+            BatchPolicy::Triton | BatchPolicy::Linger => self.form_by_rules(now, forecast, &mut batch.run),
+            _ => self.form_as_others(now, forecast, &mut batch.run),
+        };
         for ticket in &mut batch.run {
             self.remove(*ticket);
             *ticket = ticket.given();
         }
-        if self.batching.max_delay_us > 0 && batch.wake.is_none() && !self.queue.is_empty() {
+        if self.waits && batch.wake.is_none() && !self.queue.is_empty() {
             batch.wake = Some(now); // nobody looked yet how long what stays may wait
         }
     }
@@ -247,60 +262,6 @@ impl Batcher {
         (expiry <= now).then_some(place)
     }
 
-    /// Puts into `run` what leaves now. Nothing does when the head is better off waiting for company: then the moment until
-    /// which it is.
-    fn form(&self, now: Moment, latency: Latency, run: &mut Vec<Ticket>) -> Option<Moment> {
-        let group = self.queue.first_key_value()?.1.group;
-        let (mut rows, mut oldest, mut preferred) = (0u32, now, None);
-        for (place, waiting) in &self.queue {
-            if waiting.group != group {
-                if self.batching.preserve_ordering {
-                    break;
-                }
-                continue;
-            }
-            let with = rows.saturating_add(waiting.rows);
-            if with > self.preferred_max && !run.is_empty() {
-                preferred.get_or_insert(run.len());
-                if with > self.limits.rows_max {
-                    break; // no overtaking: a later, smaller request must not starve an earlier, larger one
-                }
-            }
-            rows = with;
-            run.push(*place);
-            oldest = oldest.min(waiting.arrived);
-            if self.batching.preferred_rows.contains(&rows) {
-                preferred = Some(run.len());
-            }
-            if rows >= self.limits.rows_max {
-                break;
-            }
-        }
-        let delay_us = self.batching.max_delay_us;
-        if delay_us > 0 && now.us_since(oldest) >= delay_us {
-            return None;
-        }
-        if let Some(len) = preferred {
-            run.truncate(len);
-            return None;
-        }
-        if delay_us == 0 || rows >= self.preferred_max || run.len() < self.queue.len() {
-            return None;
-        }
-        let until = self.patience(later(oldest, delay_us), latency).filter(|until| *until > now)?;
-        run.clear();
-        Some(until)
-    }
-
-    /// Until when all that waits may wait for company: `until`, but only to the last moment at which a full batch still ends
-    /// before every deadline. `None` where somebody would time out by then: it would be refused beside an idle instance.
-    fn patience(&self, until: Moment, latency: Latency) -> Option<Moment> {
-        let run_us = latency.batch_us(self.limits.rows_max).ceil() as u64;
-        let deadline = self.queue.values().map(|w| w.deadline).min().unwrap_or(NEVER);
-        let until = until.min(Moment::from_us(deadline.as_us().saturating_sub(run_us)));
-        self.queue.values().all(|w| w.times_out() > until).then_some(until)
-    }
-
     /// Waiting requests.
     pub fn len(&self) -> usize {
         self.queue.len()
@@ -311,12 +272,23 @@ impl Batcher {
         self.queue.is_empty()
     }
 
-    /// Microseconds until an instance is free for a request that arrived now: what waits, over `instances`.
-    pub fn backlog_us(&self, latency: Latency, instances: u32) -> u64 {
-        let full = u64::from(self.limits.rows_max.max(1));
-        let batches = self.rows.div_ceil(full).min(self.queue.len() as u64);
-        let us = latency.alpha_us * self.rows as f64 + latency.beta_us * batches as f64;
-        (us / f64::from(instances.max(1))) as u64
+    /// Microseconds until an instance is free for a request that arrived now: what waits, over `instances`. What runs is not in
+    /// it.
+    pub fn backlog_us(&self, forecast: Forecast, instances: u32) -> u64 {
+        let rows_max = match self.policy {
+            BatchPolicy::Sluice => forecast.rows_max(self.limits.rows_max),
+            _ => self.limits.rows_max.max(1),
+        };
+        (self.work_us(forecast, rows_max) / f64::from(instances.max(1))) as u64
+    }
+
+    /// Microseconds that all that waits takes one instance, in batches of at most `rows_max`.
+    fn work_us(&self, forecast: Forecast, rows_max: u32) -> f64 {
+        let batches = match self.policy {
+            BatchPolicy::Sluice => self.lanes.batches(rows_max),
+            _ => self.rows.div_ceil(u64::from(rows_max)).min(self.queue.len() as u64),
+        };
+        forecast.slow * (forecast.latency.alpha_us * self.rows as f64 + forecast.latency.beta_us * batches as f64)
     }
 
     fn insert(&mut self, place: Ticket, waiting: Waiting) {
@@ -326,6 +298,9 @@ impl Batcher {
             self.expiries.insert((waiting.expires(), place));
             let level = self.levels.entry(place.level()).or_default();
             *level = level.saturating_add(1);
+        }
+        if self.policy == BatchPolicy::Sluice {
+            self.lanes.enter(Lane::of(place, &waiting), waiting.rows);
         }
         self.queue.insert(place, waiting);
     }
@@ -339,6 +314,9 @@ impl Batcher {
             if let Some(level) = self.levels.get_mut(&place.level()) {
                 *level = level.saturating_sub(1);
             }
+        }
+        if self.policy == BatchPolicy::Sluice {
+            self.lanes.leave(Lane::of(place, &waiting), waiting.rows);
         }
         Some(waiting)
     }

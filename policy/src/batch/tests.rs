@@ -1,8 +1,18 @@
 use super::*;
+use crate::profile::Latency;
 use proptest::prelude::*;
 
+mod baseline;
+mod earliest;
+mod overload;
+mod virtual_time;
+
 const LIMITS: Limits = Limits { rows_max: 4, queue_len_max: 8, queue_bytes_max: 100 };
-const LATENCY: Latency = Latency { alpha_us: 1.0, beta_us: 6.0 };
+/// Takes no time, where a test is not about how long something takes.
+const FREE: Forecast = Forecast { latency: Latency { alpha_us: 0.0, beta_us: 0.0 }, kappa: 1.0, slow: 1.0 };
+
+/// A full batch of [`ruled`] takes 14 us.
+const SLOW: Forecast = Forecast { latency: Latency { alpha_us: 1.0, beta_us: 6.0 }, ..FREE };
 
 fn pending(rows: u32, deadline_us: Option<u64>) -> Pending {
     Pending { rows, bytes: 1, deadline: deadline_us.map(Moment::from_us), group: 0, priority: 0, timeout_us: None }
@@ -22,8 +32,12 @@ fn arrive(batcher: &mut Batcher, now_us: u64, pending: Pending) -> Ticket {
 }
 
 fn take(batcher: &mut Batcher, now_us: u64) -> Batch {
+    take_at(batcher, now_us, FREE)
+}
+
+fn take_at(batcher: &mut Batcher, now_us: u64, forecast: Forecast) -> Batch {
     let mut batch = Batch::default();
-    batcher.take(Moment::from_us(now_us), LATENCY, &mut batch);
+    batcher.take(Moment::from_us(now_us), forecast, &mut batch);
     batch
 }
 
@@ -121,7 +135,7 @@ fn who_waited_longest_ends_the_wait_and_another_group_does_too() {
 
 #[test]
 fn nobody_waits_past_its_deadline_its_timeout_or_the_end_of_the_replica() {
-    // A full batch takes 14 µs.
+    let take = |batcher: &mut Batcher, now_us| take_at(batcher, now_us, SLOW);
     let rules = Batching {
         max_delay_us: 100,
         queue: QueuePolicy { allow_timeout_override: true, ..QueuePolicy::default() },
@@ -149,8 +163,8 @@ fn a_higher_level_goes_first_and_an_unknown_one_is_the_default() {
     let late = arrive(&mut batcher, 1, Pending { priority: 3, ..pending(1, Some(5)) });
     let fine = arrive(&mut batcher, 1, Pending { priority: 1, ..pending(1, None) });
     assert_eq!(take(&mut batcher, 7), Batch { run: vec![fine], late: vec![(late, 2)], ..Batch::default() });
-    // Without levels a priority means nothing.
-    let mut batcher = plain();
+    // One level is none.
+    let mut batcher = ruled(Batching { priority_levels: 1, max_delay_us: 1, ..Batching::default() });
     let [first, second] = [9, 1].map(|priority| arrive(&mut batcher, 0, Pending { priority, ..pending(1, None) }));
     assert_eq!(take(&mut batcher, 1).run, [first, second]);
 }
@@ -278,11 +292,6 @@ fn arriving(step: Step) -> Pending {
     Pending { group, priority, timeout_us, ..pending(rows, deadline) }
 }
 
-/// Which arrival it was.
-fn number(ticket: Ticket) -> u64 {
-    ticket.0 as u64 & Ticket::NUMBER_MAX
-}
-
 /// The rule before there were others, kept as what the default must do.
 fn old_rule(queue: &mut BTreeMap<(u64, u64), (u32, u64)>, now_us: u64) -> (Vec<u64>, Vec<u64>) {
     let late: Vec<_> = queue.keys().filter(|(deadline, _)| *deadline <= now_us).copied().collect();
@@ -318,11 +327,11 @@ proptest! {
                     inside.remove(&ticket);
                 },
                 _ => {
-                    let batch = take(&mut batcher, now_us as u64);
+                    let batch = take_at(&mut batcher, now_us as u64, SLOW);
                     let run: Vec<_> = batch.run.iter().map(|t| inside.remove(t).unwrap()).collect();
                     prop_assert!(run.iter().map(|p| p.rows).sum::<u32>() <= LIMITS.rows_max || run.len() == 1);
                     prop_assert!(run.iter().all(|p| p.group == run[0].group && p.deadline.is_none_or(|d| d > now)));
-                    let gone = batch.late.iter().map(|(t, _)| t).chain(batch.timed_out.iter().map(|(t, ..)| t));
+                    let gone = batch.late.iter().chain(&batch.hopeless).map(|(t, _)| t).chain(batch.timed_out.iter().map(|(t, ..)| t));
                     for ticket in gone {
                         prop_assert!(inside.remove(ticket).is_some());
                     }
@@ -342,12 +351,12 @@ proptest! {
             let now_us = now_us as u64;
             let (_, rows, deadline, group, ..) = step;
             if step.0 < 3 {
-                if let Ok(ticket) = batcher.arrive(Moment::from_us(now_us), arriving(step)) {
-                    model.insert((deadline.unwrap_or(u64::MAX), number(ticket)), (rows, group));
+                if let Ok(ticket) = batcher.arrive(Moment::from_us(now_us), Pending { priority: 0, ..arriving(step) }) {
+                    model.insert((deadline.unwrap_or(u64::MAX), ticket.number()), (rows, group));
                 }
             } else {
                 let batch = take(&mut batcher, now_us);
-                let numbers = (batch.run.iter().map(|t| number(*t)).collect(), batch.late.iter().map(|(t, _)| number(*t)).collect());
+                let numbers = (batch.run.iter().map(|t| t.number()).collect(), batch.late.iter().map(|(t, _)| t.number()).collect());
                 prop_assert_eq!(numbers, old_rule(&mut model, now_us));
                 prop_assert_eq!((batch.timed_out, batch.wake), (vec![], None));
             }
@@ -368,8 +377,8 @@ proptest! {
                 wake = Some(now_us);
             }
             while wake.is_some_and(|at| at <= now_us) {
-                let batch = take(&mut batcher, now_us);
-                for ticket in &batch.run {
+                let batch = take_at(&mut batcher, now_us, SLOW);
+                for ticket in batch.run.iter().chain(batch.hopeless.iter().map(|(t, _)| t)) {
                     arrived.remove(ticket);
                 }
                 prop_assert!(batch.timed_out.is_empty() && batch.late.is_empty(), "beside an idle instance: {:?}", batch);
