@@ -223,6 +223,15 @@ fn every_term_counts() {
 }
 
 #[test]
+fn the_earlier_finish_of_the_two_wins() {
+    let pair = [Candidate { rows_since_report: 5, ..idle() }, Candidate { rows_since_report: 1, ..idle() }];
+    for remaining in [None, Some(50_000)] {
+        assert_eq!(choose_at(&pair, remaining, [0.1, 0.9]), Ok(1));
+        assert_eq!(choose_at(&pair, remaining, [0.9, 0.1]), Ok(1));
+    }
+}
+
+#[test]
 fn equals_go_to_the_one_with_less_in_flight() {
     let pair = [Candidate { in_flight: 3, ..idle() }, Candidate { in_flight: 2, ..idle() }];
     assert_eq!(choose_at(&pair, None, [0.1, 0.9]), Ok(1));
