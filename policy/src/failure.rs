@@ -145,6 +145,10 @@ pub enum Failure {
     #[error("the connection to the worker was lost before it answered")]
     ConnectionLost,
 
+    // This caller may not have it.
+    #[error("tenant `{tenant}` has used up its {what}, retry after {retry_ms} ms")]
+    Quota { tenant: String, what: String, retry_ms: u32 },
+
     // Time.
     #[error("the deadline passed {late_us} us ago")]
     DeadlineExceeded { late_us: u64 },
@@ -210,6 +214,7 @@ impl Failure {
             | Self::UnknownRegion { .. } => (Code::NotFound, 404, Never),
             Self::RegionExists { .. } => (Code::AlreadyExists, 400, Never),
             Self::MessageTooLarge { .. } => (Code::ResourceExhausted, 413, Never),
+            Self::Quota { .. } => (Code::ResourceExhausted, 429, Never),
             Self::NotReady { .. } | Self::QueueFull { .. } | Self::Overloaded { .. } | Self::Draining { .. } | Self::ConnectionLost => {
                 (Code::Unavailable, 503, OtherWorker)
             }
@@ -244,6 +249,7 @@ impl Failure {
             | Self::NoReplica { retry_ms, .. }
             | Self::QueueFull { retry_ms, .. }
             | Self::Overloaded { retry_ms, .. }
+            | Self::Quota { retry_ms, .. }
             | Self::Draining { retry_ms } => Some(*retry_ms),
             Self::Remote { retry_ms, .. } => *retry_ms,
             _ => None,
@@ -307,6 +313,9 @@ mod tests {
         let waited = Failure::QueueTimeout { waited_us: 7, allowed_us: 5 };
         assert_eq!(waited.wire(), (Code::Unavailable, 503, Retry::Never), "as Triton answers it");
         assert_eq!(waited.to_string(), "the request waited 7 us in the queue, 5 us are allowed");
+        let quota = Failure::Quota { tenant: "blue".to_owned(), what: "9 requests in flight".to_owned(), retry_ms: 4 };
+        assert_eq!(quota.wire(), (Code::ResourceExhausted, 429, Retry::Never), "the caller's fault, not the cluster's");
+        assert_eq!(quota.retry_ms(), Some(4));
         let remote = Failure::Remote { code: Code::Internal, message: String::new(), retry_ms: None }.wire();
         assert_eq!(remote, (Code::Internal, 500, Retry::Never));
     }

@@ -6,6 +6,7 @@
 //!
 //! Not here: bytes on the wire (`proto`), where records are kept (`registry`), threads and sockets (the roles).
 
+pub mod admit;
 pub mod batch;
 pub mod bytes_tensor;
 pub mod check;

@@ -1,23 +1,70 @@
-//! Which replica takes a request: two candidates drawn by capacity, the earlier predicted finish wins.
+//! Which replica takes a request, or that none can: two candidates drawn by capacity, the earlier predicted finish wins; with a
+//! deadline, all are looked at before the request is refused, and it is refused at once.
+//!
+//! A prediction and a preference are two numbers. [`Candidate::finish_us`] is time that will really pass and is held against the
+//! deadline. Distance is added only to compare replicas: traffic across zones costs money, not the caller's time.
+//!
+//! Constants and their order of merit come from a simulation of 12 unequal replicas behind 3 gateways; `tests/comparison.rs` is a small
+//! copy of it.
+//!
+//! Not here: choosing between variants by accuracy (one call of [`choose`] sees the replicas of one tier), doubt and ejection
+//! (the caller says what [`Standing`] a replica has), retries.
+
+pub mod baseline;
+mod headroom;
+mod spill;
+
+pub use headroom::Headroom;
+pub use spill::Spill;
 
 use crate::Moment;
-use crate::profile::Latency;
+
+/// A new replica is offered this share of its capacity ...
+const SLOW_START_SHARE: f64 = 0.1;
+/// ... and all of it at this age, in microseconds.
+const SLOW_START_US: u64 = 10_000_000;
+/// Bounds of [`Candidate::senders`]: one second of arrivals tells no more than this.
+const SENDERS: (f64, f64) = (1.0, 8.0);
+/// What a replica in another zone of this site must be faster by, in microseconds.
+const OTHER_ZONE_US: f64 = 5_000.0;
+/// What a replica in another site must be faster by, in microseconds; the round trip comes on top.
+const OTHER_SITE_US: f64 = 20_000.0;
 
 /// What a gateway knows of a replica at the moment of a choice.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
-    /// Calibrated latency.
-    pub latency: Latency,
+    /// Microseconds of a batch for each of its rows, as its device class measured it.
+    pub alpha_us: f64,
+    /// Microseconds of a batch whatever its rows.
+    pub beta_us: f64,
+    /// p99 of a run over its prediction.
+    pub kappa: f64,
+    /// How much slower than its device class it has been of late: 1 is as fast.
+    pub slow: f64,
+    /// Most rows of one engine call.
+    pub rows_max: u32,
+    /// Rows of the largest batch that keeps the latency target.
+    pub rows_useful: u32,
     /// Engine threads.
     pub instances: u32,
-    /// The worker's own forecast of its backlog, in microseconds.
+    /// The worker's own forecast, in microseconds: queued batches and the rest of the running ones, over its instances.
     pub backlog_us: u64,
-    /// When the forecast came.
+    /// When that forecast came.
     pub reported: Moment,
-    /// Rows this gateway has sent and not seen answered.
-    pub rows_in_flight: u32,
-    /// Added for distance: 0 in the same zone.
-    pub distance_us: u64,
+    /// Rows this gateway has sent since that forecast.
+    pub rows_since_report: u32,
+    /// Arrivals from all gateways over arrivals from this one, as the worker tells it: others send too.
+    pub senders: f64,
+    /// Requests this gateway has sent and not seen answered.
+    pub in_flight: u32,
+    /// Round trip without any work, in microseconds.
+    pub rtt_us: f64,
+    /// Bytes a microsecond on the way there; infinite where they do not travel or nobody measured it.
+    pub bytes_per_us: f64,
+    /// Where it is, seen from here.
+    pub distance: Distance,
+    /// Microseconds since it became routable.
+    pub age_us: u64,
     /// Can it be drawn at all?
     pub standing: Standing,
 }
@@ -29,89 +76,254 @@ pub enum Standing {
     Good,
     /// Only when no good one is left: it failed a moment ago.
     Doubtful,
-    /// No: this request has been there already.
+    /// No: there is no connection to it. Like a doubtful one it is not healthy.
+    Unreachable,
+    /// No: this request has been there already, or does not want its variant. Says nothing of its health.
     Excluded,
 }
 
-impl Candidate {
-    /// Predicted microseconds until a request of `rows` sent at `now` is answered.
-    pub fn finish_us(&self, now: Moment, rows: u32) -> f64 {
-        let instances = f64::from(self.instances.max(1));
-        let backlog = self.backlog_us.saturating_sub(now.us_since(self.reported)) as f64;
-        let own = if self.rows_in_flight == 0 { 0.0 } else { self.latency.batch_us(self.rows_in_flight) / instances };
-        backlog + own + self.latency.batch_us(rows.max(1)) + self.distance_us as f64
-    }
-
-    /// Rows per microsecond it can take, for drawing. Never zero, so that every replica can be drawn.
-    fn capacity(&self) -> f64 {
-        f64::from(self.instances.max(1)) / self.latency.batch_us(1).max(1.0)
-    }
+/// Where a replica is, seen from a gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Distance {
+    /// In the same zone of the same site.
+    SameZone,
+    /// In the same site.
+    SameSite,
+    /// In another site.
+    OtherSite,
 }
 
-/// Index of the replica that takes a request of `rows` at `now`; `None` when every one is excluded.
-/// `draws` are two random numbers in 0..1.
-pub fn choose(candidates: &[Candidate], now: Moment, rows: u32, draws: [f64; 2]) -> Option<usize> {
-    let standing = if candidates.iter().any(|c| c.standing == Standing::Good) { Standing::Good } else { Standing::Doubtful };
-    let [first, second] = draws.map(|d| draw(candidates, standing, d));
-    let ((a, one), (b, two)) = (first?, second?);
-    Some(if two.finish_us(now, rows) < one.finish_us(now, rows) { b } else { a })
+/// What a choice must know of a request.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Request {
+    /// The moment of the choice.
+    pub now: Moment,
+    /// Rows it brings; 0 counts as 1.
+    pub rows: u32,
+    /// Bytes of its inputs.
+    pub bytes: u64,
+    /// Microseconds until nobody wants the answer. Without it only full queues refuse.
+    pub remaining_us: Option<u64>,
+    /// May it leave this site? [`Spill::may_cross`] says.
+    pub may_cross: bool,
 }
 
-/// The candidate of that standing in whose share of the total capacity `draw` falls.
-fn draw(candidates: &[Candidate], standing: Standing, draw: f64) -> Option<(usize, &Candidate)> {
-    let eligible = || candidates.iter().enumerate().filter(|(_, c)| c.standing == standing);
-    let mut left = draw.clamp(0.0, 1.0) * eligible().map(|(_, c)| c.capacity()).sum::<f64>();
-    for (i, candidate) in eligible() {
-        left -= candidate.capacity();
-        if left < 0.0 {
-            return Some((i, candidate));
+/// Where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Position among the candidates.
+    pub index: usize,
+    /// Microseconds until its answer, as predicted. [`Headroom::record`] wants to know how that went.
+    pub predicted_us: u64,
+    /// Does it leave this site on the budget? For [`Spill::record`].
+    pub spilled: bool,
+}
+
+/// Why a request goes nowhere. Asking another worker is no use: all were looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// Every candidate is excluded or unreachable.
+    NoReplica,
+    /// Even an idle replica would be too slow: DEADLINE_EXCEEDED.
+    Hopeless {
+        /// What the fastest would take, idle, in microseconds.
+        idle_us: u64,
+        /// What the deadline leaves, without the headroom, in microseconds.
+        allowed_us: u64,
+    },
+    /// All are too busy: UNAVAILABLE.
+    Busy {
+        /// After this many microseconds the first of them would have been in time.
+        retry_us: u64,
+    },
+}
+
+impl Distance {
+    /// From `here` to `there`, both (site, zone).
+    pub fn between(here: (&str, &str), there: (&str, &str)) -> Self {
+        match (here.0 == there.0, here.1 == there.1) {
+            (true, true) => Self::SameZone,
+            (true, false) => Self::SameSite,
+            (false, _) => Self::OtherSite,
         }
     }
-    eligible().next_back() // rounding left a remainder, or draw was 1
+}
+
+impl Candidate {
+    /// Predicted microseconds until `request` is answered; infinite where its numbers make no sense.
+    ///
+    /// The forecast of the backlog is worked off as it ages. Since then this gateway sent rows, and others sent as many more as their
+    /// share of the arrivals says. Those rows fill whole batches before the one that this request rides in.
+    pub fn finish_us(&self, request: &Request) -> f64 {
+        let backlog = self.backlog_us.saturating_sub(request.now.us_since(self.reported)) as f64;
+        let sent = f64::from(self.rows_since_report) * self.senders.max(SENDERS.0).min(SENDERS.1);
+        let batches = (sent / f64::from(self.rows_max.max(1))).floor();
+        let ahead = self.slow * (self.alpha_us * sent + self.beta_us * batches) / f64::from(self.instances.max(1));
+        sane(backlog + ahead + self.idle_us(request))
+    }
+
+    /// The same if nothing else were there.
+    pub fn idle_us(&self, request: &Request) -> f64 {
+        let rows = request.rows.max(1);
+        let batches = rows.div_ceil(self.rows_max.max(1));
+        let run = self.slow * self.kappa * (self.alpha_us * f64::from(rows) + self.beta_us * f64::from(batches));
+        sane(self.rtt_us + run + request.bytes as f64 / self.bytes_per_us)
+    }
+
+    /// Rows a microsecond it can take, which is its weight in a draw. Never zero, so that every replica can be drawn.
+    pub fn capacity(&self) -> f64 {
+        let rows = f64::from(self.rows_useful.max(1));
+        let batch_us = sane(self.slow * (self.alpha_us * rows + self.beta_us)).max(1.0);
+        let age = (self.age_us as f64 / SLOW_START_US as f64).min(1.0);
+        let started = SLOW_START_SHARE + (1.0 - SLOW_START_SHARE) * age;
+        (f64::from(self.instances.max(1)) * rows * started / batch_us).max(f64::MIN_POSITIVE)
+    }
+
+    /// Microseconds added to its finish where replicas are compared.
+    fn reluctance_us(&self) -> f64 {
+        match self.distance {
+            Distance::SameZone => 0.0,
+            Distance::SameSite => OTHER_ZONE_US,
+            Distance::OtherSite => OTHER_SITE_US + self.rtt_us,
+        }
+    }
+}
+
+/// `us`, if it can be a length of time.
+fn sane(us: f64) -> f64 {
+    if us >= 0.0 { us } else { f64::INFINITY }
+}
+
+/// The replica that takes `request`. `headroom` is the model's, `draws` are two random numbers in 0..1.
+///
+/// # Errors
+/// [`Refusal`] when nobody may take it, or when it has a deadline and nobody can answer in time.
+pub fn choose(candidates: &[Candidate], request: &Request, headroom: &Headroom, draws: [f64; 2]) -> Result<Choice, Refusal> {
+    let field = Field::new(candidates, request).ok_or(Refusal::NoReplica)?;
+    // Accuracy tiers go around this: once per tier from the best down, taken up to a part of the time left, then as below.
+    let drawn = field.drawn(draws);
+    let Some(remaining_us) = request.remaining_us else {
+        let near = drawn.into_iter().flatten().reduce(Entry::better).ok_or(Refusal::NoReplica)?;
+        // Only a replica that is late by more than the distance can be worth leaving the site for.
+        let best = if field.zones_count && near.cost_us > OTHER_SITE_US { field.open().fold(near, Entry::better) } else { near };
+        return Ok(field.choice(best));
+    };
+    let allowed_us = (1.0 - headroom.share()) * remaining_us as f64;
+    let in_time = |e: &Entry| e.finish_us <= allowed_us;
+    let found = drawn.into_iter().flatten().filter(in_time).reduce(Entry::better);
+    let found = found.or_else(|| field.near().filter(in_time).reduce(Entry::better));
+    match found.or_else(|| field.open().filter(in_time).reduce(Entry::better)) {
+        Some(entry) => Ok(field.choice(entry)),
+        None => Err(field.refusal(allowed_us)),
+    }
+}
+
+/// A candidate that may be taken.
+#[derive(Clone, Copy)]
+struct Entry {
+    index: usize,
+    finish_us: f64,
+    cost_us: f64,
+    in_flight: u32,
+    crosses: bool,
+}
+
+impl Entry {
+    /// The one with the lower cost; of equals the one with less in flight, then the first.
+    fn better(self, other: Self) -> Self {
+        let order = other.cost_us.total_cmp(&self.cost_us).then(other.in_flight.cmp(&self.in_flight));
+        if order.is_lt() { other } else { self }
+    }
+}
+
+/// The candidates of a choice, and which of them count.
+struct Field<'c> {
+    candidates: &'c [Candidate],
+    request: &'c Request,
+    /// The best there is.
+    standing: Standing,
+    /// Do zones count? Not when fewer than half of the replicas of this site are healthy: then they could not bear it.
+    zones_count: bool,
+}
+
+impl<'c> Field<'c> {
+    /// `None` when no candidate may be taken.
+    fn new(candidates: &'c [Candidate], request: &'c Request) -> Option<Self> {
+        let standing = best_standing(candidates)?;
+        let here = || candidates.iter().filter(|c| c.distance != Distance::OtherSite && c.standing != Standing::Excluded);
+        let healthy = here().filter(|c| c.standing == Standing::Good).count();
+        let zones_count = healthy > 0 && healthy.saturating_mul(2) >= here().count();
+        Some(Self { candidates, request, standing, zones_count })
+    }
+
+    fn standing(&self) -> impl Iterator<Item = (usize, &'c Candidate)> {
+        let standing = self.standing;
+        self.candidates.iter().enumerate().filter(move |(_, c)| c.standing == standing)
+    }
+
+    fn crosses(&self, candidate: &Candidate) -> bool {
+        self.zones_count && candidate.distance == Distance::OtherSite
+    }
+
+    fn entry(&self, index: usize, candidate: &Candidate) -> Entry {
+        let finish_us = candidate.finish_us(self.request);
+        let reluctance_us = if self.zones_count { candidate.reluctance_us() } else { 0.0 };
+        Entry { index, finish_us, cost_us: finish_us + reluctance_us, in_flight: candidate.in_flight, crosses: self.crosses(candidate) }
+    }
+
+    /// Those in this site, or all where zones do not count.
+    fn near(&self) -> impl Iterator<Item = Entry> {
+        self.standing().filter(|(_, c)| !self.crosses(c)).map(|(i, c)| self.entry(i, c))
+    }
+
+    /// All that this request may go to.
+    fn open(&self) -> impl Iterator<Item = Entry> {
+        self.standing().filter(|(_, c)| self.request.may_cross || !self.crosses(c)).map(|(i, c)| self.entry(i, c))
+    }
+
+    /// Near ones in whose shares of the total capacity the draws fall.
+    fn drawn(&self, draws: [f64; 2]) -> [Option<Entry>; 2] {
+        let near = || self.standing().filter(|(_, c)| !self.crosses(c)).map(|(i, c)| (i, c.capacity()));
+        draws.map(|draw| pick(near, draw)).map(|picked| {
+            let index = picked?;
+            Some(self.entry(index, self.candidates.get(index)?))
+        })
+    }
+
+    fn choice(&self, entry: Entry) -> Choice {
+        Choice { index: entry.index, predicted_us: entry.finish_us as u64, spilled: entry.crosses }
+    }
+
+    /// Why nobody is in time.
+    fn refusal(&self, allowed_us: f64) -> Refusal {
+        let idle_us = self.standing().map(|(_, c)| c.idle_us(self.request)).fold(f64::INFINITY, f64::min);
+        if idle_us > allowed_us {
+            return Refusal::Hopeless { idle_us: idle_us as u64, allowed_us: allowed_us as u64 };
+        }
+        let first_us = self.open().map(|e| e.finish_us).fold(f64::INFINITY, f64::min);
+        Refusal::Busy { retry_us: (first_us - allowed_us).ceil().max(1.0) as u64 }
+    }
+}
+
+/// Good while there is a good one, then doubtful; `None` when no candidate may be taken.
+fn best_standing(candidates: &[Candidate]) -> Option<Standing> {
+    let has = |standing| candidates.iter().any(|c| c.standing == standing);
+    [Standing::Good, Standing::Doubtful].into_iter().find(|standing| has(*standing))
+}
+
+/// The key in whose share of all weights `draw`, in 0..1, falls; `None` when there are none.
+fn pick<K, I: Iterator<Item = (K, f64)>>(weights: impl Fn() -> I, draw: f64) -> Option<K> {
+    let mut left = draw.clamp(0.0, 1.0) * weights().map(|(_, weight)| weight).sum::<f64>();
+    let mut last = None;
+    for (key, weight) in weights() {
+        left -= weight;
+        if left < 0.0 {
+            return Some(key);
+        }
+        last = Some(key); // rounding may leave a remainder, and draw may be 1
+    }
+    last
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn candidate(alpha_us: f64, rows_in_flight: u32, standing: Standing) -> Candidate {
-        let latency = Latency { alpha_us, beta_us: 0.0 };
-        Candidate { latency, instances: 1, backlog_us: 0, reported: Moment::default(), rows_in_flight, distance_us: 0, standing }
-    }
-
-    #[test]
-    fn the_earlier_finish_of_the_two_wins() {
-        let pair = [candidate(1000.0, 5, Standing::Good), candidate(1000.0, 1, Standing::Good)];
-        assert_eq!(choose(&pair, Moment::default(), 1, [0.1, 0.9]), Some(1));
-        assert_eq!(choose(&pair, Moment::default(), 1, [0.9, 0.1]), Some(1));
-    }
-
-    #[test]
-    fn a_forecast_ages() {
-        let mut busy = candidate(1000.0, 0, Standing::Good);
-        busy.backlog_us = 5_000;
-        assert!(busy.finish_us(Moment::from_us(0), 1) > busy.finish_us(Moment::from_us(4_000), 1));
-        assert!(busy.finish_us(Moment::from_us(9_000), 1) >= 1000.0);
-    }
-
-    proptest! {
-        #[test]
-        fn a_doubtful_replica_is_chosen_only_when_no_good_one_is_left(standings in prop::collection::vec(0u8..3, 0..7), a in 0.0f64..1.0, b in 0.0f64..1.0) {
-            let standings: Vec<_> = standings.iter().map(|s| [Standing::Good, Standing::Doubtful, Standing::Excluded][*s as usize]).collect();
-            let candidates: Vec<_> = standings.iter().map(|s| candidate(10.0, 0, *s)).collect();
-            match choose(&candidates, Moment::default(), 1, [a, b]) {
-                Some(i) if standings[i] == Standing::Doubtful => prop_assert!(!standings.contains(&Standing::Good)),
-                Some(i) => prop_assert_eq!(standings[i], Standing::Good),
-                None => prop_assert!(standings.iter().all(|s| *s == Standing::Excluded)),
-            }
-        }
-
-        #[test]
-        fn draws_follow_capacity(fast_share in 0.0f64..0.85) {
-            // 10 us against 100 us: the fast one owns ten elevenths of the range.
-            let pair = [candidate(10.0, 0, Standing::Good), candidate(100.0, 0, Standing::Good)];
-            prop_assert_eq!(choose(&pair, Moment::default(), 1, [fast_share, fast_share]), Some(0));
-        }
-    }
-}
+mod tests;
