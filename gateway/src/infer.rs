@@ -4,7 +4,7 @@ use crate::adapt::Wishes;
 use crate::shard::{Core, Shard};
 use crate::table::{ModelVersion, Replica};
 use policy::check::check_request;
-use policy::route::{Candidate, Standing, choose};
+use policy::route::{self, Candidate, Choice, Refusal, Standing, choose};
 use policy::{DataType, Envelope, Failure, Moment, Param, Retry, WorkerId};
 use proto::call::{Caller, InferCall, InferReply, TraceContext};
 use proto::chain::Chain;
@@ -92,11 +92,21 @@ impl Shard {
         let mut tried: SmallVec<[WorkerId; ATTEMPTS_MAX]> = SmallVec::new();
         let mut last = None;
         while tried.len() < ATTEMPTS_MAX {
-            let Some(replica) = self.choose(version, request, &tried) else { break };
+            let chosen = match self.choose(version, request, &tried) {
+                Ok(chosen) => chosen,
+                Err(failure) => return Err(last.unwrap_or(failure)),
+            };
+            let replica = chosen.replica;
             if !tried.is_empty() {
                 self.core.metrics.retries.inc();
             }
-            match self.send(replica, request).await {
+            let sent = Instant::now();
+            let result = self.send(replica, request).await;
+            if let (Some(remaining_us), Ok(_) | Err(Failure::DeadlineExceeded { .. })) = (chosen.remaining_us, &result) {
+                let actual_us = Moment::default().after(sent.elapsed()).as_us();
+                version.learned().headroom.record(chosen.predicted_us, actual_us, remaining_us);
+            }
+            match result {
                 Err(failure) if failure.wire().2 == Retry::OtherWorker => {
                     replica.gauge.doubt(self.core.now().after(DOUBT));
                     tracing::debug!(worker = %replica.worker, %failure, "attempt failed");
@@ -110,32 +120,58 @@ impl Shard {
     }
 
     /// One policy call on what is known now.
-    fn choose<'v>(&self, version: &'v ModelVersion, request: &Request, tried: &[WorkerId]) -> Option<&'v Replica> {
+    fn choose<'v>(&self, version: &'v ModelVersion, request: &Request, tried: &[WorkerId]) -> Result<Chosen<'v>, Failure> {
         let span = trace::span(request.context.trace.as_ref(), || tracing::info_span!(target: trace::TARGET, "choose"));
         let _span = span.entered();
-        let now = self.core.now();
+        let (now, remaining) = (self.core.now(), request.remaining()?);
+        let rows_max = version.signature().max_batch_size.max(1);
+        let slo_us = version.latency_target_us;
         let candidate = |replica: &Replica| {
-            let (backlog_us, reported) = replica.gauge.reported();
+            let gauge = &replica.gauge;
+            let (backlog_us, reported) = gauge.reported();
+            let forecast = gauge.forecast(replica.latency);
             let pinned_away = request.pin.as_ref().is_some_and(|pin| replica.variant.name.as_str() != pin);
-            let excluded = pinned_away || tried.contains(&replica.worker) || self.upstream(&replica.worker).is_none();
-            let standing = match (excluded, replica.gauge.is_doubtful(now)) {
+            let standing = match (pinned_away || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
                 (true, _) => Standing::Excluded,
-                (false, true) => Standing::Doubtful,
+                (false, true) => Standing::Unreachable,
+                (false, false) if gauge.is_doubtful(now) => Standing::Doubtful,
                 (false, false) => Standing::Good,
             };
             Candidate {
-                latency: replica.latency,
+                alpha_us: forecast.latency.alpha_us,
+                beta_us: forecast.latency.beta_us,
+                kappa: forecast.kappa,
+                slow: forecast.slow,
+                rows_max: forecast.rows_max(rows_max),
+                rows_useful: slo_us.map_or_else(|| forecast.rows_max(rows_max), |slo_us| forecast.rows_useful(rows_max, slo_us, 0.0)),
                 instances: replica.instances,
                 backlog_us,
                 reported,
-                rows_in_flight: replica.gauge.rows_in_flight.load(Ordering::Relaxed),
-                distance_us: replica.distance_us,
+                rows_since_report: gauge.rows_sent(),
+                senders: 1.0,
+                in_flight: gauge.in_flight.load(Ordering::Relaxed),
+                rtt_us: 0.0,
+                bytes_per_us: f64::INFINITY,
+                distance: replica.distance,
+                age_us: gauge.age_us(now),
                 standing,
             }
         };
-        let candidates: SmallVec<[Candidate; 16]> = version.replicas.iter().map(candidate).collect();
-        let index = choose(&candidates, now, request.rows, [fastrand::f64(), fastrand::f64()])?;
-        version.replicas.get(index)
+        let candidates: SmallVec<[Candidate; 8]> = version.replicas.iter().map(candidate).collect();
+        let mut learned = version.learned();
+        let asked = route::Request {
+            now,
+            rows: request.rows,
+            bytes: request.raw.iter().map(|chain| chain.len() as u64).sum(),
+            remaining_us: remaining.map(|length| Moment::default().after(length).as_us()),
+            may_cross: learned.spill.may_cross(),
+        };
+        let choice = choose(&candidates, &asked, &learned.headroom, [fastrand::f64(), fastrand::f64()]);
+        let choice =
+            choice.or_else(|refusal| untried(&candidates, &asked, refusal)).map_err(|refusal| refused(refusal, &request.envelope.model))?;
+        learned.spill.record(choice.spilled);
+        let replica = version.replicas.get(choice.index).ok_or_else(|| refused(Refusal::NoReplica, &request.envelope.model))?;
+        Ok(Chosen { replica, predicted_us: choice.predicted_us, remaining_us: asked.remaining_us })
     }
 
     async fn send(&self, replica: &Replica, request: &Request) -> Result<InferReply, Failure> {
@@ -145,7 +181,8 @@ impl Shard {
         );
         let remaining = request.remaining()?;
         let upstream = self.upstream(&replica.worker).ok_or(Failure::ConnectionLost)?;
-        let _rows = InFlight::enter(&replica.gauge.rows_in_flight, request.rows);
+        replica.gauge.sent(request.rows);
+        let _in_flight = InFlight::enter(&replica.gauge.in_flight);
         let call = InferCall {
             envelope: request.envelope.clone(),
             raw: request.raw.clone(),
@@ -160,7 +197,7 @@ impl Shard {
         // At the deadline the replies are dropped, which cancels the call.
         let result = request.context.in_time(answer.instrument(span)).await.flatten();
         if let Ok(reply) = &result {
-            replica.gauge.report(self.core.now(), reply.load.backlog_us);
+            replica.gauge.report(self.core.now(), &reply.load);
         }
         result
     }
@@ -190,19 +227,51 @@ fn late(deadline: Instant) -> Failure {
     Failure::DeadlineExceeded { late_us: late.as_us() }
 }
 
-/// Rows sent and not answered; taken back on drop, whatever ended the attempt.
-struct InFlight<'g>(&'g AtomicU32, u32);
+/// A replica, and what it was chosen for.
+struct Chosen<'v> {
+    replica: &'v Replica,
+    predicted_us: u64,
+    /// Time left when it was chosen.
+    remaining_us: Option<u64>,
+}
+
+/// How long what a replica said of its batches is believed, in microseconds.
+const FORECAST_US_MAX: u64 = 1_000_000;
+
+/// A forecast that refuses everything would stand for ever, since only answers bring another: an idle replica that has said nothing for
+/// a while is tried whatever was forecast.
+fn untried(candidates: &[Candidate], request: &route::Request, refusal: Refusal) -> Result<Choice, Refusal> {
+    let silent = |c: &Candidate| c.standing == Standing::Good && c.in_flight == 0 && request.now.us_since(c.reported) > FORECAST_US_MAX;
+    match candidates.iter().position(silent) {
+        Some(index) => Ok(Choice { index, predicted_us: request.remaining_us.unwrap_or_default(), spilled: false }),
+        None => Err(refusal),
+    }
+}
+
+fn refused(refusal: Refusal, model: &str) -> Failure {
+    match refusal {
+        Refusal::NoReplica => Failure::NoReplica { model: model.to_owned(), retry_ms: NO_REPLICA_RETRY_MS },
+        Refusal::Hopeless { idle_us, allowed_us } => Failure::Hopeless { late_us: idle_us.saturating_sub(allowed_us) },
+        Refusal::Busy { retry_us } => {
+            let retry_ms = u32::try_from(retry_us.div_ceil(1_000)).unwrap_or(u32::MAX);
+            Failure::Busy { model: model.to_owned(), retry_ms }
+        }
+    }
+}
+
+/// A request sent and not answered; taken back on drop, whatever ended the attempt.
+struct InFlight<'g>(&'g AtomicU32);
 
 impl<'g> InFlight<'g> {
-    fn enter(counter: &'g AtomicU32, rows: u32) -> Self {
-        counter.fetch_add(rows, Ordering::Relaxed);
-        Self(counter, rows)
+    fn enter(counter: &'g AtomicU32) -> Self {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Self(counter)
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(self.1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

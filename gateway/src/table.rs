@@ -2,16 +2,18 @@
 
 use crate::metrics::{Metrics, ModelMetrics};
 use policy::plan::wanted_versions;
-use policy::profile::Latency;
+use policy::profile::{Forecast, Latency};
+use policy::route::{Distance, Headroom, Spill};
 use policy::{
     Failure, ModelRecord, Moment, ReplicaRecord, ReplicaState, Signature, VariantId, Version, VersionRecord, VersionState, WorkerId,
     WorkerRecord,
 };
+use proto::call::LoadReport;
 use registry::{Entry, Key, Keys, decode};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All that is routable, and what is known of what is not.
 #[derive(Default)]
@@ -43,6 +45,17 @@ pub(crate) struct ModelVersion {
     /// Why a replica did not load.
     pub(crate) failed: Option<String>,
     pub(crate) metrics: ModelMetrics,
+    /// What the model promises, in microseconds.
+    pub(crate) latency_target_us: Option<f64>,
+    /// What choices taught. Outlives the table it was first in.
+    learned: Arc<Mutex<Learned>>,
+}
+
+/// What this gateway learned of a model's choices.
+#[derive(Default)]
+pub(crate) struct Learned {
+    pub(crate) headroom: Headroom,
+    pub(crate) spill: Spill,
 }
 
 /// A routable replica.
@@ -51,25 +64,62 @@ pub(crate) struct Replica {
     pub(crate) variant: VariantId,
     pub(crate) latency: Latency,
     pub(crate) instances: u32,
-    pub(crate) distance_us: u64,
+    pub(crate) distance: Distance,
     pub(crate) gauge: Arc<Gauge>,
 }
 
 /// What this gateway saw of a replica. Outlives the table it was first in.
 #[derive(Default)]
 pub(crate) struct Gauge {
-    pub(crate) rows_in_flight: AtomicU32,
+    pub(crate) in_flight: AtomicU32,
+    /// Sent since the last report.
+    rows_sent: AtomicU32,
     backlog_us: AtomicU64,
     reported_us: AtomicU64,
+    /// When it was first seen; 0 before that.
+    since_us: AtomicU64,
     doubtful_until_us: AtomicU64,
+    /// The last forecast, as bits of four `f32`; zeros before the first.
+    forecast: [AtomicU32; 4],
 }
 
 impl Gauge {
-    /// A reply told the backlog. Three loose atomics: a torn reading costs one worse choice.
-    pub(crate) fn report(&self, now: Moment, backlog_us: u64) {
-        self.backlog_us.store(backlog_us, Ordering::Relaxed);
+    /// A reply told the load. Loose atomics: a torn reading costs one worse choice.
+    pub(crate) fn report(&self, now: Moment, load: &LoadReport) {
+        self.rows_sent.store(0, Ordering::Relaxed);
+        self.backlog_us.store(load.backlog_us, Ordering::Relaxed);
         self.reported_us.store(now.as_us(), Ordering::Relaxed);
         self.doubtful_until_us.store(0, Ordering::Relaxed);
+        if let Some(Forecast { latency, kappa, slow }) = load.forecast {
+            let values = [latency.alpha_us, latency.beta_us, kappa, slow];
+            self.forecast.iter().zip(values).for_each(|(bits, value)| bits.store((value as f32).to_bits(), Ordering::Relaxed));
+        }
+    }
+
+    /// A request of `rows` leaves for it.
+    pub(crate) fn sent(&self, rows: u32) {
+        self.rows_sent.fetch_add(rows, Ordering::Relaxed);
+    }
+
+    /// Rows sent since the last report.
+    pub(crate) fn rows_sent(&self) -> u32 {
+        self.rows_sent.load(Ordering::Relaxed)
+    }
+
+    /// What it said last of its batches; else what was measured when it was loaded.
+    pub(crate) fn forecast(&self, at_load: Latency) -> Forecast {
+        let [alpha_us, beta_us, kappa, slow] = self.forecast.each_ref().map(|bits| f64::from(f32::from_bits(bits.load(Ordering::Relaxed))));
+        if slow > 0.0 { Forecast { latency: Latency { alpha_us, beta_us }, kappa, slow } } else { at_load.into() }
+    }
+
+    /// Microseconds since it was first seen.
+    pub(crate) fn age_us(&self, now: Moment) -> u64 {
+        let since = self.since_us.load(Ordering::Relaxed);
+        if since == 0 {
+            self.since_us.store(now.as_us().max(1), Ordering::Relaxed);
+            return 0;
+        }
+        now.us_since(Moment::from_us(since))
     }
 
     /// The last report.
@@ -90,9 +140,6 @@ impl Gauge {
 
 /// Told to a client of a gateway that knows nothing yet: about a reconnect to the registry.
 const NO_TABLE_RETRY_MS: u32 = 500;
-
-/// Distances by zone, in microseconds: same zone, same site, elsewhere.
-const DISTANCE_US: [u64; 3] = [0, 5_000, 20_000];
 
 impl Table {
     /// Reads `entries`. Gauges of replicas that `before` had are carried over. Records that cannot be read are skipped and
@@ -119,7 +166,8 @@ impl Table {
             let name = record.model.to_string();
             let found = replicas.remove(&(name.clone(), record.version)).unwrap_or_default();
             let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
-            let version = table.version(record, &found, here, metrics, old);
+            let target_us = models.get(&name).and_then(|m| m.slo.latency_ms).map(|ms| f64::from(ms) * 1e3);
+            let version = table.version(record, &found, here, metrics, old, target_us);
             let model = table.models.entry(name).or_default();
             model.versions.insert(version.record.version, Arc::new(version));
         }
@@ -146,6 +194,7 @@ impl Table {
         here: (&str, &str),
         metrics: &Metrics,
         old: Option<&Arc<ModelVersion>>,
+        latency_target_us: Option<f64>,
     ) -> ModelVersion {
         let (mut waiting, mut failed) = (None, None);
         let mut routable = Vec::new();
@@ -173,7 +222,7 @@ impl Table {
                 variant: replica.variant.clone(),
                 latency: Latency { alpha_us: replica.alpha_us, beta_us: replica.beta_us },
                 instances: replica.instances,
-                distance_us: distance_us(here, worker),
+                distance: Distance::between(here, (&worker.site, &worker.zone)),
                 gauge: known.map(|r| r.gauge.clone()).unwrap_or_default(),
             };
             routable.push((replica.generation, signature, found));
@@ -184,7 +233,8 @@ impl Table {
         let signature = newest.unwrap_or(&record.signature).clone();
         let replicas = routable.into_iter().filter(|(_, loaded, _)| **loaded == signature).map(|(.., replica)| replica).collect();
         let metrics = old.map_or_else(|| metrics.of_model(record.model.as_str(), record.version), |o| o.metrics.clone());
-        ModelVersion { record, replicas, signature, waiting, failed, metrics }
+        let learned = old.map(|o| o.learned.clone()).unwrap_or_default();
+        ModelVersion { record, replicas, signature, waiting, failed, metrics, latency_target_us, learned }
     }
 
     /// Has any version of the model been found valid?
@@ -295,18 +345,14 @@ impl ModelVersion {
         !self.replicas.is_empty()
     }
 
+    /// Held for the length of a choice, never over an await.
+    pub(crate) fn learned(&self) -> MutexGuard<'_, Learned> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What it takes and gives.
     pub(crate) fn signature(&self) -> &Signature {
         &self.signature
-    }
-}
-
-fn distance_us((site, zone): (&str, &str), worker: &WorkerRecord) -> u64 {
-    let [same_zone, same_site, elsewhere] = DISTANCE_US;
-    match (worker.site == site, worker.zone == zone) {
-        (true, true) => same_zone,
-        (true, false) => same_site,
-        (false, _) => elsewhere,
     }
 }
 

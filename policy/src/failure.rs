@@ -136,6 +136,8 @@ pub enum Failure {
     NoReplica { model: String, retry_ms: u32 },
     #[error("the queue is full at {queued} requests, retry after {retry_ms} ms")]
     QueueFull { queued: usize, retry_ms: u32 },
+    #[error("every replica of model `{model}` is too busy to answer in time, retry after {retry_ms} ms")]
+    Busy { model: String, retry_ms: u32 },
     #[error("the request waited {waited_us} us in the queue, {allowed_us} us are allowed")]
     QueueTimeout { waited_us: u64, allowed_us: u64 },
     #[error("too many bytes in flight: {in_flight} of {limit}, retry after {retry_ms} ms")]
@@ -154,6 +156,8 @@ pub enum Failure {
     DeadlineExceeded { late_us: u64 },
     #[error("the request stopped coming, or came too slowly: {seconds} s and a second for every 16 KiB are allowed")]
     Stalled { seconds: u64 },
+    #[error("the answer is predicted to come {late_us} us too late, so the request is not started")]
+    Hopeless { late_us: u64 },
     #[error("the caller cancelled the request")]
     Cancelled,
 
@@ -218,10 +222,10 @@ impl Failure {
             Self::NotReady { .. } | Self::QueueFull { .. } | Self::Overloaded { .. } | Self::Draining { .. } | Self::ConnectionLost => {
                 (Code::Unavailable, 503, OtherWorker)
             }
-            Self::NoTable { .. } | Self::NoReplica { .. } | Self::Registry { .. } | Self::QueueTimeout { .. } => {
+            Self::NoTable { .. } | Self::NoReplica { .. } | Self::Busy { .. } | Self::Registry { .. } | Self::QueueTimeout { .. } => {
                 (Code::Unavailable, 503, Never)
             }
-            Self::DeadlineExceeded { .. } => (Code::DeadlineExceeded, 504, Never),
+            Self::DeadlineExceeded { .. } | Self::Hopeless { .. } => (Code::DeadlineExceeded, 504, Never),
             Self::Stalled { .. } => (Code::DeadlineExceeded, 408, Never),
             // What gRPC says of an encoding it has not, and what HTTP says.
             Self::Encoding { .. } => (Code::Unimplemented, 415, Never),
@@ -247,6 +251,7 @@ impl Failure {
         match self {
             Self::NoTable { retry_ms }
             | Self::NoReplica { retry_ms, .. }
+            | Self::Busy { retry_ms, .. }
             | Self::QueueFull { retry_ms, .. }
             | Self::Overloaded { retry_ms, .. }
             | Self::Quota { retry_ms, .. }

@@ -1,4 +1,4 @@
-//! The latency model of a replica: how long a batch takes, learned from every execution (algorithms.md, section 1).
+//! The latency model of a replica: how long a batch takes, learned from every execution.
 //!
 //! [`Latency`] is a line through what was measured, [`Profile`] keeps one up to date with how far the device is from it, and
 //! [`Forecast`] is what a decision needs of that.

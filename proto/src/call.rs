@@ -3,6 +3,7 @@
 use crate::chain::Chain;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt as _};
+use policy::profile::Forecast;
 use policy::statistics::Statistics;
 use policy::{Envelope, Failure, ModelName, Reply, VariantId, Version};
 use std::pin::Pin;
@@ -45,10 +46,12 @@ pub struct InferCall {
 }
 
 /// How busy the answering replica is: rides on every reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LoadReport {
     /// Microseconds until a request that arrived now would start.
     pub backlog_us: u64,
+    /// How long its batches take now; none from who does not know.
+    pub forecast: Option<Forecast>,
 }
 
 /// One answer.

@@ -1,14 +1,16 @@
 //! Header and metadata names, and the few values that need parsing.
 
-use http::HeaderMap;
+use crate::call::LoadReport;
+use http::{HeaderMap, HeaderValue};
+use policy::profile::{Forecast, Latency};
 use std::time::Duration;
 
 /// Variant a gateway chose: `model:version:precision@engine`.
 pub const VARIANT: &str = "sluice-variant";
 /// Tenant, believed only on listeners configured as trusted.
 pub const TENANT: &str = "sluice-tenant";
-/// Backlog in microseconds on a worker's answer.
-pub const BACKLOG_US: &str = "sluice-backlog-us";
+/// Load of the replica on a worker's answer: backlog in microseconds, then what its batches take, see [`load`].
+pub const LOAD: &str = "sluice-load";
 /// gRPC's relative deadline.
 pub const TIMEOUT: &str = "grpc-timeout";
 /// W3C trace context.
@@ -21,6 +23,30 @@ pub const TRITON_GRPC_ERROR: &str = "triton_grpc_error";
 /// The header as text, when it is ASCII.
 pub fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|v| v.to_str().ok())
+}
+
+/// Writes [`LOAD`]: backlog in microseconds, then nanoseconds per row and per batch, then tail and slow ratio in thousandths.
+pub fn write_load(load: &LoadReport) -> Option<HeaderValue> {
+    let text = match load.forecast {
+        None => load.backlog_us.to_string(),
+        Some(Forecast { latency, kappa, slow }) => {
+            let [alpha, beta, kappa, slow] = [latency.alpha_us, latency.beta_us, kappa, slow].map(|value| (value * 1e3) as u64);
+            format!("{} {alpha} {beta} {kappa} {slow}", load.backlog_us)
+        }
+    };
+    HeaderValue::try_from(text).ok()
+}
+
+/// Reads [`LOAD`]; what is not there or cannot be read is not known.
+pub fn load(headers: &HeaderMap) -> LoadReport {
+    let mut numbers = text(headers, LOAD).unwrap_or_default().split(' ').map_while(|number| number.parse::<u64>().ok());
+    let backlog_us = numbers.next().unwrap_or_default();
+    let mut thousandths = || numbers.next().map(|number| number as f64 / 1e3);
+    let forecast = (|| {
+        let latency = Latency { alpha_us: thousandths()?, beta_us: thousandths()? };
+        Some(Forecast { latency, kappa: thousandths()?, slow: thousandths()? })
+    })();
+    LoadReport { backlog_us, forecast }
 }
 
 /// Reads `grpc-timeout`: at most eight digits and a unit of `H M S m u n`. `None` when absent or malformed.
@@ -57,6 +83,17 @@ pub fn format_timeout(length: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_load_reads_back_as_written_and_junk_is_not_known() {
+        let forecast = Forecast { latency: Latency { alpha_us: 12.5, beta_us: 0.25 }, kappa: 1.15, slow: 2.0 };
+        for load in [LoadReport { backlog_us: 7, forecast: Some(forecast) }, LoadReport { backlog_us: 7, forecast: None }] {
+            let headers = HeaderMap::from_iter([(http::HeaderName::from_static(LOAD), write_load(&load).unwrap())]);
+            assert_eq!(super::load(&headers), load);
+        }
+        let junk = HeaderMap::from_iter([(http::HeaderName::from_static(LOAD), HeaderValue::from_static("-1 x 1e9"))]);
+        assert_eq!(super::load(&junk), LoadReport::default());
+    }
     use proptest::prelude::*;
 
     fn parse(value: &str) -> Option<Duration> {

@@ -1,6 +1,6 @@
 //! The network side of the call seam: a worker on the other end of an HTTP/2 connection.
 
-use crate::call::{InferCall, InferReply, LoadReport, Offer, ReplicaStatistics, Replies, Upstream};
+use crate::call::{InferCall, InferReply, Offer, ReplicaStatistics, Replies, Upstream};
 use crate::chain::Chain;
 use crate::frame::{Encoding, MessageBody, MessageReader, ReadError};
 use crate::{control, envelope, metadata, status};
@@ -147,7 +147,7 @@ fn request(call: &InferCall) -> Result<Request<MessageBody>, Failure> {
 
 async fn read(response: Response<Incoming>, limit: usize) -> Result<InferReply, Failure> {
     let (message, trailers) = read_one(response, limit).await?;
-    let load = LoadReport { backlog_us: metadata::text(&trailers, metadata::BACKLOG_US).and_then(|t| t.parse().ok()).unwrap_or(0) };
+    let load = metadata::load(&trailers);
     let (reply, raw) = envelope::read_reply(message)?;
     Ok(InferReply { reply, raw, load })
 }

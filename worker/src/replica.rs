@@ -11,7 +11,7 @@ use crate::lane::{Answer, Delivery, Lane, Outcome};
 use crate::memory::Reservation;
 use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
 use policy::check::check_request;
-use policy::profile::Latency;
+use policy::profile::{Forecast, Latency, Profile};
 use policy::statistics::Statistics;
 use policy::{Envelope, Failure, Moment, Signature, VariantId, WorkerId};
 use proto::call::{InferCall, ReplicaStatistics};
@@ -75,6 +75,9 @@ struct Shared {
 
 struct Queue {
     batcher: Batcher,
+    profile: Profile,
+    /// When it last learned.
+    observed: Moment,
     jobs: HashMap<Ticket, Job>,
     /// Requests in an engine now.
     running: usize,
@@ -95,6 +98,15 @@ impl Queue {
         self.running == 0 && self.batcher.is_empty()
     }
 
+    /// What to expect of a batch that starts now. What is refused teaches nothing, so a forecast that refuses would stand for ever: after
+    /// a while without a run the next one is tried whatever it says.
+    fn forecast(&self, now: Moment) -> Forecast {
+        match now.us_since(self.observed) > FORECAST_US_MAX && self.running == 0 {
+            true => Forecast::from(Latency::default()),
+            false => self.profile.forecast(),
+        }
+    }
+
     /// Takes no more, and what waits does so for an instance only.
     fn close(&mut self) {
         self.closed = true;
@@ -109,6 +121,9 @@ impl Queue {
         }
     }
 }
+
+/// How long a forecast is believed without a run that confirms it, in microseconds.
+const FORECAST_US_MAX: u64 = 1_000_000;
 
 /// A waiting request.
 struct Job {
@@ -151,6 +166,8 @@ impl Replica {
     pub(crate) fn start(parts: Parts, engines: Vec<Box<dyn Engine>>, inline: Option<Box<dyn Engine>>) -> std::io::Result<Self> {
         let queue = Queue {
             batcher: Batcher::new(parts.limits, parts.batching.clone()),
+            profile: Profile::new(parts.latency),
+            observed: Moment::default(),
             jobs: HashMap::new(),
             running: 0,
             taken: 0,

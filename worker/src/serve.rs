@@ -1,7 +1,7 @@
 //! The data port: decodes a gateway's call, hands it to the replica it names, encodes the answer. It decides nothing.
 
 use crate::handle::LocalWorker;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, Request, Response};
 use hyper::body::Incoming;
 use policy::{Failure, VariantId};
 use proto::call::{Caller, InferCall, InferReply, Upstream as _};
@@ -26,7 +26,7 @@ impl Handler for DataPort {
         let answer = match request.uri().path() {
             INFER_PATH => self.infer(request).await.map(|reply| {
                 let mut trailers = status::ok_trailers();
-                trailers.insert(metadata::BACKLOG_US, HeaderValue::from(reply.load.backlog_us));
+                trailers.extend(metadata::write_load(&reply.load).map(|load| (HeaderName::from_static(metadata::LOAD), load)));
                 (envelope::write_reply(reply.reply, &reply.raw), trailers)
             }),
             STATISTICS_PATH => self.statistics().await,

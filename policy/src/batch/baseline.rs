@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 /// Linger of a model whose rules name no delay, in microseconds.
 pub(super) const LINGER_US: u64 = 2_000;
-/// Share of the time given to the head that Clipper and BentoML plan with (algorithms.md, section 4).
+/// Share of the time given to the head that Clipper and BentoML plan with.
 const CLIPPER_SHARE: f64 = 0.92;
 const BENTOML_SHARE: f64 = 0.95;
 /// How far Clipper's batches shrink when one is too slow; they grow by one row.

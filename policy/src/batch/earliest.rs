@@ -1,4 +1,4 @@
-//! Which requests leave together where the model's configuration has no rules for it (algorithms.md, section 4).
+//! Which requests leave together where the model's configuration has no rules for it.
 //!
 //! An instance that is free runs something if anything can still be in time. The earliest deadline goes first, with as much
 //! company as lets it be in time. In overload that alone would serve ever smaller batches to ever later requests. So a head that

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 pub(super) const LEVELS: std::ops::RangeInclusive<u32> = 1..=3;
 /// Level of a request that names none of them.
 const MIDDLE: u32 = 2;
-/// What a row costs its level: the inverse of the weights 8 : 2 : 1 (algorithms.md, section 4).
+/// What a row costs its level: the inverse of the weights 8 : 2 : 1.
 const ROW_COSTS: [u64; 3] = [1, 4, 8];
 /// Batches that go without a lane before it is starved.
 const LOST_MAX: u64 = 20;

@@ -2,8 +2,7 @@
 
 use super::{Latency, tail};
 
-/// Gain below which a model is not batched: the rows of a batch would only wait for each other. A CNN on a CPU gains under 1 %
-/// (algorithms.md, section 1).
+/// Gain below which a model is not batched: the rows of a batch would only wait for each other. A CNN on a CPU gains under 1 %.
 const GAIN_MIN: f64 = 0.05;
 
 /// Expected times of one replica: its line, how far off the slowest hundredth of batches is, and how slow the device is now.

@@ -3,7 +3,7 @@
 use super::tail::Tail;
 use super::{Forecast, Latency, US_MAX, US_MIN};
 
-/// Weight of a batch after each later one: the line remembers about 50 (algorithms.md, section 1).
+/// Weight of a batch after each later one: the line remembers about 50.
 const FORGETTING: f64 = 0.98;
 /// Batches that each size measured at load counts for: five runs, of which the least was kept.
 const PRIOR_WEIGHT: f64 = 2.0;

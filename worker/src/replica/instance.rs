@@ -94,9 +94,12 @@ impl Instance {
 
     /// Takes a batch out of the queue into `jobs`, and refuses whose time is up; false when there is nothing to run now.
     fn take(&mut self, queue: &mut Queue, now: Moment, batch: &mut Batch, jobs: &mut Vec<Job>) -> bool {
-        queue.batcher.take(now, self.shared.parts.latency, batch);
+        queue.batcher.take(now, queue.forecast(now), batch);
         for (ticket, late_us) in &batch.late {
             queue.refuse(*ticket, Failure::DeadlineExceeded { late_us: *late_us });
+        }
+        for (ticket, late_us) in &batch.hopeless {
+            queue.refuse(*ticket, Failure::Hopeless { late_us: *late_us });
         }
         for (ticket, waited_us, allowed_us) in &batch.timed_out {
             queue.refuse(*ticket, Failure::QueueTimeout { waited_us: *waited_us, allowed_us: *allowed_us });
@@ -273,7 +276,10 @@ impl Instance {
         batch.compute_input.add(1, input);
         batch.compute_infer.add(1, infer);
         batch.compute_output.add(1, output);
-        LoadReport { backlog_us: queue.batcher.backlog_us(self.shared.parts.latency, self.shared.instances) }
+        queue.profile.observe(rows, input.saturating_add(infer) as f64 / 1e3);
+        queue.observed = self.shared.now();
+        let forecast = queue.profile.forecast();
+        LoadReport { backlog_us: queue.batcher.backlog_us(forecast, self.shared.instances), forecast: Some(forecast) }
     }
 }
 
