@@ -1,5 +1,9 @@
 //! Every flag, with its environment variable and default. The configuration file has the same names.
 
+mod load;
+
+pub(crate) use load::{Load, Process, Wire};
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -42,10 +46,9 @@ pub(crate) enum Command {
     Controller(Controller),
     /// Write wanted state from a file and wait until it is routable
     Apply(Apply),
-    /// Load a model, anew if it is loaded
-    Load(Named),
-    /// Unload a model
-    Unload(Named),
+    /// Load or unload a model
+    #[command(subcommand)]
+    Model(Model),
     /// Show records
     Get(Get),
     /// Ask a model
@@ -53,8 +56,18 @@ pub(crate) enum Command {
     /// Tell what a model file is made of, what it costs, and what it would be served as
     #[cfg(feature = "worker")]
     Inspect(Inspect),
+    /// Send load to any server of the Open Inference Protocol and report what came of it
+    Load(Box<Load>),
     /// Look at this machine and say what is missing
     Doctor(Doctor),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Model {
+    /// Load a model, anew if it is loaded
+    Load(Named),
+    /// Unload a model
+    Unload(Named),
 }
 
 /// Which cluster, and where in it.

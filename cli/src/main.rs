@@ -10,12 +10,13 @@ mod get;
 mod infer;
 #[cfg(feature = "worker")]
 mod inspect;
+mod load;
 #[cfg(any(feature = "gateway", feature = "worker", feature = "controller"))]
 mod role;
 mod telemetry;
 mod wanted;
 
-use args::{Cli, Command};
+use args::{Cli, Command, Model};
 use clap::FromArgMatches as _;
 use std::process::ExitCode;
 
@@ -70,8 +71,9 @@ async fn run(command: Command, telemetry: &telemetry::Guard) -> anyhow::Result<E
         #[cfg(feature = "controller")]
         Command::Controller(args) => role::controller::run(args).await?,
         Command::Apply(args) => return wanted::apply(args).await,
-        Command::Load(args) => return wanted::load(args).await,
-        Command::Unload(args) => return wanted::unload(args).await,
+        Command::Model(Model::Load(args)) => return wanted::load(args).await,
+        Command::Model(Model::Unload(args)) => return wanted::unload(args).await,
+        Command::Load(args) => return load::run(*args).await,
         Command::Get(args) => get::run(args).await?,
         Command::Infer(args) => infer::run(args).await?,
         #[cfg(feature = "worker")]

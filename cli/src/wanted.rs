@@ -1,4 +1,4 @@
-//! `apply`, `load`, `unload`: change what is wanted, and report until it is so.
+//! `apply`, `model load`, `model unload`: change what is wanted, and report until it is so.
 
 use crate::args::{Apply, Named};
 use crate::telemetry::say;

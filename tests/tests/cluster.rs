@@ -29,10 +29,11 @@ fn load_on(model: &'static str, rate: f64, url: String, seconds: u64) -> Receive
         let report = runtime.block_on(async {
             let mut client = loadtest::connect(&url).await.unwrap();
             let request = loadtest::request_of(&mut client, model, 1).await.unwrap();
-            let (duration, arrivals) = (Duration::from_secs(seconds), loadtest::Arrivals::Constant);
-            let load = loadtest::Load { url, request, rate, duration, arrivals, connections: 2, timeout: None };
+            let pace = loadtest::Pace::Open(loadtest::Arrivals::Constant { rate });
+            let length = Duration::from_secs(seconds);
+            let load = loadtest::Load::new(loadtest::Target::grpc(&url), loadtest::Ask::of(model), pace, length);
             let (report, ()) = tokio::join!(loadtest::run(&load), async {
-                client.model_infer(load.request.clone()).await.unwrap();
+                client.model_infer(request).await.unwrap();
                 begun_tx.send(()).unwrap();
             });
             report.unwrap()

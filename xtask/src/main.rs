@@ -56,7 +56,7 @@ enum Task {
     },
     /// Measure with the load tool
     Bench {
-        /// Passed to sluice-load
+        /// Passed to `sluice load`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
