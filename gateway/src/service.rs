@@ -32,13 +32,14 @@ pub(crate) struct Front {
 
 impl Handler for Front {
     async fn call(&self, request: Request<Incoming>) -> Response<ReplyBody> {
+        // Boxed: the server moves what this returns several times, and each of these is kilobytes.
         match request.uri().path() {
-            INFER => self.infer(request).await,
+            INFER => Box::pin(self.infer(request)).await,
             STREAM_INFER => self.stream_infer(request),
-            LOAD => self.load(request).await,
-            path if request.method() == Method::POST && rest::is_infer(path) => self.rest_infer(request).await,
+            LOAD => Box::pin(self.load(request)).await,
+            path if request.method() == Method::POST && rest::is_infer(path) => Box::pin(self.rest_infer(request)).await,
             _ => {
-                let Ok(answer) = self.router.clone().call(request).await;
+                let Ok(answer) = Box::pin(self.router.clone().call(request)).await;
                 answer.map(|body| ReplyBody::Tonic(tonic::body::Body::new(body)))
             }
         }

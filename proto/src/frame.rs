@@ -297,8 +297,9 @@ impl Body for MessageBody {
         self.data.is_empty() && self.trailers.is_none()
     }
 
+    /// A length is told only of plain bodies: gRPC has no use for it.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.data_len)
+        if self.trailers.is_some() { SizeHint::default() } else { SizeHint::with_exact(self.data_len) }
     }
 }
 
@@ -329,6 +330,14 @@ impl Body for ReplyBody {
             Self::Message(body) => body.is_end_stream(),
             Self::Stream(_) => false,
             Self::Tonic(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Message(body) => body.size_hint(),
+            Self::Stream(_) => SizeHint::default(),
+            Self::Tonic(body) => body.size_hint(),
         }
     }
 }

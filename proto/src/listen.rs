@@ -58,13 +58,14 @@ impl Limits {
 pub struct Runtimes(Arc<Vec<Lane>>);
 
 struct Lane {
-    sockets: mpsc::Sender<TcpStream>,
+    /// Bare sockets: one that is registered with the accepting runtime would be woken there first, for every request.
+    sockets: mpsc::Sender<std::net::TcpStream>,
     open: Arc<AtomicUsize>,
 }
 
 /// What a network runtime receives: sockets to serve, and the count of open ones it keeps.
 pub struct Sockets {
-    receiver: mpsc::Receiver<TcpStream>,
+    receiver: mpsc::Receiver<std::net::TcpStream>,
     open: Arc<AtomicUsize>,
 }
 
@@ -78,10 +79,15 @@ impl Drop for OpenSocket {
 }
 
 impl Sockets {
-    /// The next socket; `None` when the listener is gone.
+    /// The next socket, registered with the runtime that asks; `None` when the listener is gone.
     pub async fn next(&mut self) -> Option<(TcpStream, OpenSocket)> {
-        let stream = self.receiver.recv().await?;
-        Some((stream, OpenSocket(self.open.clone())))
+        loop {
+            let (stream, open) = (self.receiver.recv().await?, OpenSocket(self.open.clone()));
+            match TcpStream::from_std(stream) {
+                Ok(stream) => return Some((stream, open)),
+                Err(error) => tracing::warn!(%error, "a connection cannot be served"),
+            }
+        }
     }
 }
 
@@ -99,6 +105,7 @@ impl Runtimes {
     }
 
     async fn deal(&self, stream: TcpStream) {
+        let Ok(stream) = stream.into_std() else { return };
         if let Some(lane) = self.0.iter().min_by_key(|lane| lane.open.load(Ordering::Relaxed)) {
             lane.open.fetch_add(1, Ordering::Relaxed);
             if lane.sockets.send(stream).await.is_err() {

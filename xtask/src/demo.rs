@@ -24,9 +24,10 @@ pub(crate) fn demo(cache: &Cache, args: &[String]) -> Result<ExitCode> {
 
 pub(crate) fn bench(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     fetch::fetch(cache, &[Item::Onnxruntime, Item::Protoc, Item::Models])?;
-    child::foreground_ok(cargo(cache)?.args(["build", "--release", "--locked", "-p", "sluice"]))?;
-    let mut command = Command::new(crate::repository()?.join("target/release/sluice"));
-    command.arg("load").args(args);
+    child::foreground_ok(cargo(cache)?.args(["build", "--release", "--locked", "-p", "sluice", "-p", "bench"]))?;
+    let release = crate::repository()?.join("target/release");
+    let mut command = Command::new(release.join("bench"));
+    command.arg("--sluice").arg(release.join("sluice")).arg("--models").arg(cache.models().join("bench")).args(args);
     become_program(command, cache)
 }
 

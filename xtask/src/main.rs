@@ -54,9 +54,9 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
-    /// Measure with the load tool
+    /// Measure alternatives in one interleaved run, and say which targets are met
     Bench {
-        /// Passed to `sluice load`
+        /// Passed to the bench: serving, gateway, and --rounds, --json FILE before them
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

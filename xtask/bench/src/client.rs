@@ -89,7 +89,7 @@ pub(crate) async fn closed_loop(canned: &Canned, authority: &str, concurrency: u
             }
         }
         senders.truncate(concurrency);
-        let latencies = Rc::new(RefCell::new(Histogram::<u64>::new(3)?));
+        let latencies = Rc::new(RefCell::new(Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?));
         let (started, mut callers) = (Instant::now(), Vec::new());
         for mut sender in senders {
             let (request, latencies) = (canned.request(authority)?, latencies.clone());

@@ -43,7 +43,7 @@ impl Canned {
         match protocol {
             Protocol::Grpc => {
                 let shape = vec![1, FEATURES as i64];
-                let input = InferInputTensor { name: "x".into(), datatype: "FP32".into(), shape, ..Default::default() };
+                let input = InferInputTensor { name: "input".into(), datatype: "FP32".into(), shape, ..Default::default() };
                 let request = ModelInferRequest {
                     model_name: MODEL.into(),
                     inputs: vec![input],
@@ -58,7 +58,7 @@ impl Canned {
             }
             Protocol::Rest => {
                 let json = serde_json::json!({
-                    "inputs": [{ "name": "x", "datatype": "FP32", "shape": [1, FEATURES], "parameters": { "binary_data_size": data.len() } }],
+                    "inputs": [{ "name": "input", "datatype": "FP32", "shape": [1, FEATURES], "parameters": { "binary_data_size": data.len() } }],
                     "parameters": { "binary_data_output": true },
                 });
                 let mut body = json.to_string().into_bytes();

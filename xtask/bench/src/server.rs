@@ -61,6 +61,11 @@ impl Server {
         Self::start(sluice, arguments).await
     }
 
+    /// Ends it.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
     fn process(&self, file: &str) -> anyhow::Result<String> {
         let pid = self.child.id().context("the server has ended")?;
         Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)

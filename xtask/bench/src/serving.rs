@@ -63,7 +63,7 @@ pub(crate) async fn bare(of: &Server, canned: &Canned) -> anyhow::Result<Server>
 /// Runs it.
 pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
     let (slice, data) = (Duration::from_millis(args.slice_ms), tempfile::tempdir()?);
-    drop(Server::up(&args.sluice, &args.models, data.path()).await?); // validates the artifact, once
+    Server::up(&args.sluice, &args.models, data.path()).await?.stop().await?; // validates the artifacts, once
     let up = Server::up(&args.sluice, &args.models, data.path()).await?;
     for (of, protocol) in [Protocol::Grpc, Protocol::Rest].into_iter().enumerate() {
         let canned = Canned::new(protocol);
