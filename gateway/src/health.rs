@@ -33,7 +33,7 @@ impl HealthService {
             let table = core.table.load();
             match table.resolve(name, "") {
                 Ok(_) => !core.is_draining(),
-                Err(Failure::NotReady { .. } | Failure::NoTable { .. }) => false,
+                Err(Failure::NotReady { .. } | Failure::NoVersion { .. } | Failure::NoTable { .. }) => false,
                 Err(_) => return None,
             }
         };

@@ -65,7 +65,7 @@ impl Front {
         match self.shard.answer(envelope, raw, context).await {
             Ok(mut reply) => {
                 reply.reply.id = id;
-                reply_with(envelope::write_reply(reply.reply, &reply.raw), encoding).await
+                reply_with(envelope::write_reply(&reply.reply, &reply.raw), encoding).await
             }
             Err(failure) => refuse(&failure, &id),
         }

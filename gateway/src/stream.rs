@@ -89,7 +89,7 @@ impl Front {
                         Err((failure, reply)) if fail_stream => return status::trailers(&failure, &reply.id),
                         Err((failure, reply)) => {
                             let text = status::message(&failure, &reply.id);
-                            envelope::write_stream_reply(reply, &[], text)
+                            envelope::write_stream_reply(&reply, &[], &text)
                         }
                     };
                     if !sender.message(message).await {
@@ -113,7 +113,7 @@ impl Front {
                     // The one reply of a model that is not decoupled is its last, and not empty.
                     reply.reply.parameters.push((FINAL.to_owned(), Param::Bool(true)));
                 }
-                Ok(envelope::write_stream_reply(reply.reply, &reply.raw, String::new()))
+                Ok(envelope::write_stream_reply(&reply.reply, &reply.raw, ""))
             }
             Err(failure) => Err((failure, named)),
         }

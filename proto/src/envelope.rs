@@ -4,13 +4,16 @@
 use crate::chain::Chain;
 use crate::inference as pb;
 use crate::inference::infer_parameter::ParameterChoice;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::Buf;
 use policy::check::limits;
 use policy::{DataType, Envelope, Failure, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Shape, SharedMemory};
 use prost::Message as _;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 mod typed;
+mod write;
+
+pub use write::{write_reply, write_request, write_stream_reply};
 
 /// Reads a request. `raw` has one chain per input, in the envelope's order; typed contents are turned into raw bytes here,
 /// so that nothing behind the door knows of them. An input in shared memory has an empty chain and keeps its parameters.
@@ -162,96 +165,6 @@ fn read_reply_fields(message: &mut Chain) -> Result<(Reply, Vec<Chain>), Failure
     if raw.len() == reply.outputs.len() { Ok((reply, raw)) } else { Err(Failure::RawCount { inputs: reply.outputs.len(), raw: raw.len() }) }
 }
 
-/// Writes a request as slices: a freshly written head, then each input's bytes behind its own small prefix. No tensor is copied.
-pub fn write_request(envelope: &Envelope, raw: &[Chain]) -> Chain {
-    let head = pb::ModelInferRequest {
-        model_name: envelope.model.clone(),
-        model_version: envelope.version.clone(),
-        id: envelope.id.clone(),
-        parameters: write_parameters(&envelope.parameters),
-        inputs: envelope
-            .inputs
-            .iter()
-            .map(|i| pb::model_infer_request::InferInputTensor {
-                name: i.name.clone(),
-                datatype: i.datatype.clone(),
-                shape: i.shape.to_vec(),
-                parameters: write_parameters(&i.parameters),
-                contents: None,
-            })
-            .collect(),
-        outputs: envelope
-            .outputs
-            .iter()
-            .map(|o| pb::model_infer_request::InferRequestedOutputTensor {
-                name: o.name.clone(),
-                parameters: write_parameters(&o.parameters),
-            })
-            .collect(),
-        raw_input_contents: Vec::new(),
-    };
-    with_raw(&head, 7, raw)
-}
-
-/// Writes a reply as slices, like [`write_request`]. Always raw contents, one entry per output, as clients index them.
-pub fn write_reply(reply: Reply, raw: &[Chain]) -> Chain {
-    let head = reply_message(reply);
-    with_raw(&head, 6, raw)
-}
-
-/// Writes a ModelStreamInferResponse: a reply, or an error text with the reply's names and id.
-pub fn write_stream_reply(reply: Reply, raw: &[Chain], error: String) -> Chain {
-    let inner = with_raw(&reply_message(reply), 6, raw);
-    let mut head = BytesMut::with_capacity(error.len().saturating_add(16));
-    if !error.is_empty() {
-        prost::encoding::string::encode(1, &error, &mut head);
-    }
-    encode_key(2, WireType::LengthDelimited, &mut head);
-    encode_varint(inner.len() as u64, &mut head);
-    let mut out = Chain::from(head.freeze());
-    inner.slices().for_each(|s| out.push(s.clone()));
-    out
-}
-
-fn reply_message(reply: Reply) -> pb::ModelInferResponse {
-    let output = |o: OutputTensor| pb::model_infer_response::InferOutputTensor {
-        name: o.name,
-        datatype: o.datatype,
-        shape: o.shape.into_vec(),
-        parameters: write_parameters(&o.parameters),
-        contents: None,
-    };
-    pb::ModelInferResponse {
-        model_name: reply.model,
-        model_version: reply.version,
-        id: reply.id,
-        parameters: write_parameters(&reply.parameters),
-        outputs: reply.outputs.into_iter().map(output).collect(),
-        raw_output_contents: Vec::new(),
-    }
-}
-
-/// Room for a field key and a length in front of a raw tensor.
-const RAW_PREFIX_BYTES: usize = 11;
-
-fn with_raw(head: &impl prost::Message, field: u32, raw: &[Chain]) -> Chain {
-    let room = head.encoded_len().saturating_add(raw.len().saturating_mul(RAW_PREFIX_BYTES));
-    let mut buffer = BytesMut::with_capacity(room);
-    head.encode_raw(&mut buffer);
-    let mut out = Chain::default();
-    for tensor in raw {
-        encode_key(field, WireType::LengthDelimited, &mut buffer);
-        encode_varint(tensor.len() as u64, &mut buffer);
-        if tensor.is_empty() {
-            continue; // its prefix goes out with the next one's
-        }
-        out.push(buffer.split().freeze());
-        tensor.slices().for_each(|s| out.push(s.clone()));
-    }
-    out.push(buffer.freeze());
-    out
-}
-
 fn malformed(what: impl Into<String>) -> Failure {
     Failure::Malformed { what: what.into() }
 }
@@ -286,8 +199,14 @@ fn field_chain(message: &mut Chain, wire: WireType, name: &str) -> Result<Chain,
 }
 
 fn text(message: &mut Chain, wire: WireType, name: &str) -> Result<String, Failure> {
-    let bytes = field_chain(message, wire, name)?.into_bytes();
-    String::from_utf8(bytes.into()).map_err(|_| malformed(format!("field {name} is not UTF-8")))
+    if wire != WireType::LengthDelimited {
+        return Err(malformed(format!("field {name} has the wrong wire type")));
+    }
+    let len = decode_varint(message).map_err(|_| malformed(format!("field {name} has no length")))?;
+    let len = usize::try_from(len).ok().filter(|len| *len <= message.len());
+    let mut bytes = vec![0; len.ok_or_else(|| malformed(format!("field {name} claims more bytes than are left")))?];
+    message.copy_to_slice(&mut bytes);
+    String::from_utf8(bytes).map_err(|_| malformed(format!("field {name} is not UTF-8")))
 }
 
 fn submessage<M: prost::Message + Default>(message: &mut Chain, wire: WireType, name: &str) -> Result<M, Failure> {
@@ -323,17 +242,6 @@ fn param(choice: ParameterChoice) -> Param {
 
 fn parameters(map: std::collections::HashMap<String, pb::InferParameter>) -> Parameters {
     map.into_iter().filter_map(|(name, p)| p.parameter_choice.map(|choice| (name, param(choice)))).collect()
-}
-
-fn write_parameters(list: &Parameters) -> std::collections::HashMap<String, pb::InferParameter> {
-    let choice = |p: &Param| match p {
-        Param::Bool(v) => ParameterChoice::BoolParam(*v),
-        Param::Int64(v) => ParameterChoice::Int64Param(*v),
-        Param::Uint64(v) => ParameterChoice::Uint64Param(*v),
-        Param::Double(v) => ParameterChoice::DoubleParam(*v),
-        Param::String(v) => ParameterChoice::StringParam(v.clone()),
-    };
-    list.iter().map(|(name, p)| (name.clone(), pb::InferParameter { parameter_choice: Some(choice(p)) })).collect()
 }
 
 #[cfg(test)]

@@ -224,7 +224,7 @@ def case_metadata_and_control():
     feed = inputs({"INPUT0": f32(1, 16), "INPUT1": f32(1, 16)})
     client.unload_model("add_sub")
     assert not client.is_model_ready("add_sub")
-    fails("UNAVAILABLE", "add_sub", "unloaded", call=lambda: client.infer("add_sub", feed))
+    fails("NOT_FOUND", "add_sub", "unloaded", call=lambda: client.infer("add_sub", feed))
     client.load_model("add_sub")
     assert client.is_model_ready("add_sub") and client.infer("add_sub", feed)
     client.load_model("add_sub")  # a loaded model is loaded anew
@@ -354,7 +354,7 @@ def case_unload_in_use():
     client.unload_model("slow")
     errors = [first] + [answers.get(timeout=60) for _ in range(5)]
     assert errors == [None] * 6, errors
-    fails("UNAVAILABLE", "unloaded", call=lambda: client.infer("slow", feed))
+    fails("NOT_FOUND", "unloaded", call=lambda: client.infer("slow", feed))
 
 
 def case_good():

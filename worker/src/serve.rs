@@ -27,7 +27,7 @@ impl Handler for DataPort {
             INFER_PATH => self.infer(request).await.map(|reply| {
                 let mut trailers = status::ok_trailers();
                 trailers.extend(metadata::write_load(&reply.load).map(|load| (HeaderName::from_static(metadata::LOAD), load)));
-                (envelope::write_reply(reply.reply, &reply.raw), trailers)
+                (envelope::write_reply(&reply.reply, &reply.raw), trailers)
             }),
             STATISTICS_PATH => self.statistics().await,
             OFFER_PATH => self.offer(request).await,

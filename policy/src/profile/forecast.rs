@@ -5,6 +5,10 @@ use super::{Latency, tail};
 /// Gain below which a model is not batched: the rows of a batch would only wait for each other. A CNN on a CPU gains under 1 %.
 const GAIN_MIN: f64 = 0.05;
 
+/// A full batch that is done in this many microseconds makes nobody wait, while each batch costs as much again around the run: waking,
+/// assembling, taking apart.
+const WAIT_US_MIN: f64 = 500.0;
+
 /// Expected times of one replica: its line, how far off the slowest hundredth of batches is, and how slow the device is now.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Forecast {
@@ -47,13 +51,13 @@ impl Forecast {
         if rows < f64::from(limit) { rows as u32 } else { limit }
     }
 
-    /// Most rows worth putting into one batch of at most `limit`: 1 where batching gains under 5 %.
+    /// Most rows worth putting into one batch of at most `limit`: 1 where batching gains under 5 % and rows would wait for each other.
     pub fn rows_max(&self, limit: u32) -> u32 {
         let Latency { alpha_us, beta_us } = self.latency;
         let rows = f64::from(limit.max(1));
         let together_us = rows * (alpha_us + beta_us);
-        // Of a line that is zero nothing is known, so nothing speaks against the limit.
-        if beta_us * (rows - 1.0) < GAIN_MIN * together_us { 1 } else { limit.max(1) }
+        let pays = self.batch_us(limit.max(1)) <= WAIT_US_MIN || beta_us * (rows - 1.0) >= GAIN_MIN * together_us;
+        if pays { limit.max(1) } else { 1 }
     }
 
     /// Largest useful batch: a request waits at most for the batch that runs and rides in the next, so two of them and `net_us`

@@ -1,4 +1,5 @@
 use super::*;
+use bytes::Bytes;
 use proptest::prelude::*;
 
 fn request() -> pb::ModelInferRequest {
@@ -140,14 +141,46 @@ fn a_reply_reads_back() {
         ],
     };
     let raw = [Chain::default(), Chain::from(vec![1u8, 2, 3])];
-    let (back, raw_back) = read_reply(write_reply(reply.clone(), &raw)).unwrap();
+    let (back, raw_back) = read_reply(write_reply(&reply, &raw)).unwrap();
     assert_eq!(back, reply);
     assert_eq!(&raw_back[1].clone().into_bytes()[..], [1, 2, 3]);
-    let wrapped = pb::ModelStreamInferResponse::decode(write_stream_reply(reply, &raw, "no".into())).unwrap();
+    let wrapped = pb::ModelStreamInferResponse::decode(write_stream_reply(&reply, &raw, "no")).unwrap();
     assert_eq!((wrapped.error_message.as_str(), wrapped.infer_response.unwrap().raw_output_contents.len()), ("no", 2));
 }
 
 proptest! {
+    #[test]
+    fn what_is_written_is_what_the_generated_types_read(
+        names in prop::collection::vec("[a-zäß]{0,200}", 2..6),
+        number in any::<i64>(),
+        sizes in prop::collection::vec(prop::sample::select(vec![0usize, 1, 127, 128, 5_000, 70_000]), 1..4),
+    ) {
+        let outputs: Vec<_> = sizes.iter().enumerate().map(|(i, size)| OutputTensor {
+            name: format!("{}{i}", names[0]),
+            datatype: "UINT8".into(),
+            shape: Shape::from_slice(&[*size as i64, 1]),
+            parameters: vec![(names[1].clone(), Param::Bool(true))],
+        }).collect();
+        let parameters = vec![
+            ("text".to_owned(), Param::String(names[1].clone())),
+            ("number".to_owned(), Param::Int64(number)),
+            ("none".to_owned(), Param::Uint64(0)),
+            ("real".to_owned(), Param::Double(0.5)),
+        ];
+        let reply = Reply { model: names[0].clone(), version: "1".into(), id: names[1].clone(), parameters, outputs };
+        let raw: Vec<_> = sizes.iter().map(|size| Chain::from(vec![7u8; *size])).collect();
+        let read = pb::ModelInferResponse::decode(write_reply(&reply, &raw)).unwrap();
+        prop_assert_eq!((&read.model_name, &read.id, read.parameters.len()), (&reply.model, &reply.id, 4));
+        let expected = [ParameterChoice::StringParam(names[1].clone()), ParameterChoice::Int64Param(number), ParameterChoice::Uint64Param(0)];
+        for (name, expected) in ["text", "number", "none"].iter().zip(expected) {
+            prop_assert_eq!(read.parameters[*name].parameter_choice.clone(), Some(expected));
+        }
+        for ((output, read), (size, raw)) in reply.outputs.iter().zip(&read.outputs).zip(sizes.iter().zip(&read.raw_output_contents)) {
+            prop_assert_eq!((&output.name, &output.datatype, output.shape.as_slice()), (&read.name, &read.datatype, read.shape.as_slice()));
+            prop_assert_eq!((read.parameters.len(), raw.len()), (1, *size));
+        }
+    }
+
     #[test]
     fn any_framing_reads_the_same(size in 1usize..40) {
         let bytes = request().encode_to_vec();

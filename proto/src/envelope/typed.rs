@@ -1,6 +1,7 @@
 //! Typed contents become raw bytes at the door.
 
-use super::{BufMut, Bytes, BytesMut, Chain, DataType, Failure, InputTensor, pb};
+use super::{Chain, DataType, Failure, InputTensor, pb};
+use bytes::{BufMut, Bytes, BytesMut};
 
 /// Does it carry any value?
 pub(super) fn has_values(c: &pb::InferTensorContents) -> bool {

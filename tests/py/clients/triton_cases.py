@@ -160,7 +160,7 @@ class TritonCases:
         until("control is unloaded", lambda: not self.client.is_model_ready("control"))
         _, state, why = self.index()["control"]
         assert (state, why) == ("UNAVAILABLE", "unloaded"), (state, why)
-        self.fails("UNAVAILABLE", "control", call=lambda: self.infer("control", {"INPUT0": array}))
+        self.fails("NOT_FOUND", "control", call=lambda: self.infer("control", {"INPUT0": array}))
         self.client.load_model("control")
         assert self.client.is_model_ready("control")
         same(self.infer("control", {"INPUT0": array}).as_numpy("OUTPUT0"), array)
