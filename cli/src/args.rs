@@ -126,6 +126,15 @@ pub(crate) struct Front {
     /// Believe the sluice-tenant header of clients
     #[arg(long, env = "SLUICE_TRUST_TENANT")]
     pub(crate) trust_tenant: bool,
+    /// Most requests of a tenant at once; without --trust-tenant all callers are one
+    #[arg(long, env = "SLUICE_TENANT_REQUESTS", default_value_t = 16_384, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) tenant_requests: u32,
+    /// Most MiB of a tenant's requests at once; a quarter of the gateway's 1,024 when tenants are told apart
+    #[arg(long, env = "SLUICE_TENANT_MIB", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) tenant_mib: Option<u32>,
+    /// Most requests of a tenant per second, and as many at once after a quiet time; unbounded when not given
+    #[arg(long, env = "SLUICE_TENANT_RATE")]
+    pub(crate) tenant_rate: Option<std::num::NonZeroU32>,
     /// Let clients on this host name shared memory of theirs instead of sending tensors; both ports must be on loopback
     #[arg(long, env = "SLUICE_ALLOW_CLIENT_SHM")]
     pub(crate) allow_client_shm: bool,

@@ -2,6 +2,7 @@
 
 use crate::settings::Telemetry;
 use policy::WorkerRecord;
+use policy::admit::Budget;
 use proto::call::Upstream;
 use registry::Keys;
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ pub struct GatewayConfig {
     pub message_bytes_max: usize,
     /// Most bytes of requests held at once.
     pub in_flight_bytes_max: u64,
+    /// What a tenant may hold of that, at once and over time.
+    pub tenant: Budget,
     /// Believe the `sluice-tenant` header.
     pub trust_tenant: bool,
     /// May clients load and unload models?

@@ -52,6 +52,9 @@ impl Shard {
         trace::continue_from(&span, trace.as_ref());
         let context = Context { trace, ..context };
         let started = Instant::now();
+        let bytes = raw.iter().fold(0u64, |sum, chain| sum.saturating_add(chain.len() as u64));
+        let admitted = self.core.admit(&context.caller.tenant, bytes);
+        let _place = admitted.inspect_err(|failure| self.core.metrics.refused(failure.wire().0))?;
         let table = self.core.table.load_full();
         let result = match table.resolve(&envelope.model, &envelope.version) {
             Ok(version) => {

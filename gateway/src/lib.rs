@@ -9,6 +9,7 @@
 
 mod adapt;
 mod admin;
+mod admit;
 mod config;
 mod health;
 mod identify;

@@ -8,13 +8,14 @@ use crate::shm::Regions;
 use crate::statistics::Totals;
 use crate::table::Table;
 use arc_swap::ArcSwap;
+use policy::admit::{self, Admission};
 use policy::{Moment, WorkerId, WorkerRecord};
 use proto::budget::Budget;
 use proto::call::Upstream;
 use registry::Registry;
 use registry::admin::AdminService;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -36,6 +37,8 @@ pub(crate) struct Core {
     origin: Instant,
     /// Bytes of requests held.
     pub(crate) budget: Budget,
+    /// And whose they are.
+    pub(crate) admission: Mutex<Admission>,
     /// A table is there: read from the registry or from the snapshot.
     pub(crate) has_table: watch::Sender<bool>,
 }
@@ -43,6 +46,7 @@ pub(crate) struct Core {
 impl Core {
     pub(crate) fn new(config: GatewayConfig, registry: Arc<dyn Registry>) -> Self {
         let budget = Budget::new(config.in_flight_bytes_max);
+        let limits = admit::Limits { bytes_max: config.in_flight_bytes_max, budget: config.tenant, ..Default::default() };
         let operator = AdminService::new(registry, config.keys.clone());
         let regions = if config.allow_client_shm { Regions::on(budget.clone(), config.message_bytes_max as u64) } else { Regions::off() };
         let settings = Settings::new(config.telemetry.clone());
@@ -60,6 +64,7 @@ impl Core {
             default_tenant: Arc::from("default"),
             origin: Instant::now(),
             budget,
+            admission: Mutex::new(Admission::new(limits)),
             has_table: watch::channel(false).0,
         }
     }

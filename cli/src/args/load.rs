@@ -89,7 +89,7 @@ pub(crate) struct Load {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["concurrency", "compare"])]
     pub(crate) write_trace: Option<PathBuf>,
 
-    /// Several kinds of requests: a TOML file of [[ask]] entries with model, tenant, rows, deadline_ms, priority, share
+    /// Several kinds of requests: a TOML file of `[[ask]]` entries with model, tenant, rows, deadline_ms, priority, share
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "tenant", "rows", "deadline_ms", "priority", "ask"])]
     pub(crate) mix: Option<PathBuf>,
     /// One more kind of requests beside the model, such as `model = "b", rows = 4, share = 0.5`

@@ -5,6 +5,7 @@ use crate::args::{Control, Front, Place};
 use crate::telemetry::say;
 use ::gateway::{Dial, Gateway, GatewayConfig, ModelControl, Telemetry};
 use policy::WorkerRecord;
+use policy::admit::{Budget, Rate};
 use proto::call::Upstream;
 use proto::remote::Remote;
 use registry::Keys;
@@ -44,6 +45,17 @@ fn message_bytes(front: &Front) -> usize {
     usize::try_from(front.message_mib).unwrap_or(usize::MAX).saturating_mul(1 << 20)
 }
 
+/// What a tenant may hold. Where nobody is believed there is one tenant, and a share of its own would only make the whole smaller.
+fn tenant_budget(front: &Front) -> Budget {
+    let whole = GatewayConfig::IN_FLIGHT_BYTES_MAX;
+    let share = if front.trust_tenant { whole.div_ceil(4) } else { whole };
+    Budget {
+        requests_max: front.tenant_requests,
+        bytes_max: front.tenant_mib.map_or(share, |mib| u64::from(mib) << 20),
+        rate: front.tenant_rate.map(|per_second| Rate { per_second, burst: per_second }),
+    }
+}
+
 /// What is the same for `up` and `gateway`.
 pub(crate) fn config(
     front: &Front,
@@ -59,6 +71,7 @@ pub(crate) fn config(
         zone: place.zone.clone(),
         message_bytes_max: message_bytes(front),
         in_flight_bytes_max: GatewayConfig::IN_FLIGHT_BYTES_MAX,
+        tenant: tenant_budget(front),
         trust_tenant: front.trust_tenant,
         model_control,
         allow_client_shm: front.allow_client_shm,

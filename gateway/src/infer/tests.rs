@@ -90,6 +90,7 @@ pub(crate) async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<W
         zone: "z".into(),
         message_bytes_max: 1 << 20,
         in_flight_bytes_max: 1 << 20,
+        tenant: policy::admit::Budget { requests_max: 2, ..Default::default() },
         trust_tenant: false,
         allow_client_shm: false,
         model_control: ModelControl::None,
@@ -177,4 +178,27 @@ async fn i7_at_its_deadline_a_call_is_answered_and_given_up() {
     assert!(remaining.unwrap() <= Duration::from_millis(30), "a child's deadline is never later than its parent's");
     assert!(matches!(ask(&shard, Some(Duration::ZERO)).await.unwrap_err(), Failure::DeadlineExceeded { .. }));
     assert!(workers.calls.lock().unwrap().is_empty(), "nothing is sent that is late already");
+}
+
+#[tokio::test]
+async fn a_tenant_that_holds_its_share_is_refused_and_no_other() {
+    let (shard, _) = gateway([("a", Behaviour::Hangs), ("b", Behaviour::Hangs)]).await;
+    let held: Vec<_> = (0..2)
+        .map(|_| {
+            let shard = shard.clone();
+            tokio::spawn(async move { ask(&shard, None).await })
+        })
+        .collect();
+    while shard.core.admission.lock().unwrap().tenants().next().is_none_or(|(_, requests, _)| requests < 2) {
+        tokio::task::yield_now().await;
+    }
+    let refused = ask(&shard, None).await.unwrap_err();
+    assert!(matches!(&refused, Failure::Quota { tenant, .. } if tenant == "t"), "{refused}");
+    assert!(shard.core.admit("another", 4).is_ok());
+    held.iter().for_each(tokio::task::JoinHandle::abort);
+    for held in held {
+        let _ = held.await;
+    }
+    assert_eq!(shard.core.admission.lock().unwrap().bytes(), 0, "what was given up is given back");
+    assert!(shard.core.admit("t", 4).is_ok());
 }
