@@ -104,6 +104,7 @@ pub(crate) fn load(
         },
         batching: model_config::batching(&model),
         load: attempt,
+        inline_us_max: INLINE_US_MAX,
         generation: placement.generation,
         _memory: Some(memory),
         on_failed,

@@ -50,6 +50,8 @@ pub(crate) struct Parts {
     pub(crate) batching: Batching,
     /// Tells this load from others in this process.
     pub(crate) load: u64,
+    /// Longest run, in microseconds, that may take place on a network thread.
+    pub(crate) inline_us_max: u32,
     /// Generation of its placement.
     pub(crate) generation: u64,
     /// What it may take; given back when its last engine is gone.

@@ -56,7 +56,7 @@ enum Task {
     },
     /// Measure alternatives in one interleaved run, and say which targets are met
     Bench {
-        /// Passed to the bench: serving, gateway, and --rounds, --json FILE before them
+        /// Passed to the bench: `serving`, with --rounds N and --json FILE before it
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

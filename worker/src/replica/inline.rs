@@ -10,7 +10,7 @@ use policy::batch::Batch;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, TryLockError};
 
-/// Longest run, in microseconds, that is worth it: about what two hand-overs between threads cost.
+/// Longest run, in microseconds, for which it is worth it: about what two hand-overs between threads cost.
 pub(crate) const INLINE_US_MAX: u32 = 50;
 
 /// An engine that runs where requests come in.
@@ -34,7 +34,7 @@ impl Inline {
 
     /// Are runs short enough?
     pub(super) fn is_on(&self) -> bool {
-        self.shared.run_us.load(Ordering::Relaxed) < INLINE_US_MAX
+        self.shared.run_us.load(Ordering::Relaxed) < self.shared.parts.inline_us_max
     }
 }
 

@@ -34,6 +34,7 @@ fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
         limits: LIMITS,
         batching: Batching::default(),
         load: 1,
+        inline_us_max: INLINE_US_MAX,
         generation: 0,
         _memory: None,
         on_failed,

@@ -5,7 +5,6 @@
 
 mod client;
 mod echo;
-mod gateway;
 mod message;
 mod report;
 mod server;
@@ -42,8 +41,6 @@ struct Args {
 enum Bench {
     /// The smallest model through `sluice up`, beside a bare hyper server that echoes
     Serving,
-    /// The smallest model through a gateway and a worker as two processes, beside `sluice up` and a bare hyper server
-    Gateway,
     /// Serve canned answers; benches start this one themselves
     #[command(hide = true)]
     Echo {
@@ -71,7 +68,6 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut report = Report::new();
     match args.bench {
         Bench::Serving => serving::run(args, &mut report).await?,
-        Bench::Gateway => gateway::run(args, &mut report).await?,
         Bench::Echo { answer } => return echo::serve(answer).await.map(|()| true),
     }
     report.finish(args.json.as_deref())

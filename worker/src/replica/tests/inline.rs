@@ -21,10 +21,13 @@ fn telling(length: Duration, tell: mpsc::SyncSender<(ThreadId, i64)>) -> Box<dyn
     Box::new(FakeEngine::new(signature, Box::new(compute)))
 }
 
+/// `length` is how long the engine on the network's thread takes at least; how long is too long is the real bound only where that matters.
 fn start(length: Duration, on_failed: Box<dyn Fn(String) + Send + Sync>) -> (Replica, mpsc::Receiver<(ThreadId, i64)>) {
+    let inline_us_max = if length.is_zero() { u32::MAX } else { INLINE_US_MAX };
     let (tell, told) = mpsc::sync_channel(64);
     let engine = |length| telling(length, tell.clone());
-    (Replica::start(parts(on_failed), vec![engine(Duration::ZERO)], Some(engine(length))).unwrap(), told)
+    let parts = Parts { inline_us_max, ..parts(on_failed) };
+    (Replica::start(parts, vec![engine(Duration::ZERO)], Some(engine(length))).unwrap(), told)
 }
 
 #[tokio::test]
