@@ -187,7 +187,7 @@ impl Manager {
             }
             Err(error) if error.may_pass() => {
                 let pause = slot.next_pause();
-                tracing::warn!(%variant, %error, pause_s = pause.as_secs(), "replica not loaded yet, trying again");
+                tracing::warn!(%variant, %error, pause_ms = pause.as_millis(), "replica not loaded yet, trying again");
                 if slot.report.is_none() {
                     slot.loaded.state = ReplicaState::Loading(format!("trying again: {error}"));
                 }
@@ -218,7 +218,7 @@ impl Manager {
                 self.publish(variant);
             }
             AfterFailure::LoadAgain(pause) => {
-                tracing::error!(%variant, reason, pause_s = pause.as_secs(), "replica failed, it will be loaded again");
+                tracing::error!(%variant, reason, pause_ms = pause.as_millis(), "replica failed, it will be loaded again");
                 self.handle.remove(variant);
                 self.attempt(variant, pause, underway);
             }

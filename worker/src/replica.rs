@@ -334,8 +334,10 @@ impl Shared {
     }
 
     fn observe_run(&self, length: Duration) {
-        // Two at once may lose one of their observations; the next ones tell the same. A second and an hour are both too long.
-        let (before, us) = (self.run_us.load(Ordering::Relaxed), u32::try_from(length.as_micros()).unwrap_or(u32::MAX).min(1_000));
+        // Two at once may lose one of their observations; the next ones tell the same. A run that another process interrupted says
+        // little, so one counts as twice the bound at most, and it takes two to leave the network's thread.
+        let most = INLINE_US_MAX.saturating_mul(2);
+        let (before, us) = (self.run_us.load(Ordering::Relaxed), u32::try_from(length.as_micros()).unwrap_or(u32::MAX).min(most));
         self.run_us.store(before.saturating_sub(before.div_ceil(3)).saturating_add(us.div_ceil(3)), Ordering::Relaxed);
     }
 

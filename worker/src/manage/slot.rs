@@ -8,8 +8,8 @@ use policy::{Digest, PlacementRecord, ReloadFailure, ReplicaRecord, ReplicaState
 use std::time::{Duration, Instant};
 
 /// Pause before a replica is loaded again; doubled this many times at most.
-const RETRY: Duration = Duration::from_secs(1);
-const RETRY_DOUBLINGS: u32 = 6;
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_DOUBLINGS: u32 = 9;
 /// After this long of serving, earlier failures are forgotten.
 const STEADY: Duration = Duration::from_secs(300);
 
@@ -185,11 +185,11 @@ mod tests {
     fn failures_in_a_row_wait_longer_and_longer() {
         let mut slot = Slot::loading(placement(0), None);
         let mut pauses = Vec::new();
-        for attempt in 1..10 {
+        for attempt in 1..12 {
             (slot.attempt, slot.report) = (attempt, Some(report(attempt)));
             let AfterFailure::LoadAgain(pause) = slot.engine_failed(attempt, "broken") else { panic!() };
-            pauses.push(pause.as_secs());
+            pauses.push(pause.as_millis());
         }
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 64, 64]);
+        assert_eq!(pauses, [100, 200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 51_200, 51_200]);
     }
 }

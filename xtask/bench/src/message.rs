@@ -26,7 +26,7 @@ impl std::fmt::Display for Protocol {
 }
 
 /// Rows of 32 numbers, 10 come back.
-const MODEL: &str = "mlp";
+pub(crate) const MODEL: &str = "mlp";
 const FEATURES: usize = 32;
 
 /// A request that is encoded once and sent again and again.

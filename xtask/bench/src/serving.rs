@@ -2,7 +2,7 @@
 
 use crate::Args;
 use crate::client::{Slice, closed_loop};
-use crate::message::{Canned, Protocol};
+use crate::message::{Canned, MODEL, Protocol};
 use crate::report::{Bound, Report, Samples};
 use crate::server::Server;
 use std::time::Duration;
@@ -62,9 +62,11 @@ pub(crate) async fn bare(of: &Server, canned: &Canned) -> anyhow::Result<Server>
 
 /// Runs it.
 pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
-    let (slice, data) = (Duration::from_millis(args.slice_ms), tempfile::tempdir()?);
-    Server::up(&args.sluice, &args.models, data.path()).await?.stop().await?; // validates the artifacts, once
-    let up = Server::up(&args.sluice, &args.models, data.path()).await?;
+    let (slice, data, only) = (Duration::from_millis(args.slice_ms), tempfile::tempdir()?, tempfile::tempdir()?);
+    // The smallest model alone: memory and start are its.
+    std::os::unix::fs::symlink(args.models.join(MODEL).canonicalize()?, only.path().join(MODEL))?;
+    Server::up(&args.sluice, only.path(), data.path()).await?.stop().await?; // validates the artifacts, once
+    let up = Server::up(&args.sluice, only.path(), data.path()).await?;
     for (of, protocol) in [Protocol::Grpc, Protocol::Rest].into_iter().enumerate() {
         let canned = Canned::new(protocol);
         let bare = bare(&up, &canned).await?;
