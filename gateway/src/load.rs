@@ -1,6 +1,7 @@
 //! Load and unload calls of clients: the files are looked at anew, then the model is wanted or not, then the call waits until it is so.
 
 use crate::shard::Shard;
+use crate::table::Table;
 use futures_util::future::join_all;
 use policy::{Failure, ModelName, Version};
 use proto::budget::Permit;
@@ -147,9 +148,10 @@ impl Shard {
     async fn change(&self, change: Change, wanted: bool) -> Result<(), Failure> {
         let (core, model) = (&self.core, change.model().clone());
         core.operator.change(change, CHANGE_MAX).await?;
-        let mut changed = core.changed.subscribe();
+        let (seen, mut changed) = (core.operator.seen(), core.changed.subscribe());
+        let behind = |table: &Table| table.revision < seen || table.resolve(model.as_str(), "").is_ok() != wanted;
         let here = async {
-            while core.table.load().resolve(model.as_str(), "").is_ok() != wanted {
+            while behind(&core.table.load()) {
                 if changed.changed().await.is_err() {
                     return;
                 }

@@ -24,6 +24,8 @@ pub(crate) struct Table {
     pub(crate) is_built: bool,
     /// Records that could not be read.
     pub(crate) unreadable: usize,
+    /// The newest record that it, or a table before it, was built from.
+    pub(crate) revision: i64,
 }
 
 /// A model and its versions, ascending.
@@ -145,7 +147,8 @@ impl Table {
     /// Reads `entries`. Gauges of replicas that `before` had are carried over. Records that cannot be read are skipped and
     /// counted: one bad record must not take the others away.
     pub(crate) fn build(entries: &BTreeMap<String, Entry>, keys: &Keys, here: (&str, &str), metrics: &Metrics, before: &Table) -> Self {
-        let mut table = Table { is_built: true, ..Table::default() };
+        let revision = entries.values().map(|entry| entry.revision).fold(before.revision, i64::max);
+        let mut table = Table { is_built: true, revision, ..Table::default() };
         let mut models: HashMap<String, ModelRecord> = HashMap::new();
         let mut versions: Vec<VersionRecord> = Vec::new();
         let mut replicas: HashMap<(String, Version), Vec<ReplicaRecord>> = HashMap::new();

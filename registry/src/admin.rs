@@ -64,6 +64,11 @@ impl AdminService {
         wait_routable(&self.mirror, &self.keys, change.model(), revision, timeout).await
     }
 
+    /// Revision of the newest record that this service has seen: what a change that it waited for consists of is not newer.
+    pub fn seen(&self) -> i64 {
+        self.mirror.snapshot().entries.values().map(|entry| entry.revision).max().unwrap_or_default()
+    }
+
     /// The records of a kind in `state`, in the order of their keys.
     fn select(&self, state: &State, kind: &str, name: &str) -> Vec<Record> {
         if kind == "variants" {

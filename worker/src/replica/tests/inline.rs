@@ -48,14 +48,14 @@ async fn requests_that_are_there_together_ride_together_on_the_thread_that_read_
 async fn a_model_that_grows_slow_leaves_the_networks_thread() {
     let (replica, told) = start(Duration::from_millis(2), Box::new(|_| ()));
     let lane = Lane::start();
-    for _ in 0..5 {
+    for _ in 0..8 {
         replica.infer(call(1.0, 1, None), &lane).await.unwrap();
     }
     let here = std::thread::current().id();
     let threads: Vec<_> = told.try_iter().map(|(thread, _)| thread).collect();
-    // A slow run may be an accident, two are not. Runs elsewhere are short here, so it may come back at the end.
-    assert_eq!((threads[0], threads[1]), (here, here));
-    assert_ne!(threads[2], here);
+    // A slow run may be an accident, two are not. Runs elsewhere are short here, so it may come back.
+    assert!(threads.contains(&here), "{threads:?}");
+    assert!(threads.windows(3).all(|three| three.iter().any(|thread| *thread != here)), "{threads:?}");
 }
 
 #[tokio::test]
