@@ -11,7 +11,7 @@ use policy::{Failure, Reply};
 use prost::Message as _;
 use proto::budget::Permit;
 use proto::chain::Chain;
-use proto::frame::{Encoding, MessageReader, ReadError, ReplyBody, refuse, reply as reply_with};
+use proto::frame::{Encoding, MessageReader, ReplyBody, refuse, reply as reply_with};
 use proto::inference::RepositoryModelLoadRequest;
 use proto::listen::Handler;
 use proto::{envelope, metadata, trace};
@@ -94,13 +94,8 @@ impl Front {
     /// The one message of a unary call, and its share of the budget.
     async fn read_one(&self, headers: &HeaderMap, body: Incoming) -> Result<(Chain, Option<Permit>), Failure> {
         let core = &self.shard.core;
-        let mut reader = MessageReader::new(body, Encoding::of(headers)?, core.config.message_bytes_max).with_budget(&core.budget);
-        match reader.next().await {
-            Ok(Some(message)) => Ok((message, reader.take_permit())),
-            Ok(None) => Err(Failure::Malformed { what: "the call has no message".to_owned() }),
-            Err(ReadError::Bad(failure)) => Err(failure),
-            Err(ReadError::Gone) => Err(Failure::Cancelled),
-        }
+        let reader = MessageReader::new(body, Encoding::of(headers)?, core.config.message_bytes_max).with_budget(&core.budget);
+        reader.only().await
     }
 
     /// Who asks, until when, and under which trace: known before any body byte.

@@ -15,6 +15,8 @@ use std::pin::Pin;
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Smaller answers are not worth compressing.
+pub const COMPRESS_BYTES_MIN: usize = 1 << 10;
 /// Compressed bodies larger than this are inflated on a thread that serves nobody else meanwhile.
 const INFLATE_INLINE_MAX: usize = 32 << 10;
 /// And larger ones than this are compressed on one.

@@ -7,7 +7,7 @@ use policy::{Failure, VariantId};
 use proto::call::{Caller, InferCall, InferReply, Upstream as _};
 use proto::chain::Chain;
 use proto::control::{self, OFFER_PATH, STATISTICS_PATH};
-use proto::frame::{Encoding, MessageBody, MessageReader, ReadError, ReplyBody, refuse, response};
+use proto::frame::{Encoding, MessageBody, MessageReader, ReplyBody, refuse, response};
 use proto::listen::Handler;
 use proto::remote::INFER_PATH;
 use proto::{envelope, metadata, status, trace};
@@ -78,13 +78,8 @@ impl DataPort {
 
     /// The one message of a call.
     async fn message(&self, headers: &HeaderMap, body: Incoming) -> Result<Chain, Failure> {
-        let mut reader = MessageReader::new(body, Encoding::of(headers)?, self.message_bytes_max);
-        match reader.next().await {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(Failure::Malformed { what: "the call has no message".to_owned() }),
-            Err(ReadError::Bad(failure)) => Err(failure),
-            Err(ReadError::Gone) => Err(Failure::Cancelled),
-        }
+        let (message, _) = MessageReader::new(body, Encoding::of(headers)?, self.message_bytes_max).only().await?;
+        Ok(message)
     }
 }
 

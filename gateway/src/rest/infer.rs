@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response as AxumResponse};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use policy::Failure;
-use proto::body::{self, ContentEncoding};
+use proto::body::{self, COMPRESS_BYTES_MIN, ContentEncoding};
 use proto::frame::{MessageBody, ReadError, ReplyBody};
 use proto::rest::{RestReply, read_raw_binary, read_request, write_reply};
 use proto::status;
@@ -16,8 +16,6 @@ use std::borrow::Cow;
 
 /// Length of the JSON in front of binary tensors (protocol, "binary tensor data").
 const JSON_LEN: HeaderName = HeaderName::from_static("inference-header-content-length");
-/// Smaller answers are not worth compressing.
-const COMPRESS_BYTES_MIN: usize = 1 << 10;
 
 /// Is this the path of an inference?
 pub(crate) fn is_infer(path: &str) -> bool {
