@@ -146,14 +146,15 @@ fn request(call: &InferCall) -> Result<Request<MessageBody>, Failure> {
 }
 
 async fn read(response: Response<Incoming>, limit: usize) -> Result<InferReply, Failure> {
-    let (message, trailers) = read_one(response, limit).await?;
-    let load = metadata::load(&trailers);
+    let (message, headers) = read_one(response, limit).await?;
+    let load = metadata::load(&headers);
     let (reply, raw) = envelope::read_reply(message)?;
     Ok(InferReply { reply, raw, load })
 }
 
-/// The one message of an answer, and its trailers. From the header on a loss is no longer [`Failure::ConnectionLost`]: the work may
-/// have been done.
+/// The one message of an answer, and its headers. From the header on a loss is no longer [`Failure::ConnectionLost`]: the work may
+/// have been done. A worker sends a message only when all went well, so one that dies between the message and its trailers, which leave
+/// in two writes, has answered.
 async fn read_one(response: Response<Incoming>, limit: usize) -> Result<(Chain, HeaderMap), Failure> {
     let (head, body) = response.into_parts();
     if head.headers.contains_key("grpc-status") {
@@ -161,13 +162,12 @@ async fn read_one(response: Response<Incoming>, limit: usize) -> Result<(Chain, 
     }
     let mut reader = MessageReader::new(body, Encoding::of(&head.headers)?, limit);
     let message = reader.next().await.map_err(late)?;
-    let end = reader.next().await.map_err(late)?;
-    let trailers = reader.into_trailers();
-    status::from_trailers(&trailers)?;
-    match (message, end) {
-        (Some(message), None) => Ok((message, trailers)),
-        _ => Err(Failure::BadReply { what: "not exactly one message".to_owned() }),
+    let end = reader.next().await;
+    if !matches!((&message, &end), (Some(_), Err(ReadError::Gone))) {
+        end.map_err(late)?.map_or(Ok(()), |_| Err(Failure::BadReply { what: "more than one message".to_owned() }))?;
+        status::from_trailers(&reader.into_trailers())?;
     }
+    Ok((message.ok_or_else(|| Failure::BadReply { what: "no message".to_owned() })?, head.headers))
 }
 
 fn late(error: ReadError) -> Failure {
@@ -219,4 +219,56 @@ async fn connect(address: &str) -> Result<(Sender, Connection), Box<dyn std::err
         .handshake(TokioIo::new(stream))
         .await?;
     Ok(pair)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::call::LoadReport;
+    use policy::{Envelope, VariantId};
+    use tokio::net::TcpListener;
+
+    /// A worker that answers one call with the first `bytes` of its message, and dies before the rest and the trailers.
+    async fn dies_after(bytes: usize) -> Result<InferReply, Failure> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let remote = Remote::connect(listener.local_addr().unwrap().to_string(), 1 << 20);
+        let worker = async move {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let load = metadata::write_load(&LoadReport { backlog_us: 7, forecast: None }).map(|v| (metadata::LOAD, v));
+            let mut head = Response::builder().header("content-type", "application/grpc");
+            head.headers_mut().unwrap().extend(load.map(|(name, value)| (http::HeaderName::from_static(name), value)));
+            let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
+            let message = MessageBody::message(&envelope::write_reply(&policy::Reply::default(), &[]), None);
+            let whole = http_body_util::BodyExt::collect(message).await.unwrap().to_bytes();
+            stream.send_data(whole.slice(..whole.len().min(bytes)), false).unwrap();
+            assert!(futures_util::FutureExt::now_or_never(connection.accept()).is_none()); // writes it
+        };
+        let answer = async {
+            remote.connected().await;
+            remote.infer(call()).next().await.unwrap()
+        };
+        tokio::join!(answer, worker).0
+    }
+
+    fn call() -> InferCall {
+        InferCall {
+            envelope: Arc::new(Envelope::default()),
+            raw: Vec::new(),
+            rows: 1,
+            variant: VariantId::parse("m:1:fp32@ort").unwrap(),
+            remaining: None,
+            caller: crate::call::Caller { tenant: Arc::from("t") },
+            trace: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn i5_an_answer_is_whole_with_its_message_and_lost_with_part_of_it() {
+        let whole = dies_after(usize::MAX).await.unwrap();
+        assert_eq!(whole.load.backlog_us, 7);
+        assert!(matches!(dies_after(3).await, Err(Failure::BadReply { .. })));
+        assert!(matches!(dies_after(0).await, Err(Failure::BadReply { .. })));
+    }
 }

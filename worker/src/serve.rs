@@ -25,25 +25,26 @@ impl Handler for DataPort {
     async fn call(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let answer = match request.uri().path() {
             INFER_PATH => self.infer(request).await.map(|reply| {
-                let mut trailers = status::ok_trailers();
-                trailers.extend(metadata::write_load(&reply.load).map(|load| (HeaderName::from_static(metadata::LOAD), load)));
-                (envelope::write_reply(&reply.reply, &reply.raw), trailers)
+                let load = metadata::write_load(&reply.load).map(|load| (HeaderName::from_static(metadata::LOAD), load));
+                (envelope::write_reply(&reply.reply, &reply.raw), load)
             }),
-            STATISTICS_PATH => self.statistics().await,
-            OFFER_PATH => self.offer(request).await,
+            STATISTICS_PATH => self.statistics().await.map(|message| (message, None)),
+            OFFER_PATH => self.offer(request).await.map(|message| (message, None)),
             path => Err(Failure::Unsupported {
                 what: format!("method {:?}", path.chars().take(160).collect::<String>()),
                 why: "a worker's data port answers gateways only; ask a gateway".to_owned(),
             }),
         };
         match answer {
-            Ok((message, trailers)) => response(ReplyBody::Message(MessageBody::message(&message, Some(trailers)))),
+            Ok((message, load)) => {
+                let mut answer = response(ReplyBody::Message(MessageBody::message(&message, Some(status::ok_trailers()))));
+                answer.headers_mut().extend(load);
+                answer
+            }
             Err(failure) => refuse(&failure, ""),
         }
     }
 }
-
-type Answer = Result<(Chain, HeaderMap), Failure>;
 
 impl DataPort {
     async fn infer(&self, request: Request<Incoming>) -> Result<InferReply, Failure> {
@@ -65,15 +66,15 @@ impl DataPort {
         replica.infer(call, &self.worker.lane).await
     }
 
-    async fn statistics(&self) -> Answer {
-        Ok((control::write_statistics(&self.worker.statistics().await?), status::ok_trailers()))
+    async fn statistics(&self) -> Result<Chain, Failure> {
+        Ok(control::write_statistics(&self.worker.statistics().await?))
     }
 
-    async fn offer(&self, request: Request<Incoming>) -> Answer {
+    async fn offer(&self, request: Request<Incoming>) -> Result<Chain, Failure> {
         let (head, body) = request.into_parts();
         let offer = control::read_offer(self.message(&head.headers, body).await?)?;
         let versions = self.worker.offer(offer).await?;
-        Ok((control::write_offered(&versions), status::ok_trailers()))
+        Ok(control::write_offered(&versions))
     }
 
     /// The one message of a call.
