@@ -23,11 +23,12 @@ pub(crate) fn demo(cache: &Cache, args: &[String]) -> Result<ExitCode> {
 }
 
 pub(crate) fn bench(cache: &Cache, args: &[String]) -> Result<ExitCode> {
-    fetch::fetch(cache, &[Item::Onnxruntime, Item::Protoc, Item::Models])?;
+    fetch::fetch(cache, &[Item::Onnxruntime, Item::Etcd, Item::Protoc, Item::Models])?;
     child::foreground_ok(cargo(cache)?.args(["build", "--release", "--locked", "-p", "sluice", "-p", "bench"]))?;
     let release = crate::repository()?.join("target/release");
     let mut command = Command::new(release.join("bench"));
     command.arg("--sluice").arg(release.join("sluice")).arg("--models").arg(cache.models().join("bench")).args(args);
+    command.env("SLUICE_ETCD", cache.etcd(Pins::load()?.version(Item::Etcd)?).join("etcd"));
     become_program(command, cache)
 }
 

@@ -1,5 +1,6 @@
 //! The floor: a bare hyper server that reads a request and answers with as many bytes as Sluice would.
 
+use crate::message::metadata;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt as _, Full};
@@ -46,6 +47,8 @@ async fn of_grpc(
     Response<http_body_util::combinators::WithTrailers<Full<Bytes>, std::future::Ready<Option<Result<HeaderMap, Infallible>>>>>,
     Infallible,
 > {
+    // The load generator asks what the model takes before it sends.
+    let answer = if request.uri().path().ends_with("/ModelMetadata") { metadata() } else { answer };
     let _ = request.into_body().collect().await;
     let trailers = HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
     let body = Full::new(answer).with_trailers(std::future::ready(Some(Ok(trailers))));

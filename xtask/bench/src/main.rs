@@ -4,7 +4,9 @@
 #![allow(clippy::print_stdout, reason = "printing is what a bench is for")]
 
 mod client;
+mod cluster;
 mod echo;
+mod hop;
 mod message;
 mod report;
 mod server;
@@ -24,6 +26,9 @@ struct Args {
     /// Model directory with `mlp`
     #[arg(long)]
     models: PathBuf,
+    /// The `etcd` binary
+    #[arg(long, env = "SLUICE_ETCD", default_value = "etcd")]
+    etcd: PathBuf,
     /// Interleaved rounds
     #[arg(long, default_value_t = 9)]
     rounds: usize,
@@ -39,7 +44,7 @@ struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Bench {
-    /// The smallest model through `sluice up`, beside a bare hyper server that echoes
+    /// The smallest model through `sluice up` and through gateway and worker, beside a bare hyper server that echoes
     Serving,
     /// Serve canned answers; benches start this one themselves
     #[command(hide = true)]

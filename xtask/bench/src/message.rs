@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request};
 use http_body_util::Full;
-use prost::Message as _;
-use proto::inference::ModelInferRequest;
 use proto::inference::model_infer_request::InferInputTensor;
+use proto::inference::model_metadata_response::TensorMetadata;
+use proto::inference::{ModelInferRequest, ModelMetadataResponse};
 
 /// How a request travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,21 @@ impl std::fmt::Display for Protocol {
 pub(crate) const MODEL: &str = "mlp";
 const FEATURES: usize = 32;
 
+/// What a server says of the model over gRPC.
+pub(crate) fn metadata() -> Bytes {
+    let input = TensorMetadata { name: "input".into(), datatype: "FP32".into(), shape: vec![-1, FEATURES as i64] };
+    framed(&ModelMetadataResponse { name: MODEL.into(), inputs: vec![input], ..Default::default() })
+}
+
+/// A message as gRPC frames it.
+fn framed(message: &impl prost::Message) -> Bytes {
+    let message = message.encode_to_vec();
+    let mut body = vec![0];
+    body.extend_from_slice(&u32::try_from(message.len()).unwrap_or_default().to_be_bytes());
+    body.extend(message);
+    body.into()
+}
+
 /// A request that is encoded once and sent again and again.
 #[derive(Debug, Clone)]
 pub(crate) struct Canned {
@@ -50,11 +65,7 @@ impl Canned {
                     raw_input_contents: vec![data.into()],
                     ..Default::default()
                 };
-                let message = request.encode_to_vec();
-                let mut body = vec![0];
-                body.extend_from_slice(&u32::try_from(message.len()).unwrap_or_default().to_be_bytes());
-                body.extend(message);
-                Self { protocol, body: body.into(), json_len: 0 }
+                Self { protocol, body: framed(&request), json_len: 0 }
             }
             Protocol::Rest => {
                 let json = serde_json::json!({

@@ -25,6 +25,15 @@ pub(crate) struct Server {
 impl Server {
     /// Starts `program` and waits for its lines `listening:` and `ready:`.
     pub(crate) async fn start(program: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<Self> {
+        Self::started(program, arguments, "ready:").await
+    }
+
+    /// The same for a part of a cluster, which is ready when the others say so.
+    pub(crate) async fn part(program: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<Self> {
+        Self::started(program, arguments, "listening:").await
+    }
+
+    async fn started(program: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>, last: &str) -> anyhow::Result<Self> {
         let started = Instant::now();
         let mut child = Command::new(program)
             .args(arguments)
@@ -43,7 +52,7 @@ impl Server {
                     };
                     (http, grpc) = (port("http "), port("grpc "));
                 }
-                if line.starts_with("ready:") {
+                if line.starts_with(last) {
                     return Ok((http, grpc));
                 }
             }

@@ -2,6 +2,7 @@
 
 use crate::Args;
 use crate::client::{Slice, closed_loop};
+use crate::hop;
 use crate::message::{Canned, MODEL, Protocol};
 use crate::report::{Bound, Report, Samples};
 use crate::server::Server;
@@ -94,5 +95,5 @@ pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> 
     }
     report.target("resident", up.resident()? as f64 / f64::from(1 << 20), Bound::AtMost(60.0), "MiB");
     report.target("ready after", up.start.as_secs_f64(), Bound::AtMost(0.5), "s");
-    Ok(())
+    hop::run(args, only.path(), &up, report).await
 }

@@ -1,0 +1,77 @@
+//! The same model spread over processes: etcd, a controller, a worker, a gateway.
+
+use crate::server::Server;
+use anyhow::{Context as _, ensure};
+use std::ffi::OsStr;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+/// Longest wait for the model.
+const READY_MAX: Duration = Duration::from_secs(60);
+
+/// Running processes that never outlive the bench.
+pub(crate) struct Cluster {
+    pub(crate) gateway: Server,
+    pub(crate) worker: Server,
+    _controller: Server,
+    _etcd: Child,
+}
+
+impl Cluster {
+    /// Starts everything under `dir`, and waits until the gateway answers for `model`.
+    pub(crate) async fn start(sluice: &Path, etcd: &Path, models: &Path, dir: &Path, model: &str) -> anyhow::Result<Self> {
+        let (clients, peers) = (free_url().await?, free_url().await?);
+        let mut command = Command::new(etcd);
+        command.arg("--data-dir").arg(dir.join("etcd")).args(["--log-level", "error", "--name", "bench"]);
+        command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+        command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+        command.args(["--initial-cluster", &format!("bench={peers}")]);
+        let etcd = command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn();
+        let etcd = etcd.with_context(|| etcd_missing(command.as_std().get_program()))?;
+        let common = ["--etcd", &clients, "--cluster", "bench", "--log", "warn", "--admin", "127.0.0.1:0"];
+        let start = async |role: &str, more: &[&OsStr]| {
+            let arguments = std::iter::once(role).chain(common).map(OsStr::new).chain(more.iter().copied());
+            Server::part(sluice, arguments).await
+        };
+        let text = OsStr::new;
+        let controller = start("controller", &[text("--id"), text("c")]).await?;
+        let (worker, gateway) = (dir.join("worker"), dir.join("gateway"));
+        let listen = [text("--id"), text("w"), text("--listen"), text("127.0.0.1:0"), text("--models"), models.as_os_str()];
+        let worker = start("worker", &[&listen[..], &[text("--data-dir"), worker.as_os_str()]].concat()).await?;
+        let ports = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data-dir"].map(OsStr::new);
+        let gateway = start("gateway", &[&ports[..], &[gateway.as_os_str()]].concat()).await?;
+        let cluster = Self { gateway, worker, _controller: controller, _etcd: etcd };
+        tokio::time::timeout(READY_MAX, cluster.ready(model)).await.with_context(|| format!("{model} is not ready on the gateway"))??;
+        Ok(cluster)
+    }
+
+    /// Asks until the gateway says that it can answer.
+    async fn ready(&self, model: &str) -> anyhow::Result<()> {
+        loop {
+            let socket = tokio::net::TcpStream::connect(&self.gateway.http).await?;
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(socket)).await?;
+            let connection = tokio::spawn(connection);
+            let request = http::Request::get(format!("/v2/models/{model}/ready")).header("host", "bench");
+            let answer = sender.send_request(request.body(http_body_util::Empty::<bytes::Bytes>::new())?).await?;
+            connection.abort();
+            if answer.status().is_success() {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// A port that was free a moment ago.
+async fn free_url() -> anyhow::Result<String> {
+    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+    ensure!(address.port() != 0, "no free port");
+    Ok(format!("http://{address}"))
+}
+
+fn etcd_missing(program: &OsStr) -> String {
+    format!("{}: cargo xtask bench fetches it; by hand name one with --etcd", program.display())
+}
