@@ -26,11 +26,13 @@ use tokio::sync::oneshot;
 mod assemble;
 mod inline;
 mod instance;
+mod running;
 mod split;
 
 pub(crate) use inline::{INLINE_US_MAX, Inline};
 
 use instance::Instance;
+use running::Running;
 
 /// A variant loaded on a device, with its queue and its instances.
 pub(crate) struct Replica {
@@ -81,8 +83,8 @@ struct Queue {
     /// When it last learned.
     observed: Moment,
     jobs: HashMap<Ticket, Job>,
-    /// Requests in an engine now.
-    running: usize,
+    /// In an engine now.
+    running: Running,
     /// Batches taken, and batches answered.
     taken: u64,
     answered: u64,
@@ -97,13 +99,13 @@ struct Queue {
 impl Queue {
     /// Nothing waits and nothing runs.
     fn is_idle(&self) -> bool {
-        self.running == 0 && self.batcher.is_empty()
+        self.running.is_empty() && self.batcher.is_empty()
     }
 
     /// What to expect of a batch that starts now. What is refused teaches nothing, so a forecast that refuses would stand for ever: after
     /// a while without a run the next one is tried whatever it says.
     fn forecast(&self, now: Moment) -> Forecast {
-        match now.us_since(self.observed) > FORECAST_US_MAX && self.running == 0 {
+        match now.us_since(self.observed) > FORECAST_US_MAX && self.running.is_empty() {
             true => Forecast::from(Latency::default()),
             false => self.profile.forecast(),
         }
@@ -171,7 +173,7 @@ impl Replica {
             profile: Profile::new(parts.latency),
             observed: Moment::default(),
             jobs: HashMap::new(),
-            running: 0,
+            running: Running::default(),
             taken: 0,
             answered: 0,
             statistics: Statistics::default(),
@@ -203,8 +205,8 @@ impl Replica {
         &self.shared.parts.signature
     }
 
-    /// What became of its requests since it was loaded. One that ran was answered, whether or not its caller still waited;
-    /// one that was cancelled before it ran has failed, as has one that found the queue full.
+    /// What became of its requests since it was loaded. One that ran to its end was answered, whether or not its caller still waited;
+    /// one that was cancelled before that has failed, as has one that found the queue full.
     pub(crate) fn statistics(&self) -> Statistics {
         self.shared.lock().statistics.clone()
     }
@@ -215,7 +217,8 @@ impl Replica {
         ReplicaStatistics { variant: variant.clone(), load: *load, generation: *generation, statistics: self.statistics() }
     }
 
-    /// Queues `call` and waits for its answer. Dropping the future takes the request out of the queue (I7). The call is checked again
+    /// Queues `call` and waits for its answer. Dropping the future takes the request out of the queue, and stops a run that nobody else
+    /// waits for (I7). The call is checked again
     /// here: whoever checked it may have gone by what another load of the model takes, and an engine must never see lengths that lie.
     /// `lane` is that of the runtime which waits.
     pub(crate) async fn infer(&self, mut call: InferCall, lane: &Lane) -> Outcome {
@@ -256,7 +259,7 @@ impl Drop for Replica {
     }
 }
 
-/// A request's place in the queue, given up when its caller goes.
+/// A request's place in the queue or in a batch, given up when its caller goes.
 struct Place<'s> {
     shared: &'s Shared,
     ticket: Option<Ticket>,
@@ -268,6 +271,9 @@ impl Drop for Place<'_> {
             let mut queue = self.shared.lock();
             if queue.batcher.cancel(ticket) {
                 queue.refuse(ticket, Failure::Cancelled);
+            } else if let Some(unwanted) = queue.running.abandon(ticket).cloned() {
+                drop(queue); // stopping calls into the engine
+                unwanted.cancel();
             }
         }
     }

@@ -9,6 +9,7 @@ use policy::statistics::Total;
 use policy::{Envelope, Failure, Moment};
 use proto::call::{InferReply, LoadReport};
 use proto::chain::Chain;
+use smallvec::SmallVec;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -23,6 +24,8 @@ pub(super) struct Instance {
     turn: u64,
     /// Requests of its batch that are not answered yet.
     unanswered: usize,
+    /// Stops its run.
+    cancel: CancelFlag,
 }
 
 /// When the parts of a run ended.
@@ -34,7 +37,7 @@ struct Times {
 
 impl Instance {
     pub(super) fn new(shared: Arc<Shared>, engine: Box<dyn Engine>) -> Self {
-        Self { engine, shared, assembler: Assembler::default(), turn: 0, unanswered: 0 }
+        Self { engine, shared, assembler: Assembler::default(), turn: 0, unanswered: 0, cancel: CancelFlag::new() }
     }
 
     /// Its life on a thread of its own.
@@ -68,10 +71,9 @@ impl Instance {
 
     /// Runs and answers what was taken; false when the engine failed, and with it the replica.
     fn run_taken(&mut self, jobs: &mut Vec<Job>, here: Option<&Arc<Mailbox>>) -> bool {
-        let count = jobs.len();
         let failed = self.run_batch(jobs, here);
         let mut queue = self.shared.lock();
-        queue.running = queue.running.saturating_sub(count);
+        queue.running.end(self.turn);
         queue.answered = queue.answered.wrapping_add(1);
         if let Some(error) = failed {
             drop(queue);
@@ -104,13 +106,19 @@ impl Instance {
         for (ticket, waited_us, allowed_us) in &batch.timed_out {
             queue.refuse(*ticket, Failure::QueueTimeout { waited_us: *waited_us, allowed_us: *allowed_us });
         }
-        // A request cancelled between two locks has no job any more.
-        jobs.extend(batch.run.iter().filter_map(|ticket| queue.jobs.remove(ticket)));
+        let mut waiting = SmallVec::new();
+        for ticket in &batch.run {
+            // A request cancelled between two locks has no job any more.
+            if let Some(job) = queue.jobs.remove(ticket) {
+                jobs.push(job);
+                waiting.push(*ticket);
+            }
+        }
         if jobs.is_empty() {
             return false;
         }
-        queue.running = queue.running.saturating_add(jobs.len());
         self.turn = queue.taken;
+        self.cancel = queue.running.begin(self.turn, waiting);
         self.unanswered = jobs.len();
         queue.taken = queue.taken.wrapping_add(1);
         true
@@ -160,9 +168,13 @@ impl Instance {
                 self.refuse(jobs, &Failure::Engine { reason: error.to_string() }, here);
                 Some(error)
             }
+            Err(EngineError::Cancelled) => {
+                self.refuse(jobs, &Failure::Cancelled, here); // their callers have gone
+                None
+            }
             Err(error) if jobs.len() == 1 => {
                 let failure = match error {
-                    EngineError::OutOfMemory { .. } | EngineError::Cancelled => Failure::Engine { reason: error.to_string() },
+                    EngineError::OutOfMemory { .. } => Failure::Engine { reason: error.to_string() },
                     _ => Failure::EngineInput { what: error.to_string() },
                 };
                 self.refuse(jobs, &failure, here);
@@ -196,7 +208,7 @@ impl Instance {
         let requests: Vec<(&Envelope, &[Chain])> = jobs.iter().map(|job| (&*job.envelope, job.raw.as_slice())).collect();
         let inputs = self.assembler.assemble(&parts.signature, &requests)?;
         let assembled = Instant::now();
-        let outputs = self.engine.run(&inputs.views(), &CancelFlag::default())?;
+        let outputs = self.engine.run(&inputs.views(), &self.cancel)?;
         let ran = Instant::now();
         drop(runs);
         let rows: Vec<u32> = jobs.iter().map(|job| job.rows).collect();

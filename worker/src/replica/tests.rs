@@ -335,3 +335,48 @@ fn strings_are_split_at_their_own_lengths() {
     assert_eq!(replies[0].raw[0].clone().into_bytes(), [element(b"a"), element(b"")].concat());
     assert_eq!(replies[1].raw[0].clone().into_bytes(), [element(b"long"), element(b"z")].concat());
 }
+
+/// An engine whose runs end only when they are stopped; tells when one begins and how it ended.
+fn endless() -> (Box<dyn Engine>, mpsc::Receiver<&'static str>) {
+    let (tell, told) = mpsc::sync_channel(64);
+    let signature = EngineSignature { inputs: signature().inputs, outputs: signature().outputs, ..Default::default() };
+    let compute = move |_: &[crate::engine::TensorView<'_>], cancel: &CancelFlag| {
+        tell.send("began").unwrap();
+        while !cancel.is_cancelled() {
+            std::thread::yield_now();
+        }
+        tell.send("stopped").unwrap();
+        Err(EngineError::Cancelled)
+    };
+    (Box::new(FakeEngine::new(signature, Box::new(compute))), told)
+}
+
+#[tokio::test]
+async fn i7_a_run_is_stopped_when_the_last_of_its_callers_has_gone() {
+    let (engine, told) = endless();
+    let replica = start(engine);
+    let heard = async |word: &str| {
+        while told.try_recv() != Ok(word) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let first = spawn(&replica, call(1.0, 1, None));
+    heard("began").await;
+    let pair = [spawn(&replica, call(2.0, 1, None)), spawn(&replica, call(3.0, 1, None))];
+    queued(&replica, 2).await;
+    first.abort();
+    heard("stopped").await;
+    heard("began").await; // the pair, together
+    let [one, other] = pair;
+    one.abort();
+    assert!(one.await.unwrap_err().is_cancelled());
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(told.try_recv().is_err(), "somebody waits still");
+    other.abort();
+    heard("stopped").await;
+    replica.drain().await;
+    let counted = replica.statistics();
+    assert_eq!((counted.fail.count, counted.success.count), (3, 0));
+}

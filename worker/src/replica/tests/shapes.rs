@@ -40,7 +40,7 @@ async fn the_graph_and_the_client_each_see_the_shape_they_know() {
     let signature = Signature { max_batch_size: 4, inputs, outputs: vec![spec("y", &[-1, 2, 1, 1], Some(&[-1, 1, 2]))] };
     let replica = start_with(signature, Box::new(FakeEngine::new(graph, Box::new(compute))));
     let mut calls = vec![spawn(&replica, call(1.0, 1, None))];
-    while replica.shared.lock().running == 0 {
+    while replica.shared.lock().running.is_empty() {
         tokio::task::yield_now().await;
     }
     calls.extend([spawn(&replica, call(2.0, 2, None)), spawn(&replica, call(3.0, 1, None))]);
@@ -96,7 +96,7 @@ async fn who_leaves_an_optional_input_out_does_not_ride_with_who_gives_it() {
     let replica = start_with(Signature { inputs, ..signature() }, Box::new(FakeEngine::new(graph, Box::new(compute))));
     let with = || call_of(vec![input("x", &[1, 2], &[1.0; 2]), input("extra", &[1, 2], &[2.0; 2])]);
     let mut calls = vec![spawn(&replica, call(0.0, 1, None))];
-    while replica.shared.lock().running == 0 {
+    while replica.shared.lock().running.is_empty() {
         tokio::task::yield_now().await;
     }
     for (i, call) in [with(), call(1.0, 1, None), with(), call(1.0, 1, None)].into_iter().enumerate() {
