@@ -64,6 +64,12 @@ mod tests {
     }
 
     #[test]
+    fn the_example_in_the_documentation_is_a_fleet() {
+        let text = measured(include_str!("../../docs/fleet.toml"), &["-r", "500", "-d", "0.5", "--deadline-ms", "40"]).unwrap().to_string();
+        assert!(text.contains("SIMULATED fleet") && text.contains("errors 0"), "{text}");
+    }
+
+    #[test]
     fn a_wrong_flag_or_file_is_said() {
         let check = |fleet: &str, flags: &[&str], says: &str| {
             let error = format!("{:#}", measured(fleet, flags).unwrap_err());
