@@ -2,7 +2,7 @@
 
 mod load;
 
-pub(crate) use load::{Load, Process, Wire};
+pub(crate) use load::{Load, Process, Script, Sim, Wire};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -58,6 +58,8 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Send load to any server of the Open Inference Protocol and report what came of it
     Load(Box<Load>),
+    /// Compute what such a load would come to at a described fleet: the same decisions in virtual time, nothing is sent
+    Sim(Box<Sim>),
     /// Look at this machine and say what is missing
     Doctor(Doctor),
 }

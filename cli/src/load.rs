@@ -5,7 +5,7 @@ use crate::telemetry::{complain, say};
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use loadtest::schedule::{Crowd, Phase};
-use loadtest::{Arrivals, Ask, Load, LoadError, Mix, Pace, Protocol, Target};
+use loadtest::{Arrivals, Ask, Load, LoadError, Measurement, Mix, Pace, Protocol, Script, Target};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
@@ -24,7 +24,7 @@ pub(crate) async fn run(args: args::Load) -> anyhow::Result<ExitCode> {
         }
     };
     if let (Some(path), Some(load)) = (&args.write_trace, loads.first()) {
-        write(path, loadtest::trace::write(load.schedule(), &load.mix).as_bytes())?;
+        write(path, loadtest::trace::write(load.script.schedule(), &load.script.mix).as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let begun = SystemTime::now();
@@ -32,29 +32,66 @@ pub(crate) async fn run(args: args::Load) -> anyhow::Result<ExitCode> {
     let urls: Vec<String> = loads.iter().map(|load| load.target.url.clone()).collect();
     let begins = |repeat: usize, turn: usize| {
         let url = urls.get(turn).map_or("", |url| url);
-        bar.set_message(format!("{url}, {} of {}", repeat.saturating_add(1), args.repeats));
+        bar.set_message(format!("{url}, {} of {}", repeat.saturating_add(1), args.script.repeats));
     };
-    let measurement = loadtest::measure(loads, args.repeats, begins).await;
+    let measurement = loadtest::measure(loads, args.script.repeats, begins).await;
     bar.finish_and_clear();
     let measurement = measurement?;
+    tell(&args.script, &measurement)?;
+    if let Some(path) = &args.hdr {
+        write(path, &loadtest::hdr_log(&measurement, begun)?)?;
+    }
+    Ok(exit_code(&measurement))
+}
+
+/// Prints a measurement, and writes it where `args` say.
+pub(crate) fn tell(args: &args::Script, measurement: &Measurement) -> anyhow::Result<()> {
     say(&measurement.to_string());
     if let Some(path) = &args.json {
         write(path, &serde_json::to_vec_pretty(&measurement.json())?)?;
     }
     if let Some(path) = &args.svg {
-        write(path, loadtest::svg(&measurement).as_bytes())?;
+        write(path, loadtest::svg(measurement).as_bytes())?;
     }
-    if let Some(path) = &args.hdr {
-        write(path, &loadtest::hdr_log(&measurement, begun)?)?;
-    }
+    Ok(())
+}
+
+/// Good when every target answered something.
+pub(crate) fn exit_code(measurement: &Measurement) -> ExitCode {
     let answered = measurement.targets.iter().all(|target| target.reports.iter().any(|report| report.answered > 0));
-    Ok(if answered { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if answered { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// One load, or two to be compared.
 fn loads(args: &args::Load) -> anyhow::Result<Vec<Load>> {
+    let mut problems = Vec::new();
+    let mut script = script(&args.script, &args.script.model, &mut problems)?;
+    if let Some(concurrency) = args.concurrency {
+        script.pace = Pace::Closed { concurrency };
+    }
+    let targets = std::iter::once((args.url.as_deref(), args.protocol))
+        .chain(args.compare.as_deref().map(|url| (Some(url), args.compare_protocol.unwrap_or(args.protocol))));
+    let load = |(url, wire)| {
+        let load = Load::new(target(url, wire), Ask::of(&args.script.model), script.pace.clone(), script.duration);
+        Load {
+            connections: args.connections.unwrap_or(load.connections.max(args.threads)),
+            script: script.clone(),
+            threads: args.threads,
+            in_flight_max: args.in_flight_max,
+            size: args.size,
+            ..load
+        }
+    };
+    let loads: Vec<Load> = targets.map(load).collect();
+    loads.iter().for_each(|load| load.check(&mut problems));
+    problems.dedup();
+    if problems.is_empty() { Ok(loads) } else { Err(LoadError::Settings(problems).into()) }
+}
+
+/// What is asked of `model`, or of those that a mix or a trace names, and when.
+pub(crate) fn script(args: &args::Script, model: &str, problems: &mut Vec<String>) -> anyhow::Result<Script> {
     let first = Ask {
-        model: args.model.clone(),
+        model: model.to_owned(),
         tenant: args.tenant.clone(),
         rows: args.rows,
         deadline_ms: args.deadline_ms,
@@ -66,11 +103,8 @@ fn loads(args: &args::Load) -> anyhow::Result<Vec<Load>> {
             let (mix, dues) = loadtest::trace::parse(&read(path)?, &first).with_context(|| path.display().to_string())?;
             (mix, Pace::Replay(dues))
         }
-        None => {
-            (mix(args, first)?, args.concurrency.map_or_else(|| Pace::Open(arrivals(args)), |concurrency| Pace::Closed { concurrency }))
-        }
+        None => (mix(args, first)?, Pace::Open(arrivals(args))),
     };
-    let mut problems = Vec::new();
     if !(1..=10_000).contains(&args.repeats) {
         problems.push(format!("repeats {} must be from 1 to 10000", args.repeats));
     }
@@ -87,25 +121,7 @@ fn loads(args: &args::Load) -> anyhow::Result<Vec<Load>> {
         (None, Some(ends)) => Duration::from_millis(u64::try_from(ends.as_millis())?.saturating_add(1)).saturating_sub(warm_up),
         (asked, _) => length("duration", asked.unwrap_or(SECONDS.0)),
     };
-    let targets = std::iter::once((args.url.as_deref(), args.protocol))
-        .chain(args.compare.as_deref().map(|url| (Some(url), args.compare_protocol.unwrap_or(args.protocol))));
-    let load = |(url, wire)| {
-        let mut load = Load::new(target(url, wire), Ask::of(&args.model), pace.clone(), duration);
-        load.connections = args.connections.unwrap_or(load.connections.max(args.threads));
-        Load {
-            mix: mix.clone(),
-            warm_up,
-            seed: args.seed,
-            threads: args.threads,
-            in_flight_max: args.in_flight_max,
-            size: args.size,
-            ..load
-        }
-    };
-    let loads: Vec<Load> = targets.map(load).collect();
-    loads.iter().for_each(|load| load.check(&mut problems));
-    problems.dedup();
-    if problems.is_empty() { Ok(loads) } else { Err(LoadError::Settings(problems).into()) }
+    Ok(Script { mix, pace, warm_up, duration, seed: args.seed })
 }
 
 fn target(url: Option<&str>, wire: Wire) -> Target {
@@ -116,7 +132,7 @@ fn target(url: Option<&str>, wire: Wire) -> Target {
     Target { url: url.unwrap_or(usual).to_owned(), protocol }
 }
 
-fn mix(args: &args::Load, first: Ask) -> anyhow::Result<Mix> {
+fn mix(args: &args::Script, first: Ask) -> anyhow::Result<Mix> {
     if let Some(path) = &args.mix {
         return Mix::parse(&read(path)?).with_context(|| path.display().to_string());
     }
@@ -128,7 +144,7 @@ fn mix(args: &args::Load, first: Ask) -> anyhow::Result<Mix> {
     Ok(mix)
 }
 
-fn arrivals(args: &args::Load) -> Arrivals {
+fn arrivals(args: &args::Script) -> Arrivals {
     let rate = args.rate;
     match args.arrivals {
         Process::Constant => Arrivals::Constant { rate },
@@ -145,7 +161,7 @@ fn arrivals(args: &args::Load) -> Arrivals {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<String> {
+pub(crate) fn read(path: &Path) -> anyhow::Result<String> {
     let size = std::fs::metadata(path).with_context(|| path.display().to_string())?.len();
     anyhow::ensure!(size <= FILE_BYTES_MAX, "{}: {size} bytes; expected at most {FILE_BYTES_MAX}", path.display());
     std::fs::read_to_string(path).with_context(|| path.display().to_string())

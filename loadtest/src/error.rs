@@ -37,6 +37,9 @@ pub enum LoadError {
     /// A mix file that cannot be read.
     #[error("{0}")]
     Mix(String),
+    /// A fleet file that cannot be read, or what in it cannot be.
+    #[error("{}", .0.join("\n"))]
+    Fleet(Vec<String>),
     /// This machine refuses what is needed to send.
     #[error("cannot send from here: {0}")]
     Client(#[from] std::io::Error),

@@ -15,7 +15,7 @@ pub fn hdr_log(measurement: &Measurement, begun: SystemTime) -> io::Result<Vec<u
     let (mut out, mut serializer) = (Vec::new(), V2DeflateSerializer::new());
     let mut builder = IntervalLogWriterBuilder::new();
     for (tag, measured) in ["first", "second"].into_iter().zip(&measurement.targets) {
-        builder.add_comment(&format!("{tag}: {} · {} · latency in microseconds", measured.load.target.url, pace(&measured.load)));
+        builder.add_comment(&format!("{tag}: {} · {} · latency in microseconds", measured.subject, pace(&measured.script)));
     }
     builder.with_start_time(begun).with_base_time(begun).with_max_value_divisor(1e3); // the column beside each is in milliseconds
     let mut log = builder.begin_log_with(&mut out, &mut serializer)?;

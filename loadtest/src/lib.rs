@@ -4,6 +4,7 @@
 //!
 //! * [`schedule`]: when requests are due, from a seed; pure. [`trace`] reads recorded ones, [`mix`] says what is asked.
 //! * [`run`] sends one load at one target; [`measure`] repeats it, at several targets in turn.
+//! * [`sim`]: the same schedule and the same report over a fleet that is only described, in virtual time.
 //! * [`report`]: what came of it, for people and programs; [`svg`] and [`hdr_log`] are its pictures.
 //!
 //! Works against any server of the Open Inference Protocol, over gRPC or REST. Not here: TLS, streaming calls.
@@ -19,7 +20,9 @@ mod record;
 pub mod report;
 mod request;
 pub mod schedule;
+mod script;
 mod sender;
+pub mod sim;
 mod stats;
 mod svg;
 mod target;
@@ -32,11 +35,12 @@ pub mod trace;
 pub use error::LoadError;
 pub use hdr_log::hdr_log;
 pub use live::{Load, run};
-pub use measure::{Measured, Measurement, measure};
+pub use measure::{Measured, Measurement, Subject, measure};
 pub use mix::{Ask, Mix};
 pub use report::Report;
 pub use request::request_of;
 pub use schedule::{Arrivals, Pace};
+pub use script::Script;
 pub use stats::Spread;
 pub use svg::svg;
 pub use target::{Protocol, Target, connect};

@@ -2,11 +2,12 @@
 
 use crate::client::{Client, Prepared};
 use crate::error::LoadError;
-use crate::mix::{Ask, Mix};
+use crate::mix::Ask;
 use crate::record::{Recorder, Window};
-use crate::report::Report;
+use crate::report::{ClientUse, Place, Report};
 use crate::request::prepare;
-use crate::schedule::{Due, Pace, schedule};
+use crate::schedule::Pace;
+use crate::script::Script;
 use crate::sender::{Sender, share};
 use crate::target::{Protocol, Target};
 use std::collections::HashMap;
@@ -19,16 +20,8 @@ use tokio::sync::Barrier;
 pub struct Load {
     /// The server.
     pub target: Target,
-    /// What is asked.
-    pub mix: Mix,
-    /// When.
-    pub pace: Pace,
-    /// Time that is sent but not counted, from the start.
-    pub warm_up: Duration,
-    /// Time that is counted, behind it.
-    pub duration: Duration,
-    /// The same seed gives the same schedule.
-    pub seed: u64,
+    /// What is asked, and when.
+    pub script: Script,
     /// Connections that share the requests. REST carries one request at a time on each.
     pub connections: usize,
     /// Sending threads.
@@ -49,33 +42,12 @@ impl Load {
             Protocol::Grpc => 4,
             Protocol::Rest => 64,
         };
-        Self {
-            target,
-            mix: ask.into(),
-            pace,
-            warm_up: Duration::ZERO,
-            duration,
-            seed: 1,
-            connections,
-            threads: 1,
-            in_flight_max: 20_000,
-            size: 16,
-        }
-    }
-
-    /// What is due, in an open loop.
-    pub fn schedule(&self) -> Box<dyn Iterator<Item = Due> + Send> {
-        schedule(&self.pace, &self.mix, self.seed, self.length())
-    }
-
-    /// Warm-up and measured time.
-    pub(crate) fn length(&self) -> Duration {
-        self.warm_up.saturating_add(self.duration)
+        Self { target, script: Script::new(ask, pace, duration), connections, threads: 1, in_flight_max: 20_000, size: 16 }
     }
 
     /// What cannot be, all of it.
     pub fn check(&self, problems: &mut Vec<String>) {
-        self.mix.check(problems);
+        self.script.check(problems);
         if let Err(error) = self.target.authority() {
             problems.push(error.to_string());
         }
@@ -84,9 +56,6 @@ impl Load {
                 problems.push(text);
             }
         };
-        const DAY: Duration = Duration::from_secs(86_400);
-        check(!self.duration.is_zero() && self.duration <= DAY, format!("duration {:?} must be above 0 and at most a day", self.duration));
-        check(self.warm_up <= DAY, format!("warm-up {:?} must be at most a day", self.warm_up));
         check((1..=256).contains(&self.threads), format!("threads {} must be from 1 to 256", self.threads));
         let connections = self.threads..=10_000;
         check(
@@ -98,16 +67,11 @@ impl Load {
             format!("in-flight limit {} must be from 1 to {IN_FLIGHT_MAX}", self.in_flight_max),
         );
         check((1..=1 << 24).contains(&self.size), format!("size {} must be from 1 to {}", self.size, 1 << 24));
-        match &self.pace {
-            Pace::Open(arrivals) => arrivals.check(problems),
-            Pace::Closed { concurrency } => check(
+        if let Pace::Closed { concurrency } = &self.script.pace {
+            check(
                 (self.threads..=IN_FLIGHT_MAX).contains(concurrency),
                 format!("concurrency {concurrency} must be from {} (one a thread) to {IN_FLIGHT_MAX}", self.threads),
-            ),
-            Pace::Replay(dues) => check(
-                dues.last().is_some_and(|last| last.at >= self.warm_up),
-                format!("the trace ends within the warm-up of {:?}", self.warm_up),
-            ),
+            );
         }
     }
 }
@@ -125,38 +89,39 @@ pub async fn run(load: &Load) -> Result<Report, LoadError> {
     let prepared = Arc::new(prepare_all(load).await?);
     let authority = load.target.authority()?;
     // Callers of a closed loop that waited for each other's connection would be fewer than was asked for.
-    let connections = match (load.target.protocol, &load.pace) {
+    let connections = match (load.target.protocol, &load.script.pace) {
         (Protocol::Rest, Pace::Closed { concurrency }) => load.connections.max(*concurrency),
         _ => load.connections,
     };
-    let window = Window::new(load.warm_up, load.duration);
+    let window = Window::new(load.script.warm_up, load.script.duration);
     let (ready, start) = (Arc::new(Barrier::new(load.threads)), Arc::new(OnceLock::new()));
     let load = Arc::new(load.clone());
     let senders = (0..load.threads).map(|index| Sender {
         load: load.clone(),
         prepared: prepared.clone(),
         client: Client::new(authority.clone(), load.target.protocol, share(connections, load.threads, index)),
-        recorder: Recorder::new(window, load.mix.asks.len()),
+        recorder: Recorder::new(window, load.script.mix.asks.len()),
         index,
         ready: ready.clone(),
         start: start.clone(),
     });
     let threads: Vec<_> = senders.map(|sender| tokio::task::spawn_blocking(|| sender.run())).collect();
-    let (mut recorder, mut cpu, mut waited) = (Recorder::new(window, load.mix.asks.len()), Duration::ZERO, 0u64);
+    let (mut recorder, mut cpu, mut waited) = (Recorder::new(window, load.script.mix.asks.len()), Duration::ZERO, 0u64);
     for thread in threads {
         let sent = thread.await.map_err(std::io::Error::other)??;
         recorder.merge(&sent.recorder);
         cpu = cpu.saturating_add(sent.cpu);
         waited = waited.saturating_add(sent.waited);
     }
-    Ok(Report::new(&load, recorder, cpu, waited))
+    let client = ClientUse { cpu, threads: load.threads, waited };
+    Ok(Report::new(&load.script, recorder, Place::Client(client)))
 }
 
 /// A request for each kind of the mix. A model is asked about once, however many kinds there are.
 async fn prepare_all(load: &Load) -> Result<Vec<Prepared>, LoadError> {
     let mut inputs = HashMap::new();
     let mut prepared = Vec::new();
-    for ask in &load.mix.asks {
+    for ask in &load.script.mix.asks {
         if !inputs.contains_key(&ask.model) {
             inputs.insert(ask.model.clone(), load.target.inputs(&ask.model).await?);
         }

@@ -3,15 +3,46 @@
 use crate::error::LoadError;
 use crate::live::{Load, run};
 use crate::report::Report;
+use crate::script::Script;
 use crate::stats::Spread;
+use crate::target::Target;
+use std::fmt;
 
 /// One target's repeats.
 #[derive(Debug)]
 pub struct Measured {
-    /// What was sent.
-    pub load: Load,
+    /// What answered.
+    pub subject: Subject,
+    /// What was asked, and when; the seed is the first repeat's.
+    pub script: Script,
     /// One a repeat.
     pub reports: Vec<Report>,
+}
+
+/// What answered.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Subject {
+    /// A server.
+    Server {
+        /// Where and how it was asked.
+        target: Target,
+        /// Connections to it.
+        connections: usize,
+    },
+    /// A fleet that was computed, not run.
+    Simulated {
+        /// What it is called.
+        fleet: String,
+    },
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server { target, .. } => write!(f, "{} ({})", target.url, target.protocol.as_str()),
+            Self::Simulated { fleet } => write!(f, "SIMULATED fleet {fleet}"),
+        }
+    }
 }
 
 /// What came of all targets: one, or two to be compared.
@@ -40,15 +71,18 @@ pub(crate) const FIGURES: [Figure; 6] = [
 /// # Errors
 /// When nothing can be sent at all, in any turn.
 pub async fn measure(loads: Vec<Load>, repeats: usize, mut before: impl FnMut(usize, usize)) -> Result<Measurement, LoadError> {
-    let mut targets: Vec<Measured> = loads.into_iter().map(|load| Measured { load, reports: Vec::new() }).collect();
+    let mut reports = vec![Vec::new(); loads.len()];
     for repeat in 0..repeats {
-        for (turn, target) in targets.iter_mut().enumerate() {
+        for (turn, (load, reports)) in loads.iter().zip(&mut reports).enumerate() {
             before(repeat, turn);
-            let seed = target.load.seed.wrapping_add(repeat as u64);
-            target.reports.push(run(&Load { seed, ..target.load.clone() }).await?);
+            reports.push(run(&Load { script: load.script.repeat(repeat), ..load.clone() }).await?);
         }
     }
-    Ok(Measurement { targets })
+    let measured = |(load, reports): (Load, Vec<Report>)| {
+        let subject = Subject::Server { target: load.target, connections: load.connections };
+        Measured { subject, script: load.script, reports }
+    };
+    Ok(Measurement { targets: loads.into_iter().zip(reports).map(measured).collect() })
 }
 
 impl Measured {

@@ -1,9 +1,9 @@
 //! What came of a load, for people and for programs.
 
-use crate::live::Load;
-use crate::measure::{FIGURES, Measured, Measurement};
+use crate::measure::{FIGURES, Measured, Measurement, Subject};
 use crate::record::{AskRecord, Interval, Recorder};
 use crate::schedule::Pace;
+use crate::script::Script;
 use crate::stats::Spread;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
@@ -35,12 +35,8 @@ pub struct Report {
     pub latency_us: Histogram<u64>,
     /// Microseconds from due to sent.
     pub send_lag_us: Histogram<u64>,
-    /// CPU of the sending threads in the measured time.
-    pub client_cpu: Duration,
-    /// Sending threads.
-    pub threads: usize,
-    /// Requests that waited for one of the connections (REST).
-    pub waited: u64,
+    /// Where the requests came from.
+    pub place: Place,
     /// The measured time in parts.
     pub intervals: Vec<Interval>,
     /// Length of a part; the last may be shorter.
@@ -49,20 +45,76 @@ pub struct Report {
     pub asks: Vec<(String, AskRecord)>,
 }
 
+/// Where the requests of a run came from.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// Sent from here, to a server.
+    Client(ClientUse),
+    /// Computed in virtual time: nothing was sent.
+    Simulation(Devices),
+}
+
+/// What sending took.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientUse {
+    /// CPU of the sending threads in the measured time.
+    pub cpu: Duration,
+    /// Sending threads.
+    pub threads: usize,
+    /// Requests that waited for one of the connections (REST).
+    pub waited: u64,
+}
+
+/// What simulated devices did for the requests that were due in the measured time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Devices {
+    /// Engine threads of all workers.
+    pub instances: u64,
+    /// Microseconds of running; a request has its rows' share of its batch.
+    pub busy_us: f64,
+    /// Of these, for answers that came late.
+    pub late_us: f64,
+    /// Requests that ran.
+    pub ran: u64,
+    /// Requests that began to run after their deadline: none should.
+    pub started_late: u64,
+    /// Batches; one counts for each of its requests with their share of the rows.
+    pub batches: f64,
+    /// Rows that ran.
+    pub rows: u64,
+}
+
+impl Devices {
+    /// Share of the running time that went into answers that came late.
+    pub fn late_share(&self) -> f64 {
+        if self.busy_us > 0.0 { self.late_us / self.busy_us } else { 0.0 }
+    }
+
+    /// Rows of a batch in the mean.
+    pub fn rows_mean(&self) -> f64 {
+        if self.batches > 0.0 { self.rows as f64 / self.batches } else { 0.0 }
+    }
+}
+
+impl ClientUse {
+    /// Share of the sending threads' time that they used.
+    fn share(&self, seconds: f64) -> f64 {
+        self.cpu.as_secs_f64() / (seconds * self.threads as f64)
+    }
+}
+
 impl Report {
-    pub(crate) fn new(load: &Load, recorder: Recorder, client_cpu: Duration, waited: u64) -> Self {
+    pub(crate) fn new(script: &Script, recorder: Recorder, place: Place) -> Self {
         let sum = |part: fn(&AskRecord) -> u64| recorder.asks.iter().map(part).fold(0, u64::saturating_add);
         Self {
-            duration: load.duration,
+            duration: script.duration,
             offered: sum(|a| a.offered),
             answered: sum(|a| a.answered),
             in_time: sum(|a| a.in_time),
             latency_us: recorder.total(),
-            client_cpu,
-            threads: load.threads,
-            waited,
+            place,
             interval: recorder.interval(),
-            asks: load.mix.asks.iter().map(|ask| ask.name()).zip(recorder.asks).collect(),
+            asks: script.mix.asks.iter().map(|ask| ask.name()).zip(recorder.asks).collect(),
             errors: recorder.errors,
             send_lag_us: recorder.send_lag_us,
             intervals: recorder.intervals,
@@ -79,23 +131,19 @@ impl Report {
         self.intervals.iter().map(|i| i.answered).fold(0, u64::saturating_add) as f64 / self.seconds()
     }
 
-    /// Share of the sending threads' time that they used.
-    pub fn cpu_share(&self) -> f64 {
-        self.client_cpu.as_secs_f64() / (self.seconds() * self.threads as f64)
-    }
-
     /// Why these figures are the client's as much as the server's; empty when they are not.
     pub fn client_limits(&self) -> Vec<String> {
         let mut limits = Vec::new();
-        let lag = self.send_lag_us.value_at_quantile(0.99);
+        let Place::Client(client) = &self.place else { return limits };
+        let (lag, share) = (self.send_lag_us.value_at_quantile(0.99), client.share(self.seconds()));
         if lag > SEND_LAG_US_MAX {
             limits.push(format!("requests left late: send lag p99 {:.2} ms is over {:.2} ms", ms(lag), ms(SEND_LAG_US_MAX)));
         }
-        if self.cpu_share() > CPU_SHARE_MAX {
-            limits.push(format!("its {} sending thread(s) used {:.0} % of their time", self.threads, self.cpu_share() * 100.0));
+        if share > CPU_SHARE_MAX {
+            limits.push(format!("its {} sending thread(s) used {:.0} % of their time", client.threads, share * 100.0));
         }
-        if self.waited > 0 {
-            limits.push(format!("{} requests waited for a connection: raise --connections", self.waited));
+        if client.waited > 0 {
+            limits.push(format!("{} requests waited for a connection: raise --connections", client.waited));
         }
         limits
     }
@@ -109,17 +157,62 @@ impl Report {
             })
         };
         let part = |i: &Interval| json!({ "offered": i.offered, "answered": i.answered, "latency_us": quantiles(&i.latency_us) });
+        let (part_of, place) = self.place_json();
         json!({
-            "seconds": self.seconds(), "offered": self.offered, "answered": self.answered, "in_time": self.in_time,
+            "simulated": matches!(self.place, Place::Simulation(_)), "seconds": self.seconds(), "offered": self.offered, "answered": self.answered, "in_time": self.in_time,
             "answered_per_second": self.answered_per_second(), "goodput_per_second": self.in_time as f64 / self.seconds(),
             "errors": self.errors, "latency_us": quantiles(&self.latency_us), "send_lag_us": quantiles(&self.send_lag_us),
-            "client": {
-                "cpu_seconds": self.client_cpu.as_secs_f64(), "threads": self.threads, "cpu_share": self.cpu_share(),
-                "waited_for_connection": self.waited, "was_bottleneck": self.client_limits(),
-            },
+            part_of: place,
             "asks": self.asks.iter().map(of_ask).collect::<Vec<_>>(),
             "interval_seconds": self.interval.as_secs_f64(), "intervals": self.intervals.iter().map(part).collect::<Vec<_>>(),
         })
+    }
+
+    fn place_json(&self) -> (&'static str, Value) {
+        match &self.place {
+            Place::Client(client) => {
+                let figures = json!({
+                    "cpu_seconds": client.cpu.as_secs_f64(), "threads": client.threads, "cpu_share": client.share(self.seconds()),
+                    "waited_for_connection": client.waited, "was_bottleneck": self.client_limits(),
+                });
+                ("client", figures)
+            }
+            Place::Simulation(devices) => {
+                let figures = json!({
+                    "instances": devices.instances, "busy_seconds": devices.busy_us / 1e6, "late_share": devices.late_share(),
+                    "ran": devices.ran, "started_late": devices.started_late, "rows_mean": devices.rows_mean(),
+                });
+                ("devices", figures)
+            }
+        }
+    }
+
+    fn write_place(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Place::Client(client) => {
+                let lag = |quantile| ms(self.send_lag_us.value_at_quantile(quantile));
+                write!(
+                    f,
+                    "client    send lag p50 {:.3} · p99 {:.3} · max {:.3} ms · CPU {:.2} s, {:.0} % of {} thread(s)",
+                    lag(0.5),
+                    lag(0.99),
+                    ms(self.send_lag_us.max()),
+                    client.cpu.as_secs_f64(),
+                    client.share(self.seconds()) * 100.0,
+                    client.threads
+                )
+            }
+            Place::Simulation(devices) => {
+                let busy = devices.busy_us / 1e4 / (self.seconds() * devices.instances.max(1) as f64);
+                write!(
+                    f,
+                    "simulated {} instance(s) busy {busy:.1} %, {:.2} % of that for late answers · {:.1} rows a batch · nothing was sent",
+                    devices.instances,
+                    devices.late_share() * 100.0,
+                    devices.rows_mean()
+                )
+            }
+        }
     }
 }
 
@@ -170,17 +263,7 @@ impl fmt::Display for Report {
         for (error, count) in &self.errors {
             writeln!(f, "error     {count} × {error}")?;
         }
-        let lag = |quantile| q(&self.send_lag_us, quantile);
-        write!(
-            f,
-            "client    send lag p50 {:.3} · p99 {:.3} · max {:.3} ms · CPU {:.2} s, {:.0} % of {} thread(s)",
-            lag(0.5),
-            lag(0.99),
-            ms(self.send_lag_us.max()),
-            self.client_cpu.as_secs_f64(),
-            self.cpu_share() * 100.0,
-            self.threads
-        )?;
+        self.write_place(f)?;
         for limit in self.client_limits() {
             write!(f, "\nTHE CLIENT WAS A BOTTLENECK: {limit}")?;
         }
@@ -192,10 +275,14 @@ impl Measurement {
     /// For programs.
     pub fn json(&self) -> Value {
         let of_target = |measured: &Measured| {
+            let (url, protocol, connections) = match &measured.subject {
+                Subject::Server { target, connections } => (target.url.as_str(), target.protocol.as_str(), *connections),
+                Subject::Simulated { .. } => ("", "none", 0),
+            };
             json!({
-                "url": measured.load.target.url, "protocol": measured.load.target.protocol.as_str(), "seed": measured.load.seed,
-                "pace": pace(&measured.load), "warm_up_seconds": measured.load.warm_up.as_secs_f64(),
-                "connections": measured.load.connections,
+                "name": measured.subject.to_string(), "url": url, "protocol": protocol, "connections": connections,
+                "simulated": matches!(measured.subject, Subject::Simulated { .. }),
+                "seed": measured.script.seed, "pace": pace(&measured.script), "warm_up_seconds": measured.script.warm_up.as_secs_f64(),
                 "over_repeats": figures(|figure| measured.spread(figure)),
                 "repeats": measured.reports.iter().map(Report::json).collect::<Vec<_>>(),
             })
@@ -212,9 +299,9 @@ fn figures(spread: impl Fn(crate::measure::Figure) -> Option<Spread>) -> Value {
     FIGURES.iter().filter_map(|figure| Some((figure.0.to_owned(), json!(spread(*figure)?)))).collect::<serde_json::Map<_, _>>().into()
 }
 
-/// How the load was sent, in words.
-pub(crate) fn pace(load: &Load) -> String {
-    match &load.pace {
+/// When requests were due, in words.
+pub(crate) fn pace(script: &Script) -> String {
+    match &script.pace {
         Pace::Closed { concurrency } => format!("closed loop, {concurrency} callers"),
         Pace::Replay(dues) => format!("replay of {} requests", dues.len()),
         Pace::Open(arrivals) => format!("open loop, {arrivals}"),
@@ -225,16 +312,8 @@ impl fmt::Display for Measurement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut text = String::new();
         for measured in &self.targets {
-            let load = &measured.load;
-            let repeats = measured.reports.len();
-            writeln!(
-                text,
-                "{} ({}) · {} · {repeats} × {:.1} s",
-                load.target.url,
-                load.target.protocol.as_str(),
-                pace(load),
-                load.duration.as_secs_f64()
-            )?;
+            let (script, repeats) = (&measured.script, measured.reports.len());
+            writeln!(text, "{} · {} · {repeats} × {:.1} s", measured.subject, pace(script), script.duration.as_secs_f64())?;
             match measured.reports.as_slice() {
                 [only] => writeln!(text, "{only}")?,
                 reports => {

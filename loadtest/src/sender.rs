@@ -59,13 +59,13 @@ impl Sender {
         let start = *self.start.get_or_init(Instant::now);
         let shared = Arc::new(Shared { client: self.client, recorder: Mutex::new(self.recorder), start });
         let threads = self.load.threads;
-        let in_flight = match self.load.pace {
+        let in_flight = match self.load.script.pace {
             Pace::Closed { concurrency } => share(concurrency, threads, self.index),
             _ => share(self.load.in_flight_max, threads, self.index).max(1),
         };
         let permits = Arc::new(Semaphore::new(in_flight));
         let (whole, load) = (u32::try_from(in_flight).unwrap_or(u32::MAX), &self.load);
-        let cpu = match load.pace {
+        let cpu = match load.script.pace {
             Pace::Closed { .. } => closed(&shared, load, &self.prepared, self.index, &permits).await?,
             _ => open(&shared, load, &self.prepared, self.index, &permits).await?,
         };
@@ -79,7 +79,7 @@ impl Sender {
 async fn open(shared: &Arc<Shared>, load: &Load, prepared: &[Prepared], index: usize, permits: &Arc<Semaphore>) -> io::Result<Duration> {
     let pacer = Pacer::new()?;
     let (mut cpu, mut in_row) = (None, 0usize);
-    for (_, due) in load.schedule().enumerate().filter(|(i, _)| i.checked_rem(load.threads) == Some(index)) {
+    for (_, due) in load.script.schedule().enumerate().filter(|(i, _)| i.checked_rem(load.threads) == Some(index)) {
         let moment = shared.start.checked_add(due.at).unwrap_or(shared.start);
         if moment > Instant::now() {
             pacer.until(moment).await?;
@@ -89,10 +89,10 @@ async fn open(shared: &Arc<Shared>, load: &Load, prepared: &[Prepared], index: u
             in_row = 0;
         }
         in_row = in_row.saturating_add(1);
-        if cpu.is_none() && due.at >= load.warm_up {
+        if cpu.is_none() && due.at >= load.script.warm_up {
             cpu = Some(thread_cpu());
         }
-        let Some((request, deadline)) = pick(prepared, &load.mix, due) else { continue };
+        let Some((request, deadline)) = pick(prepared, &load.script.mix, due) else { continue };
         match permits.clone().try_acquire_owned() {
             Ok(permit) => {
                 let shared = shared.clone();
@@ -108,7 +108,7 @@ async fn open(shared: &Arc<Shared>, load: &Load, prepared: &[Prepared], index: u
             }
         }
     }
-    pacer.until(shared.start.checked_add(load.length()).unwrap_or(shared.start)).await?;
+    pacer.until(shared.start.checked_add(load.script.length()).unwrap_or(shared.start)).await?;
     Ok(cpu.map(|before| thread_cpu().saturating_sub(before)).unwrap_or_default())
 }
 
@@ -123,12 +123,14 @@ async fn closed(
     for caller in 0..permits.available_permits() {
         let Ok(permit) = permits.clone().try_acquire_owned() else { break };
         let (shared, load, prepared) = (shared.clone(), load.clone(), prepared.clone());
-        let seed = load.seed.wrapping_add((index as u64) << 32).wrapping_add(caller as u64);
+        let seed = load.script.seed.wrapping_add((index as u64) << 32).wrapping_add(caller as u64);
         let mut random = fastrand::Rng::with_seed(seed);
         tokio::spawn(async move {
             loop {
-                let due = Due { at: shared.start.elapsed(), ask: load.mix.pick(&mut random) };
-                let Some((request, deadline)) = pick(&prepared, &load.mix, due).filter(|_| due.at < load.length()) else { break };
+                let due = Due { at: shared.start.elapsed(), ask: load.script.mix.pick(&mut random) };
+                let Some((request, deadline)) = pick(&prepared, &load.script.mix, due).filter(|_| due.at < load.script.length()) else {
+                    break;
+                };
                 if !one(&shared, due, deadline, request).await {
                     // One that is refused at once does not ask again as fast as it can: what is measured is the server, not its refusals.
                     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -138,9 +140,9 @@ async fn closed(
         });
     }
     let pacer = Pacer::new()?;
-    pacer.until(shared.start.checked_add(load.warm_up).unwrap_or(shared.start)).await?;
+    pacer.until(shared.start.checked_add(load.script.warm_up).unwrap_or(shared.start)).await?;
     let before = thread_cpu();
-    pacer.until(shared.start.checked_add(load.length()).unwrap_or(shared.start)).await?;
+    pacer.until(shared.start.checked_add(load.script.length()).unwrap_or(shared.start)).await?;
     Ok(thread_cpu().saturating_sub(before))
 }
 

@@ -48,7 +48,7 @@ pub fn svg(measurement: &Measurement) -> String {
 }
 
 fn label(measured: &Measured) -> String {
-    format!("{} ({})", measured.load.target.url, measured.load.target.protocol.as_str())
+    measured.subject.to_string()
 }
 
 /// Latency in milliseconds, as its logarithm, by the number of nines.

@@ -56,7 +56,7 @@ enum Task {
     },
     /// Measure alternatives in one interleaved run, and say which targets are met
     Bench {
-        /// Passed to the bench: `serving`, with --rounds N and --json FILE before it
+        /// Passed to the bench: `serving`, `router` or `batcher`, with --rounds N and --json FILE before it; --full after the latter two
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

@@ -1,6 +1,8 @@
-//! Flags of `load`.
+//! Flags of `load` and `sim`.
 
 use clap::{Args, ValueEnum};
+use policy::batch::BatchPolicy;
+use policy::route::baseline::RoutePolicy;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -30,9 +32,6 @@ pub(crate) enum Process {
 
 #[derive(Debug, Args)]
 pub(crate) struct Load {
-    /// The model; not needed where --mix or --trace name models
-    #[arg(default_value = "")]
-    pub(crate) model: String,
     /// The server; port 8001 of this host, or 8000 with REST, when not given
     #[arg(long, value_name = "URL")]
     pub(crate) url: Option<String>,
@@ -49,6 +48,37 @@ pub(crate) struct Load {
     /// Closed loop: so many callers, each waiting for its answer; without it requests are due at moments fixed in advance
     #[arg(short, long, conflicts_with_all = ["rate", "arrivals", "trace"])]
     pub(crate) concurrency: Option<usize>,
+    #[command(flatten)]
+    pub(crate) script: Script,
+    /// Write what is due as such a file, and send nothing
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["concurrency", "compare"])]
+    pub(crate) write_trace: Option<PathBuf>,
+
+    /// Size of open dimensions other than the rows
+    #[arg(long, default_value_t = 16)]
+    pub(crate) size: i64,
+
+    /// Connections: 4, or 64 with REST, when not given
+    #[arg(long)]
+    pub(crate) connections: Option<usize>,
+    /// Sending threads
+    #[arg(long, default_value_t = 1)]
+    pub(crate) threads: usize,
+    /// Most requests without an answer; one more is not sent and counts as an error
+    #[arg(long, default_value_t = 20_000)]
+    pub(crate) in_flight_max: usize,
+
+    /// Write an HdrHistogram log (V2)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hdr: Option<PathBuf>,
+}
+
+/// What is asked and when, whether it is sent or simulated.
+#[derive(Debug, Args)]
+pub(crate) struct Script {
+    /// The model; not needed where --mix or --trace name models
+    #[arg(default_value = "")]
+    pub(crate) model: String,
     /// Requests per second
     #[arg(short, long, default_value_t = 100.0)]
     pub(crate) rate: f64,
@@ -85,9 +115,6 @@ pub(crate) struct Load {
     /// Replay a CSV file: seconds due [, model, tenant, rows, deadline_ms, priority]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["rate", "arrivals", "mix"])]
     pub(crate) trace: Option<PathBuf>,
-    /// Write what is due as such a file, and send nothing
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["concurrency", "compare"])]
-    pub(crate) write_trace: Option<PathBuf>,
 
     /// Several kinds of requests: a TOML file of `[[ask]]` entries with model, tenant, rows, deadline_ms, priority, share
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "tenant", "rows", "deadline_ms", "priority", "ask"])]
@@ -107,9 +134,6 @@ pub(crate) struct Load {
     /// Request parameter priority
     #[arg(long)]
     pub(crate) priority: Option<u32>,
-    /// Size of open dimensions other than the rows
-    #[arg(long, default_value_t = 16)]
-    pub(crate) size: i64,
 
     /// Seconds that are measured; a trace's own length when not given, else 10
     #[arg(short, long, value_name = "SECONDS")]
@@ -123,15 +147,6 @@ pub(crate) struct Load {
     /// The same seed gives the same schedule
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Connections: 4, or 64 with REST, when not given
-    #[arg(long)]
-    pub(crate) connections: Option<usize>,
-    /// Sending threads
-    #[arg(long, default_value_t = 1)]
-    pub(crate) threads: usize,
-    /// Most requests without an answer; one more is not sent and counts as an error
-    #[arg(long, default_value_t = 20_000)]
-    pub(crate) in_flight_max: usize,
 
     /// Write everything as JSON
     #[arg(long, value_name = "FILE")]
@@ -139,7 +154,19 @@ pub(crate) struct Load {
     /// Draw latency percentiles, throughput and latency over time
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-    /// Write an HdrHistogram log (V2)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) hdr: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sim {
+    /// TOML file that describes gateways, models and workers
+    #[arg(value_name = "FLEET.toml")]
+    pub(crate) fleet: PathBuf,
+    /// Who chooses replicas, instead of whom the file names: finish (ours), round-robin, least-request, ...
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) route: Option<RoutePolicy>,
+    /// Who forms batches, instead of whom the file names: sluice (ours), triton, linger, ...
+    #[arg(long, value_name = "POLICY")]
+    pub(crate) batch: Option<BatchPolicy>,
+    #[command(flatten)]
+    pub(crate) script: Script,
 }

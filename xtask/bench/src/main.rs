@@ -3,14 +3,17 @@
 //! Every bench prints a table of medians with their spread, then one line per target, and fails when a target is missed.
 #![allow(clippy::print_stdout, reason = "printing is what a bench is for")]
 
+mod batcher;
 mod client;
 mod cluster;
 mod echo;
 mod hop;
 mod message;
 mod report;
+mod router;
 mod server;
 mod serving;
+mod simulated;
 
 use clap::{Parser, Subcommand};
 use report::Report;
@@ -46,6 +49,18 @@ struct Args {
 enum Bench {
     /// The smallest model through `sluice up` and through gateway and worker, beside a bare hyper server that echoes
     Serving,
+    /// Every routing policy over an unequal fleet, simulated
+    Router {
+        /// Longer and more runs
+        #[arg(long)]
+        full: bool,
+    },
+    /// Every way to form batches at one device, simulated
+    Batcher {
+        /// Longer and more runs
+        #[arg(long)]
+        full: bool,
+    },
     /// Serve canned answers; benches start this one themselves
     #[command(hide = true)]
     Echo {
@@ -73,6 +88,8 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut report = Report::new();
     match args.bench {
         Bench::Serving => serving::run(args, &mut report).await?,
+        Bench::Router { full } => router::run(full, &mut report)?,
+        Bench::Batcher { full } => batcher::run(full, &mut report)?,
         Bench::Echo { answer } => return echo::serve(answer).await.map(|()| true),
     }
     report.finish(args.json.as_deref())

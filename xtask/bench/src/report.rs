@@ -23,6 +23,14 @@ impl Samples {
         sorted.get(index).copied().unwrap_or(f64::NAN)
     }
 
+    pub(crate) fn mean(&self) -> f64 {
+        self.0.iter().sum::<f64>() / self.0.len() as f64
+    }
+
+    pub(crate) fn max(&self) -> f64 {
+        self.at(1.0)
+    }
+
     pub(crate) fn median(&self) -> f64 {
         self.at(0.5)
     }
@@ -30,6 +38,12 @@ impl Samples {
     /// Lower and upper quartile.
     pub(crate) fn quartiles(&self) -> (f64, f64) {
         (self.at(0.25), self.at(0.75))
+    }
+}
+
+impl FromIterator<f64> for Samples {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        Self(values.into_iter().collect())
     }
 }
 
@@ -42,13 +56,19 @@ pub(crate) enum Bound {
 
 /// Everything a bench has to say.
 pub(crate) struct Report {
+    notes: Vec<String>,
     rows: Vec<(String, Samples, &'static str)>,
     targets: Vec<(String, f64, Bound, &'static str)>,
 }
 
 impl Report {
     pub(crate) fn new() -> Self {
-        Self { rows: Vec::new(), targets: Vec::new() }
+        Self { notes: Vec::new(), rows: Vec::new(), targets: Vec::new() }
+    }
+
+    /// What must be known to read the table.
+    pub(crate) fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
     }
 
     /// A line of the table.
@@ -65,6 +85,7 @@ impl Report {
     pub(crate) fn finish(self, json: Option<&Path>) -> anyhow::Result<bool> {
         let host = host();
         println!("\n{host}");
+        self.notes.iter().for_each(|note| println!("{note}"));
         println!("{:<52} {:>12} {:>25}", "median of the rounds", "", "quartiles");
         for (name, samples, unit) in &self.rows {
             let (low, high) = samples.quartiles();
@@ -87,7 +108,7 @@ impl Report {
                 serde_json::json!({ "name": name, "median": samples.median(), "quartiles": [low, high], "samples": samples.0, "unit": unit })
             };
             let rows: Vec<_> = self.rows.iter().map(row).collect();
-            std::fs::write(path, serde_json::json!({ "host": host, "rows": rows, "targets": targets }).to_string())?;
+            std::fs::write(path, serde_json::json!({ "host": host, "notes": self.notes, "rows": rows, "targets": targets }).to_string())?;
         }
         Ok(all)
     }

@@ -1,0 +1,202 @@
+//! A simulated worker: a real queue and a real latency model over engine threads that only take time.
+
+use super::fleet::{Fleet, FleetWorker};
+use super::{Job, Word, later};
+use fastrand::Rng;
+use policy::batch::{Batch, Batcher, Limits, Pending, Ticket};
+use policy::profile::{Forecast, Latency, Profile};
+use policy::{Failure, Moment};
+use std::collections::BTreeMap;
+
+/// Waiting requests of one worker; a worker that is asked for more refuses.
+const QUEUE_LEN_MAX: usize = 1_024;
+/// How long a forecast is believed without a run that confirms it, in microseconds: as at a real replica.
+const FORECAST_US_MAX: u64 = 1_000_000;
+/// Half of the time over which arrivals by gateway are counted, in microseconds.
+const HALF_WINDOW_US: u64 = 500_000;
+
+pub(super) struct Worker {
+    /// What a batch takes, before its noise.
+    truth: Latency,
+    slow: f64,
+    noise: f64,
+    random: Rng,
+    batcher: Batcher,
+    profile: Profile,
+    /// When it last learned.
+    observed: Moment,
+    waiting: BTreeMap<Ticket, Job>,
+    /// One an instance.
+    running: Vec<Option<Run>>,
+    arrivals: Arrivals,
+    /// The pending wake of an instance that waits for company.
+    wakes: Option<Moment>,
+    /// Its room is reused.
+    batch: Batch,
+}
+
+/// A batch in an engine.
+pub(super) struct Run {
+    pub(super) jobs: Vec<Job>,
+    pub(super) started: Moment,
+    pub(super) rows: u32,
+}
+
+/// What happens next.
+pub(super) enum Effect {
+    /// An instance is done then.
+    Ends(usize, Moment),
+    /// An idle instance looks again then.
+    Wakes(Moment),
+    /// A request left the queue unanswered.
+    Refused(Job, Failure),
+}
+
+impl Worker {
+    pub(super) fn new(fleet: &Fleet, worker: &FleetWorker, random: Rng) -> Self {
+        let limits = Limits { rows_max: fleet.rows_max(worker), queue_len_max: QUEUE_LEN_MAX, queue_bytes_max: u64::MAX };
+        Self {
+            truth: worker.latency(),
+            slow: worker.slow,
+            noise: fleet.service_noise,
+            random,
+            batcher: Batcher::with_policy(limits, fleet.batching(), fleet.batch),
+            profile: Profile::new(worker.latency()),
+            observed: Moment::default(),
+            waiting: BTreeMap::new(),
+            running: (0..worker.instances).map(|_| None).collect(),
+            arrivals: Arrivals::new(fleet.gateways as usize),
+            wakes: None,
+            batch: Batch::default(),
+        }
+    }
+
+    /// A request comes; `deadline` is when its answer must leave.
+    pub(super) fn arrive(&mut self, now: Moment, job: Job, deadline: Option<Moment>) -> Result<(), Failure> {
+        self.arrivals.count(now, job.gateway);
+        let Job { rows, model, priority, .. } = job;
+        let ticket = self.batcher.arrive(now, Pending { rows, bytes: 0, deadline, group: model as u64, priority, timeout_us: None })?;
+        self.waiting.insert(ticket, job);
+        Ok(())
+    }
+
+    /// Idle instances take what they can.
+    pub(super) fn start(&mut self, now: Moment, effects: &mut Vec<Effect>) {
+        if self.wakes.is_some_and(|at| at <= now) {
+            self.wakes = None;
+        }
+        while let Some(instance) = self.running.iter().position(Option::is_none) {
+            let mut batch = std::mem::take(&mut self.batch);
+            self.batcher.take(now, self.forecast(now), &mut batch);
+            self.refuse(&batch, effects);
+            let jobs: Vec<Job> = batch.run.iter().filter_map(|ticket| self.waiting.remove(ticket)).collect();
+            let wake = batch.wake;
+            self.batch = batch;
+            if jobs.is_empty() {
+                return self.wake(now, wake, effects);
+            }
+            let rows = jobs.iter().map(|job| job.rows).fold(0, u32::saturating_add);
+            let us = self.slow * self.truth.batch_us(rows) * noise(&mut self.random, self.noise);
+            if let Some(slot) = self.running.get_mut(instance) {
+                *slot = Some(Run { jobs, started: now, rows });
+                effects.push(Effect::Ends(instance, later(now, us.round().max(1.0) as u64)));
+            }
+        }
+    }
+
+    fn wake(&mut self, now: Moment, wake: Option<Moment>, effects: &mut Vec<Effect>) {
+        let Some(at) = wake.map(|at| at.max(later(now, 1))) else { return };
+        if self.wakes.is_none_or(|pending| at < pending) {
+            self.wakes = Some(at);
+            effects.push(Effect::Wakes(at));
+        }
+    }
+
+    fn refuse(&mut self, batch: &Batch, effects: &mut Vec<Effect>) {
+        let late = batch.late.iter().map(|(ticket, late_us)| (ticket, Failure::DeadlineExceeded { late_us: *late_us }));
+        let hopeless = batch.hopeless.iter().map(|(ticket, late_us)| (ticket, Failure::Hopeless { late_us: *late_us }));
+        let timed_out = batch
+            .timed_out
+            .iter()
+            .map(|(ticket, waited_us, allowed_us)| (ticket, Failure::QueueTimeout { waited_us: *waited_us, allowed_us: *allowed_us }));
+        for (ticket, failure) in late.chain(hopeless).chain(timed_out) {
+            effects.extend(self.waiting.remove(ticket).map(|job| Effect::Refused(job, failure)));
+        }
+    }
+
+    /// The batch of an instance is done.
+    pub(super) fn finish(&mut self, now: Moment, instance: usize) -> Option<Run> {
+        let run = self.running.get_mut(instance)?.take()?;
+        self.profile.observe(run.rows, now.us_since(run.started) as f64);
+        self.observed = now;
+        Some(run)
+    }
+
+    /// What it tells `gateway`.
+    pub(super) fn word(&mut self, now: Moment, gateway: usize, with_forecast: bool) -> Word {
+        let forecast = self.profile.forecast();
+        let instances = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        let rest = |run: &Run| (forecast.batch_us(run.rows) - now.us_since(run.started) as f64).max(0.0);
+        let running_us = self.running.iter().flatten().map(rest).sum::<f64>() / f64::from(instances.max(1));
+        let backlog_us = self.batcher.backlog_us(forecast, instances).saturating_add(running_us as u64);
+        Word { backlog_us, forecast: with_forecast.then_some(forecast), senders: self.arrivals.senders(now, gateway) }
+    }
+
+    /// What is refused teaches nothing, so a forecast that refuses would stand for ever: after a while without a run the next one is
+    /// tried whatever it says.
+    fn forecast(&self, now: Moment) -> Forecast {
+        match now.us_since(self.observed) > FORECAST_US_MAX && self.running.iter().all(Option::is_none) {
+            true => Forecast::from(Latency::default()),
+            false => self.profile.forecast(),
+        }
+    }
+}
+
+/// A log-normal factor of mean 1 (Box and Muller).
+fn noise(random: &mut Rng, sigma: f64) -> f64 {
+    if sigma == 0.0 {
+        return 1.0;
+    }
+    let normal = (-2.0 * (1.0 - random.f64()).ln()).sqrt() * (std::f64::consts::TAU * random.f64()).cos();
+    (sigma * normal - sigma * sigma / 2.0).exp()
+}
+
+/// Arrivals by gateway in this half of the window, and in the one before.
+struct Arrivals {
+    halves: [Vec<u32>; 2],
+    half: u64,
+}
+
+impl Arrivals {
+    fn new(gateways: usize) -> Self {
+        Self { halves: [vec![0; gateways], vec![0; gateways]], half: 0 }
+    }
+
+    fn turn(&mut self, now: Moment) {
+        let half = now.as_us() / HALF_WINDOW_US;
+        let [this, before] = &mut self.halves;
+        if half > self.half {
+            std::mem::swap(this, before);
+            this.fill(0);
+        }
+        if half > self.half.saturating_add(1) {
+            before.fill(0);
+        }
+        self.half = half;
+    }
+
+    fn count(&mut self, now: Moment, gateway: usize) {
+        self.turn(now);
+        if let Some(count) = self.halves.first_mut().and_then(|half| half.get_mut(gateway)) {
+            *count = count.saturating_add(1);
+        }
+    }
+
+    /// All of them over those of `gateway`.
+    fn senders(&mut self, now: Moment, gateway: usize) -> f64 {
+        self.turn(now);
+        let all: u32 = self.halves.iter().flatten().fold(0, |sum, count| sum.saturating_add(*count));
+        let own = self.halves.iter().filter_map(|half| half.get(gateway)).fold(0, |sum: u32, count| sum.saturating_add(*count));
+        f64::from(all) / f64::from(own.max(1))
+    }
+}
