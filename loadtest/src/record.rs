@@ -92,6 +92,7 @@ pub(crate) struct Recorder {
     pub(crate) asks: Vec<AskRecord>,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) send_lag_us: Latencies,
+    pub(crate) error_us: Latencies,
 }
 
 impl Recorder {
@@ -105,6 +106,7 @@ impl Recorder {
             asks: vec![ask; asks],
             errors: BTreeMap::new(),
             send_lag_us: latencies(DIGITS.0),
+            error_us: latencies(DIGITS.1),
         }
     }
 
@@ -119,6 +121,7 @@ impl Recorder {
         ask.offered = ask.offered.saturating_add(1);
         add_us(&mut self.send_lag_us, us(done.sent.saturating_sub(done.due)));
         if let Err(error) = &done.outcome {
+            add_us(&mut self.error_us, us(done.done.saturating_sub(done.sent)));
             return self.add_error(error, 1);
         }
         let latency = done.done.saturating_sub(done.due);
@@ -149,6 +152,7 @@ impl Recorder {
         }
         other.errors.iter().for_each(|(error, count)| self.add_error(error, *count));
         let _ = self.send_lag_us.add(&other.send_lag_us);
+        let _ = self.error_us.add(&other.error_us);
     }
 
     /// Length of an interval.

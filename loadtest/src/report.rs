@@ -35,6 +35,8 @@ pub struct Report {
     pub latency_us: Histogram<u64>,
     /// Microseconds from due to sent.
     pub send_lag_us: Histogram<u64>,
+    /// Microseconds from sent to told, of the errors.
+    pub error_us: Histogram<u64>,
     /// Where the requests came from.
     pub place: Place,
     /// The measured time in parts.
@@ -117,6 +119,7 @@ impl Report {
             asks: script.mix.asks.iter().map(|ask| ask.name()).zip(recorder.asks).collect(),
             errors: recorder.errors,
             send_lag_us: recorder.send_lag_us,
+            error_us: recorder.error_us,
             intervals: recorder.intervals,
         }
     }
@@ -162,6 +165,7 @@ impl Report {
             "simulated": matches!(self.place, Place::Simulation(_)), "seconds": self.seconds(), "offered": self.offered, "answered": self.answered, "in_time": self.in_time,
             "answered_per_second": self.answered_per_second(), "goodput_per_second": self.in_time as f64 / self.seconds(),
             "errors": self.errors, "latency_us": quantiles(&self.latency_us), "send_lag_us": quantiles(&self.send_lag_us),
+            "error_us": quantiles(&self.error_us),
             part_of: place,
             "asks": self.asks.iter().map(of_ask).collect::<Vec<_>>(),
             "interval_seconds": self.interval.as_secs_f64(), "intervals": self.intervals.iter().map(part).collect::<Vec<_>>(),
@@ -259,6 +263,9 @@ impl fmt::Display for Report {
                 let (p50, p99) = (q(h, 0.5), q(h, 0.99));
                 writeln!(f, "          {name}: offered {} · in time {} · p50 {p50:.3} · p99 {p99:.3} ms", ask.offered, ask.in_time)?;
             }
+        }
+        if errors > 0 {
+            writeln!(f, "errors    told after p50 {:.3} · p99 {:.3} ms", q(&self.error_us, 0.5), q(&self.error_us, 0.99))?;
         }
         for (error, count) in &self.errors {
             writeln!(f, "error     {count} × {error}")?;

@@ -9,6 +9,7 @@ mod cluster;
 mod echo;
 mod hop;
 mod message;
+mod overload;
 mod report;
 mod router;
 mod server;
@@ -26,7 +27,7 @@ struct Args {
     /// The `sluice` binary
     #[arg(long)]
     sluice: PathBuf,
-    /// Model directory with `mlp`
+    /// Model directory with `mlp` and `mobilenetv2`
     #[arg(long)]
     models: PathBuf,
     /// The `etcd` binary
@@ -61,6 +62,14 @@ enum Bench {
         #[arg(long)]
         full: bool,
     },
+    /// A real model at its capacity and at twice that
+    Overload,
+    /// All of these
+    All {
+        /// Longer and more runs of what is simulated
+        #[arg(long)]
+        full: bool,
+    },
     /// Serve canned answers; benches start this one themselves
     #[command(hide = true)]
     Echo {
@@ -90,6 +99,13 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
         Bench::Serving => serving::run(args, &mut report).await?,
         Bench::Router { full } => router::run(full, &mut report)?,
         Bench::Batcher { full } => batcher::run(full, &mut report)?,
+        Bench::Overload => overload::run(args, &mut report).await?,
+        Bench::All { full } => {
+            serving::run(args, &mut report).await?;
+            overload::run(args, &mut report).await?;
+            router::run(full, &mut report)?;
+            batcher::run(full, &mut report)?;
+        }
         Bench::Echo { answer } => return echo::serve(answer).await.map(|()| true),
     }
     report.finish(args.json.as_deref())
