@@ -8,6 +8,7 @@ use policy::Failure;
 use proto::call::InferReply;
 use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
@@ -76,7 +77,11 @@ impl Lane {
     }
 }
 
-/// Completes what was handed over, and runs one batch of each that is due between two looks at the sockets.
+/// How long batches of one model may follow each other before the sockets are looked at again: their answers leave together, and what
+/// has arrived waits that much longer.
+const TURN_MAX: Duration = Duration::from_micros(50);
+
+/// Completes what was handed over, and runs what is due between two looks at the sockets.
 async fn run(mailbox: Arc<Mailbox>) {
     let (mut answered, mut due, mut again) = (Vec::new(), Vec::new(), Vec::new());
     loop {
@@ -91,7 +96,15 @@ async fn run(mailbox: Arc<Mailbox>) {
             let _ = caller.send(outcome);
         }
         std::mem::swap(&mut *lock(&mailbox.due), &mut due);
-        again.extend(due.drain(..).filter(|turn: &Arc<dyn Turn>| turn.turn(&mailbox)));
+        again.extend(due.drain(..).filter(|turn: &Arc<dyn Turn>| {
+            let began = Instant::now();
+            while turn.turn(&mailbox) {
+                if began.elapsed() > TURN_MAX {
+                    return true;
+                }
+            }
+            false
+        }));
     }
 }
 

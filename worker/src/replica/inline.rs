@@ -1,4 +1,4 @@
-//! Tiny models on the network's own threads: where a run takes less than handing it over would, a batch runs between two looks at the
+//! Tiny models on the network's own threads: where a run takes less than handing it over would, batches run between two looks at the
 //! sockets. A model leaves this path as soon as its runs take longer, or one slow model would stall its connections, and comes back
 //! when they are short again.
 
