@@ -15,6 +15,10 @@ use super::{Batch, Batcher, NEVER, Ticket, Waiting, later};
 use crate::Moment;
 use crate::profile::Forecast;
 
+/// Share of a request's time that the work before it may take. With eight shapes on a GPU at .6 of its capacity 1 answers 66 of 100 in
+/// time, .8 answers 80; at .3 of it less than .7 begins to lose some that the earliest deadline first would serve.
+const OVERLOAD_SHARE: f64 = 0.8;
+
 /// What a batch is formed from.
 #[derive(Clone, Copy)]
 struct Now {
@@ -120,9 +124,9 @@ impl Batcher {
         now.fits(next.deadline) > rows && (must_run_now || afterwards.fits(next.deadline) < left)
     }
 
-    /// What waits takes longer than `head` was given: who comes now with as much time would not be served in it.
+    /// What waits takes most of what `head` was given: who comes now with as much time would hardly be served in it.
     fn overloaded(&self, now: &Now, head: &Waiting) -> bool {
-        head.deadline != NEVER && self.work_us(now.forecast, now.rows_max) > head.deadline.us_since(head.arrived) as f64
+        head.deadline != NEVER && self.work_us(now.forecast, now.rows_max) > OVERLOAD_SHARE * head.deadline.us_since(head.arrived) as f64
     }
 
     /// The lane that the next batch of `level` is for: of the earliest deadline, but in overload that of the largest batch; and a

@@ -13,7 +13,19 @@ fn capacity(truth: Latency, slo_us: u64) -> f64 {
 
 fn trial(truth: Latency, slo_us: u64, load: f64, cv2: f64) -> Trial {
     let rate = load * capacity(truth, slo_us);
-    Trial { truth, rows_max: 64, slo_us, rate, cv2, noise: 0.1, instances: 1, policy: BatchPolicy::Sluice, requests: 20_000, seed: 1 }
+    Trial {
+        truth,
+        rows_max: 64,
+        slo_us,
+        rate,
+        cv2,
+        noise: 0.1,
+        instances: 1,
+        shapes: 1,
+        policy: BatchPolicy::Sluice,
+        requests: 20_000,
+        seed: 1,
+    }
 }
 
 /// Models and targets: a GPU of 4 ms and 0.25 ms a row, a CPU of 10 ms a row.
@@ -63,5 +75,15 @@ fn in_overload_no_baseline_is_better() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn several_shapes_on_one_device_are_served_as_well_as_by_fixed_settings() {
+    for load in [0.6, 0.8, 1.0, 2.0] {
+        let trial = Trial { shapes: 8, ..trial(GPU, 50_000, load, 1.0) };
+        let in_time = |policy| Trial { policy, ..trial }.run().in_time;
+        let (ours, theirs) = (in_time(BatchPolicy::Sluice), in_time(BatchPolicy::Triton));
+        assert!(ours >= theirs, "at {load}: ours {ours}, Triton's {theirs}");
     }
 }

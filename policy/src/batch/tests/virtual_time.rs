@@ -18,6 +18,8 @@ pub(super) struct Trial {
     /// Sigma of the log-normal noise on a batch's time.
     pub(super) noise: f64,
     pub(super) instances: usize,
+    /// Shapes of requests, all as likely, that share the replica and no batch.
+    pub(super) shapes: u32,
     pub(super) policy: BatchPolicy,
     pub(super) requests: u32,
     pub(super) seed: u64,
@@ -79,8 +81,10 @@ impl Trial {
                 left -= 1;
                 outcome.offered += 1.0;
                 let deadline = now + self.slo_us;
+                // One shape draws nothing, so that its arrivals are those of its seed.
+                let group = if self.shapes > 1 { (random.uniform() * f64::from(self.shapes)) as u64 } else { 0 };
                 let pending =
-                    Pending { rows: 1, bytes: 1, deadline: Some(Moment::from_us(deadline)), group: 0, priority: 0, timeout_us: None };
+                    Pending { rows: 1, bytes: 1, deadline: Some(Moment::from_us(deadline)), group, priority: 0, timeout_us: None };
                 match batcher.arrive(Moment::from_us(now), pending) {
                     Ok(ticket) => assert!(inside.insert(ticket, deadline).is_none()),
                     Err(_) => outcome.refused += 1.0,
