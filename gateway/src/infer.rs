@@ -4,6 +4,7 @@ use crate::adapt::Wishes;
 use crate::shard::{Core, Shard};
 use crate::table::{ModelVersion, Replica};
 use policy::check::check_request;
+use policy::profile::FORECAST_US_MAX;
 use policy::route::{self, Candidate, Choice, Refusal, Standing, choose};
 use policy::{DataType, Envelope, Failure, Moment, Param, Retry, WorkerId};
 use proto::call::{Caller, InferCall, InferReply, TraceContext};
@@ -237,9 +238,6 @@ struct Chosen<'v> {
     /// Time left when it was chosen.
     remaining_us: Option<u64>,
 }
-
-/// How long what a replica said of its batches is believed, in microseconds.
-const FORECAST_US_MAX: u64 = 1_000_000;
 
 /// A forecast that refuses everything would stand for ever, since only answers bring another: an idle replica that has said nothing for
 /// a while is tried whatever was forecast.

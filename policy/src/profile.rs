@@ -10,6 +10,10 @@ mod tail;
 pub use forecast::Forecast;
 pub use online::Profile;
 
+/// How long a forecast is believed without a run that confirms it, in microseconds. What is refused teaches nothing, so a forecast that
+/// refuses everything would stand for ever: after this long an idle replica is tried whatever it says.
+pub const FORECAST_US_MAX: u64 = 1_000_000;
+
 /// Longest run that is believed, in microseconds: an hour.
 const US_MAX: f64 = 3.6e9;
 

@@ -11,7 +11,7 @@ use crate::lane::{Answer, Delivery, Lane, Outcome};
 use crate::memory::Reservation;
 use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
 use policy::check::check_request;
-use policy::profile::{Forecast, Latency, Profile};
+use policy::profile::{FORECAST_US_MAX, Forecast, Latency, Profile};
 use policy::statistics::Statistics;
 use policy::{Envelope, Failure, Moment, Signature, VariantId, WorkerId};
 use proto::call::{InferCall, ReplicaStatistics};
@@ -125,9 +125,6 @@ impl Queue {
         }
     }
 }
-
-/// How long a forecast is believed without a run that confirms it, in microseconds.
-const FORECAST_US_MAX: u64 = 1_000_000;
 
 /// A waiting request.
 struct Job {

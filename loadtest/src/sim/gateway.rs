@@ -2,13 +2,11 @@
 
 use super::fleet::Fleet;
 use super::{Job, Word};
-use policy::profile::Forecast;
+use policy::profile::{FORECAST_US_MAX, Forecast};
 use policy::route::baseline::Baseline;
 use policy::route::{self, Candidate, Choice, Distance, Headroom, Refusal, Spill, Standing, choose};
 use policy::{Failure, Moment};
 
-/// How long what a worker said of its batches is believed, in microseconds: as at a real gateway.
-const FORECAST_US_MAX: u64 = 1_000_000;
 /// Age of a replica that has its whole share of requests: the fleet does not begin at the start of the simulation.
 const AGE_US: u64 = u64::MAX;
 

@@ -4,14 +4,12 @@ use super::fleet::{Fleet, FleetWorker};
 use super::{Job, Word, later};
 use fastrand::Rng;
 use policy::batch::{Batch, Batcher, Limits, Pending, Ticket};
-use policy::profile::{Forecast, Latency, Profile};
+use policy::profile::{FORECAST_US_MAX, Forecast, Latency, Profile};
 use policy::{Failure, Moment};
 use std::collections::BTreeMap;
 
 /// Waiting requests of one worker; a worker that is asked for more refuses.
 const QUEUE_LEN_MAX: usize = 1_024;
-/// How long a forecast is believed without a run that confirms it, in microseconds: as at a real replica.
-const FORECAST_US_MAX: u64 = 1_000_000;
 /// Half of the time over which arrivals by gateway are counted, in microseconds.
 const HALF_WINDOW_US: u64 = 500_000;
 

@@ -8,7 +8,7 @@
 //! Measured in virtual time (`tests/overload.rs`): with one shape, to give up only heads that allow less than half of a batch loses a
 //! fifth of the goodput at the capacity of a GPU (4 ms + 0.25 ms a row, 20 ms to answer), and to stop at the largest useful batch a fifth
 //! at twice of it. To look at the next batch first saves the heads that a short burst would cost. With eight shapes on one GPU
-//! (`cargo xtask bench batcher`) to give up small heads, too, answers 4 to 7 of 100 requests more in time from .8 of its capacity on.
+//! (50 ms to answer) to give up small heads, too, answers 3 to 7 of 100 requests more in time from .6 of its capacity on.
 
 use super::lanes::{LEVELS, Lane};
 use super::{Batch, Batcher, NEVER, Ticket, Waiting, later};
@@ -16,7 +16,7 @@ use crate::Moment;
 use crate::profile::Forecast;
 
 /// Share of a request's time that the work before it may take. With eight shapes on a GPU at .6 of its capacity 1 answers 66 of 100 in
-/// time, .8 answers 80; at .3 of it less than .7 begins to lose some that the earliest deadline first would serve.
+/// time, .8 answers 80; .7 answers one more there, and at .3 of the capacity one less.
 const OVERLOAD_SHARE: f64 = 0.8;
 
 /// What a batch is formed from.
