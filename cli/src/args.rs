@@ -145,6 +145,16 @@ pub(crate) struct Front {
     pub(crate) network_threads: Option<u16>,
 }
 
+/// Where engines live.
+#[cfg(feature = "worker")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Isolation {
+    /// In this process
+    None,
+    /// In a child process per device
+    Process,
+}
+
 /// Flags of everything that runs models.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Engines {
@@ -160,6 +170,10 @@ pub(crate) struct Engines {
     /// Main memory in MiB that replicas may take; what the machine has when not given
     #[arg(long, env = "SLUICE_MEMORY_MIB")]
     pub(crate) memory_mib: Option<u64>,
+    /// Where engines live: `process`, a child per device, so that a model that crashes its runtime does not take the worker along, or
+    /// `none`, this process; `process` for a worker and `none` for `up` when not given
+    #[arg(long, env = "SLUICE_ISOLATION")]
+    pub(crate) isolation: Option<Isolation>,
     /// Execution provider of models whose wanted state names none: cpu, cuda, tensorrt
     #[arg(long, env = "SLUICE_PROVIDER", default_value = "cpu")]
     pub(crate) provider: String,

@@ -26,6 +26,10 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|a| a == worker::validate::SUBCOMMAND) {
         return worker::validate::child_main();
     }
+    #[cfg(feature = "worker")]
+    if std::env::args_os().nth(1).is_some_and(|a| a == worker::runner::SUBCOMMAND) {
+        return worker::runner::child_main();
+    }
     let matches = match config_file::apply(<Cli as clap::CommandFactory>::command(), std::env::args_os().collect()) {
         Ok(command) => command.get_matches(), // leaves with code 2 on wrong usage
         Err(problems) => {

@@ -1,6 +1,7 @@
 //! What a worker is told at its start.
 
 use crate::cores::CorePlan;
+use crate::runner::Isolation;
 use policy::{Capabilities, ExecutionProvider, WorkerId};
 use registry::Keys;
 use std::path::PathBuf;
@@ -37,7 +38,9 @@ pub struct WorkerConfig {
     pub devices: Vec<policy::DeviceRecord>,
     /// Provider used where a model's record does not name one.
     pub provider: ExecutionProvider,
-    /// The `sluice` binary, for validating children.
+    /// Where engines live.
+    pub isolation: Isolation,
+    /// The `sluice` binary, for validating children and runners.
     pub binary: PathBuf,
     /// The ONNX Runtime library this process loaded, for the same children.
     pub library: PathBuf,

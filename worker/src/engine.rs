@@ -21,6 +21,7 @@ pub(crate) use clean::without_paths;
 pub use error::EngineError;
 pub use policy::ExecutionProvider;
 
+use crate::arena::Arena;
 use bytes::Bytes;
 use policy::{DataType, TensorSpec};
 use std::collections::BTreeMap;
@@ -40,6 +41,12 @@ pub trait Engine: Send {
 
     /// Inputs and outputs in the model's order.
     fn signature(&self) -> &EngineSignature;
+
+    /// Memory from which this engine takes inputs without a copy; none where any memory will do. Whoever takes it puts every input there
+    /// from then on and says so in [`TensorView::in_arena`].
+    fn arena(&mut self) -> Option<Arena> {
+        None
+    }
 
     /// Computes one batch. Returns [`EngineError::Cancelled`] soon after `cancel` is set, also when it was set before.
     ///
@@ -89,6 +96,15 @@ pub struct TensorView<'a> {
     /// Elements in row-major order, little-endian; BYTES as on the wire (4-byte little-endian length, then the bytes, per
     /// element). Passed on without a copy where its address suits the element type.
     pub data: &'a [u8],
+    /// Where `data` lies in the arena that the engine gave, if it does.
+    pub in_arena: Option<usize>,
+}
+
+impl<'a> TensorView<'a> {
+    /// An input that lies anywhere.
+    pub fn new(name: &'a str, datatype: DataType, shape: &'a [i64], data: &'a [u8]) -> Self {
+        Self { name, datatype, shape, data, in_arena: None }
+    }
 }
 
 /// An output: bytes that the engine produced, not copied.
@@ -116,7 +132,7 @@ pub enum Fallback {
 }
 
 /// How to load one variant.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LoadSpec {
     /// The model file; external data lies beside it.
     pub path: PathBuf,

@@ -29,6 +29,7 @@ pub mod onnx;
 mod publish;
 mod replica;
 mod repository;
+pub mod runner;
 mod runtime;
 mod serve;
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use crate::config::{QUEUE_BYTES_MAX, QUEUE_LEN_MAX, WorkerConfig};
 use crate::cores::CorePlan;
-use crate::engine::ort::Runtime;
 use crate::engine::sample::{self, Guess};
 use crate::engine::{Engine, EngineError, EngineSignature, Fallback, LoadSpec, ProviderReport};
 use crate::error::WorkerError;
 use crate::memory::Reservation;
 use crate::replica::{INLINE_US_MAX, Parts, Replica};
+use crate::runner::Loader;
 use policy::batch::Limits;
 use policy::profile::Latency;
 use policy::{PlacementRecord, Signature, TensorSpec, VersionRecord};
@@ -54,7 +54,7 @@ pub(crate) struct Wanted<'a> {
 /// # Errors
 /// When an engine refuses the model, or it is not what its version record says.
 pub(crate) fn load(
-    runtime: &Runtime,
+    loader: &Loader,
     config: &WorkerConfig,
     wanted: &Wanted<'_>,
     memory: Reservation,
@@ -77,9 +77,11 @@ pub(crate) fn load(
         cache_dir: Some(config.data_dir.join("compiled")),
         ..LoadSpec::cpu(folder.join(&version.model_file), intra_threads)
     };
-    let mut engines = Vec::with_capacity(plan.instances.get());
+    let (mut engines, mut runner) = (Vec::with_capacity(plan.instances.get()), None);
     for _ in 0..plan.instances.get() {
-        engines.push(runtime.load(&spec)?);
+        let loaded = loader.load(&placement.device, &spec)?;
+        engines.push(loaded.engine);
+        runner = loaded.runner;
     }
     let mut latency = None;
     for engine in &mut engines {
@@ -106,12 +108,14 @@ pub(crate) fn load(
         load: attempt,
         inline_us_max: INLINE_US_MAX,
         generation: placement.generation,
+        runner,
         _memory: Some(memory),
         on_failed,
     };
     let instances = u32::try_from(engines.len()).unwrap_or(u32::MAX);
-    // A model that must keep its requests waiting or in order does so on one thread's terms, not between two looks at the sockets.
-    let plain = parts.batching.max_delay_us == 0 && !parts.batching.preserve_ordering;
+    // A model that must keep its requests waiting or in order does so on one thread's terms, not between two looks at the sockets; nor
+    // do those wait for another process.
+    let plain = parts.batching.max_delay_us == 0 && !parts.batching.preserve_ordering && parts.runner.is_none();
     let inline = if plain && latency.batch_us(1) < f64::from(INLINE_US_MAX) && engines.len() > 1 { engines.pop() } else { None };
     let replica = Arc::new(Replica::start(parts, engines, inline).map_err(WorkerError::Thread)?);
     Ok(Warm {

@@ -3,13 +3,13 @@
 use crate::artifact::Artifacts;
 use crate::config::WorkerConfig;
 use crate::engine::Fallback;
-use crate::engine::ort::Runtime;
 use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
 use crate::load::{Wanted, Warm, core_plan, device_id, load};
 use crate::memory::Ledger;
 use crate::offer::publish_holder;
 use crate::publish::Publisher;
+use crate::runner::Loader;
 use crate::verdict::{How, Verdicts};
 use policy::reconcile::{Action, Loaded, reconcile};
 use policy::{
@@ -33,13 +33,15 @@ pub(crate) use slot::Slot;
 
 /// Loads at once: one computes while the other reads.
 const LOADS_MAX: usize = 2;
+/// How often replicas look for runs that do not end.
+const WATCH: Duration = Duration::from_secs(1);
 /// How long gateways get to learn that a replica goes before it stops answering.
 const NOTICE: Duration = Duration::from_millis(300);
 
 /// What managing needs.
 pub(crate) struct Manager {
     pub(crate) config: Arc<WorkerConfig>,
-    pub(crate) runtime: Arc<Runtime>,
+    pub(crate) loader: Arc<Loader>,
     pub(crate) registry: Arc<dyn Registry>,
     pub(crate) artifacts: Arc<Artifacts>,
     pub(crate) verdicts: Verdicts,
@@ -78,6 +80,7 @@ impl Manager {
         let permits = Arc::new(Semaphore::new(LOADS_MAX));
         let mut underway = Underway { permits, failed, loads: JoinSet::new(), unloads: JoinSet::new() };
         wanted.synced().await;
+        let mut watch = tokio::time::interval(WATCH);
         loop {
             for action in self.actions(&wanted) {
                 match action {
@@ -88,6 +91,7 @@ impl Manager {
             }
             tokio::select! {
                 () = wanted.changed() => {}
+                _ = watch.tick() => self.handle.all().iter().for_each(|replica| replica.watch()),
                 Some(finished) = underway.loads.join_next() => match finished {
                     Ok(finished) => self.finish(finished, &mut underway),
                     Err(error) => tracing::error!(%error, "a load ended abnormally"),
@@ -141,7 +145,7 @@ impl Manager {
 
     /// The load of the newest attempt, in a task of its own, after `pause`.
     fn load(&self, placement: PlacementRecord, pause: Duration, underway: &Underway) -> impl Future<Output = Finished> + use<> {
-        let (config, runtime, registry) = (self.config.clone(), self.runtime.clone(), self.registry.clone());
+        let (config, loader, registry) = (self.config.clone(), self.loader.clone(), self.registry.clone());
         let (artifacts, verdicts, ledger) = (self.artifacts.clone(), self.verdicts.clone(), self.ledger.clone());
         let device = config.devices.iter().find(|d| d.name == placement.device).cloned();
         let (variant, attempt) = (placement.variant.clone(), self.attempts);
@@ -162,7 +166,7 @@ impl Manager {
                 };
                 let blocking = tokio::task::spawn_blocking(move || {
                     let wanted = Wanted { placement: &placement, version: &version, folder: &folder, attempt };
-                    load(&runtime, &config, &wanted, memory, on_failed)
+                    load(&loader, &config, &wanted, memory, on_failed)
                 });
                 blocking.await.map_err(|e| WorkerError::Signature(e.to_string()))?
             };
@@ -261,7 +265,7 @@ impl Manager {
             schema: SCHEMA,
             artifact: slot.loaded.artifact.clone(),
             class: class.clone(),
-            engine: format!("onnxruntime {}", self.runtime.version()),
+            engine: format!("onnxruntime {}", self.loader.version()),
             threads: warm.intra_threads,
             alpha_us: warm.latency.alpha_us,
             beta_us: warm.latency.beta_us,

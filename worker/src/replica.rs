@@ -9,6 +9,7 @@
 use crate::engine::{Engine, EngineError};
 use crate::lane::{Answer, Delivery, Lane, Outcome};
 use crate::memory::Reservation;
+use crate::runner::Runner;
 use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
 use policy::check::check_request;
 use policy::profile::{FORECAST_US_MAX, Forecast, Latency, Profile};
@@ -56,6 +57,8 @@ pub(crate) struct Parts {
     pub(crate) inline_us_max: u32,
     /// Generation of its placement.
     pub(crate) generation: u64,
+    /// The process its engines are in, if not this one.
+    pub(crate) runner: Option<Arc<Runner>>,
     /// What it may take; given back when its last engine is gone.
     pub(crate) _memory: Option<Reservation>,
     /// Called once, from an engine thread, when an engine fails in a way that ends the replica.
@@ -229,6 +232,25 @@ impl Replica {
         let answer = answer.await;
         place.ticket = None;
         answer.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+
+    /// Stops runs that do not end; to be called now and then. Where that does not help, the process they are in is ended, and with it
+    /// every replica there; in this process all that can be done is that nobody is sent here any more.
+    pub(crate) fn watch(&self) {
+        self.watch_at(self.shared.now());
+    }
+
+    fn watch_at(&self, now: Moment) {
+        let overdue = self.shared.lock().running.overdue(now);
+        for cancel in &overdue.stop {
+            tracing::warn!(variant = %self.shared.parts.variant, "a run does not end and is stopped");
+            cancel.cancel();
+        }
+        match &self.shared.parts.runner {
+            Some(runner) if overdue.stuck => runner.kill(),
+            None if overdue.stuck => self.shared.fail("a run did not end when it was stopped".to_owned(), 0),
+            _ => {}
+        }
     }
 
     /// Takes no more requests; resolves when all it has are answered.

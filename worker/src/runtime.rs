@@ -10,6 +10,7 @@ use crate::manage::Manager;
 use crate::memory::Ledger;
 use crate::offer::{Offers, Turns};
 use crate::publish::{self, Publisher, Who};
+use crate::runner::Loader;
 use crate::serve::DataPort;
 use crate::verdict::Verdicts;
 use policy::{SCHEMA, Unknown, WorkerRecord};
@@ -82,7 +83,7 @@ impl Worker {
         let mut tasks = Vec::new();
         let manager = Manager {
             config: config.clone(),
-            runtime,
+            loader: Arc::new(Loader::new(runtime, config.isolation, config.binary.clone())),
             registry,
             artifacts: artifacts.clone(),
             verdicts,

@@ -1,9 +1,10 @@
 //! `sluice worker`.
 
 use super::{Stop, bind, drain_deadline, etcd, host_name, library, network_threads};
-use crate::args::{Engines, Place};
+use crate::args::{self, Engines, Place};
 use crate::telemetry::say;
 use ::worker::engine::ort::Runtime;
+use ::worker::runner::Isolation;
 use ::worker::{CorePlan, Worker, WorkerConfig, WorkerPorts, devices};
 use anyhow::Context as _;
 use policy::{ExecutionProvider, WorkerId};
@@ -32,6 +33,7 @@ pub(crate) async fn run(args: crate::args::Worker) -> anyhow::Result<()> {
     config.advertise_data = advertise(data_address);
     config.advertise_admin = advertise(admin_address);
     config.models = args.models.clone().map(|dir| existing(&dir)).transpose()?;
+    config.isolation = isolation(&args.engines).unwrap_or(Isolation::Process);
     let registry = etcd(&args.etcd)?;
     let worker = Worker::start(config, runtime, registry, Some(WorkerPorts { data, admin, runtimes: network_threads(None) }))?;
     stop.wait().await;
@@ -56,6 +58,14 @@ pub(crate) fn existing(dir: &std::path::Path) -> anyhow::Result<PathBuf> {
     let path = dir.canonicalize().with_context(|| format!("--models {}", dir.display()))?;
     anyhow::ensure!(path.is_dir(), "--models {} is not a directory", dir.display());
     Ok(path)
+}
+
+/// What was asked for.
+fn isolation(engines: &Engines) -> Option<Isolation> {
+    engines.isolation.map(|asked| match asked {
+        args::Isolation::None => Isolation::None,
+        args::Isolation::Process => Isolation::Process,
+    })
 }
 
 /// What is the same for `up` and `worker`. Addresses and models are filled in by the caller.
@@ -84,6 +94,7 @@ pub(crate) fn config(engines: &Engines, place: &Place, id: WorkerId, runtime: &R
         capabilities,
         devices,
         provider: provider(&engines.provider)?,
+        isolation: isolation(engines).unwrap_or(Isolation::None),
         binary: std::env::current_exe().context("this program's own path is not known")?,
         library: runtime.path().to_owned(),
         validate_time_max: Duration::from_secs(engines.validate_seconds),

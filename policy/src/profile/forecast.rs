@@ -9,6 +9,10 @@ const GAIN_MIN: f64 = 0.05;
 /// assembling, taking apart.
 const WAIT_US_MIN: f64 = 500.0;
 
+/// A run may take this many times what 99 of 100 take, and at least [`RUN_US_MIN`], before it is taken for endless.
+const RUN_FACTOR: f64 = 20.0;
+const RUN_US_MIN: f64 = 10e6;
+
 /// Expected times of one replica: its line, how far off the slowest hundredth of batches is, and how slow the device is now.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Forecast {
@@ -36,6 +40,11 @@ impl Forecast {
     /// Microseconds in which 99 of 100 batches of `rows` are done.
     pub fn tail_us(&self, rows: u32) -> f64 {
         self.kappa * self.batch_us(rows)
+    }
+
+    /// Microseconds after which a run of `rows` is taken for endless and stopped.
+    pub fn run_us_max(&self, rows: u32) -> u64 {
+        (RUN_FACTOR * self.tail_us(rows)).max(RUN_US_MIN) as u64
     }
 
     /// Most rows, up to `limit`, whose batch is done within `us` microseconds in 99 of 100 cases; 0: not even one.

@@ -88,7 +88,7 @@ mod tests {
     }
 
     fn view<'a>(name: &'a str, datatype: DataType, shape: &'a [i64], data: &'a [u8]) -> TensorView<'a> {
-        TensorView { name, datatype, shape, data }
+        TensorView::new(name, datatype, shape, data)
     }
 
     fn check(change: impl FnOnce(&mut Vec<TensorView<'static>>)) -> String {

@@ -43,7 +43,7 @@ fn values(tensor: &TensorOut) -> Vec<f32> {
 }
 
 fn view<'a>(name: &'a str, shape: &'a [i64], data: &'a [u8]) -> TensorView<'a> {
-    TensorView { name, datatype: DataType::Fp32, shape, data }
+    TensorView::new(name, DataType::Fp32, shape, data)
 }
 
 fn add_sub(engine: &mut dyn Engine, rows: usize, a: &[u8], b: &[u8]) -> Result<Vec<TensorOut>, EngineError> {
@@ -116,13 +116,13 @@ fn any_bytes_pass(engine: &mut dyn Engine) {
     let long = vec![7u8; 100_000];
     let elements: [&[u8]; 6] = [b"", b"plain", b"nul\0inside", &[0xff, 0xfe, 0x80], &long, b""];
     let data: Vec<u8> = elements.iter().flat_map(|e| (e.len() as u32).to_le_bytes().into_iter().chain(e.iter().copied())).collect();
-    let input = TensorView { name: "INPUT0", datatype: DataType::Bytes, shape: &[2, 3], data: &data };
+    let input = TensorView::new("INPUT0", DataType::Bytes, &[2, 3], &data);
     let outputs = engine.run(&[input], &CancelFlag::new()).unwrap();
     assert_eq!(outputs[0].shape, [2, 3]);
     assert!(outputs[0].data == data);
-    let empty = TensorView { name: "INPUT0", datatype: DataType::Bytes, shape: &[0, 3], data: &[] };
+    let empty = TensorView::new("INPUT0", DataType::Bytes, &[0, 3], &[]);
     assert!(engine.run(&[empty], &CancelFlag::new()).unwrap()[0].data.is_empty());
-    let lying = TensorView { name: "INPUT0", datatype: DataType::Bytes, shape: &[1, 1], data: &[9, 0, 0, 0, 1] };
+    let lying = TensorView::new("INPUT0", DataType::Bytes, &[1, 1], &[9, 0, 0, 0, 1]);
     assert!(matches!(engine.run(&[lying], &CancelFlag::new()), Err(EngineError::BadInput { .. })));
 }
 

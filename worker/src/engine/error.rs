@@ -4,7 +4,7 @@ use policy::ExecutionProvider;
 use std::path::PathBuf;
 
 /// What went wrong with an engine. Texts of the runtime are kept, but without the paths of this host.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum EngineError {
     /// No runtime library could be loaded.
     #[error("no ONNX Runtime library could be loaded; run `cargo xtask fetch`, or name one with --onnxruntime; tried: {}", list(tried))]

@@ -81,7 +81,7 @@ fn run_on(engine: &mut dyn Engine, signature: &EngineSignature, guess: Guess) ->
     let samples = samples(signature, guess)?;
     let mut views = Vec::with_capacity(samples.len());
     for (spec, (shape, data)) in signature.inputs.iter().filter(|input| !input.optional).zip(&samples) {
-        views.push(TensorView { name: &spec.name, datatype: spec.datatype, shape, data });
+        views.push(TensorView::new(&spec.name, spec.datatype, shape, data));
     }
     let started = Instant::now();
     engine.run(&views, &CancelFlag::new())?;

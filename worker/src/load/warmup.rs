@@ -42,7 +42,7 @@ fn in_warmup(name: &str, error: &EngineError) -> EngineError {
 }
 
 fn view<'a>(input: &'a WarmupInput, shape: &'a [i64], data: &'a [u8]) -> TensorView<'a> {
-    TensorView { name: &input.name, datatype: input.datatype, shape, data }
+    TensorView::new(&input.name, input.datatype, shape, data)
 }
 
 /// Shape in the graph, and bytes.

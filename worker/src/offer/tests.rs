@@ -69,6 +69,7 @@ impl Bench {
             capabilities: Capabilities::default(),
             devices: vec![],
             provider: ExecutionProvider::Cpu,
+            isolation: crate::runner::Isolation::None,
             binary: "no binary".into(),
             library: "library".into(),
             validate_time_max: Duration::from_secs(1),

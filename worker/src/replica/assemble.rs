@@ -1,4 +1,5 @@
-//! Puts the inputs of a batch side by side: a lone request's bytes go to the engine as they are, several are copied once.
+//! Puts the inputs of a batch side by side: a lone request's bytes go to the engine as they are, several are copied once, as are all that
+//! go to an engine with an arena of its own.
 
 use crate::arena::{Arena, ArenaError, Assembly, Region};
 use crate::engine::{EngineError, TensorView};
@@ -6,9 +7,10 @@ use policy::{DataType, Dims, Envelope, Shape, Signature, TensorSpec};
 use proto::chain::Chain;
 
 /// The reusable buffer of one instance.
-#[derive(Default)]
 pub(crate) struct Assembler {
     arena: Option<Arena>,
+    /// The arena is the engine's: everything must be in it.
+    always: bool,
 }
 
 /// A batch's inputs, ready to run.
@@ -30,11 +32,11 @@ impl Inputs<'_> {
     pub(crate) fn views(&self) -> Vec<TensorView<'_>> {
         let mut views = Vec::with_capacity(self.plan.len());
         for Planned { name, datatype, shape, source } in &self.plan {
-            let data = match source {
-                Source::Slice(slice) => slice,
-                Source::Arena(region) => self.copied.as_ref().map_or(&[][..], |copied| copied.bytes(*region)),
+            let (data, in_arena) = match source {
+                Source::Slice(slice) => (*slice, None),
+                Source::Arena(region) => (self.copied.as_ref().map_or(&[][..], |copied| copied.bytes(*region)), Some(region.offset)),
             };
-            views.push(TensorView { name, datatype: *datatype, shape, data });
+            views.push(TensorView { name, datatype: *datatype, shape, data, in_arena });
         }
         views
     }
@@ -52,6 +54,11 @@ enum Source<'a> {
 const KEEP_BYTES: usize = 16 << 20;
 
 impl Assembler {
+    /// Assembles where the engine wants it, `None` when that is anywhere.
+    pub(crate) fn new(arena: Option<Arena>) -> Self {
+        Self { always: arena.is_some(), arena }
+    }
+
     /// The inputs of `requests`, which are of one group, as one batch.
     ///
     /// # Errors
@@ -63,7 +70,7 @@ impl Assembler {
     ) -> Result<Inputs<'a>, EngineError> {
         let mut plan: Vec<Planned<'a>> = Vec::with_capacity(signature.inputs.len());
         let mut copied: Option<Assembly<'a>> = None;
-        let mut arena = Some(&mut self.arena);
+        let (always, mut arena) = (self.always, Some(&mut self.arena));
         for spec in &signature.inputs {
             let parts: Vec<(&'a Shape, &'a Chain)> =
                 requests.iter().filter_map(|(envelope, raw)| part(envelope, raw, &spec.name)).collect();
@@ -83,8 +90,8 @@ impl Assembler {
             }
             let mut slices = first.slices();
             let source = match (parts.len(), slices.next(), slices.next()) {
-                (1, None, _) => Source::Slice(&[]),
-                (1, Some(only), None) => Source::Slice(only),
+                (1, None, _) if !always => Source::Slice(&[]),
+                (1, Some(only), None) if !always => Source::Slice(only),
                 _ => {
                     if let (None, Some(arena)) = (&copied, arena.take()) {
                         copied = Some(begin(arena).map_err(no_room)?);

@@ -36,8 +36,9 @@ struct Times {
 }
 
 impl Instance {
-    pub(super) fn new(shared: Arc<Shared>, engine: Box<dyn Engine>) -> Self {
-        Self { engine, shared, assembler: Assembler::default(), turn: 0, unanswered: 0, cancel: CancelFlag::new() }
+    pub(super) fn new(shared: Arc<Shared>, mut engine: Box<dyn Engine>) -> Self {
+        let assembler = Assembler::new(engine.arena());
+        Self { engine, shared, assembler, turn: 0, unanswered: 0, cancel: CancelFlag::new() }
     }
 
     /// Its life on a thread of its own.
@@ -106,10 +107,11 @@ impl Instance {
         for (ticket, waited_us, allowed_us) in &batch.timed_out {
             queue.refuse(*ticket, Failure::QueueTimeout { waited_us: *waited_us, allowed_us: *allowed_us });
         }
-        let mut waiting = SmallVec::new();
+        let (mut waiting, mut rows) = (SmallVec::new(), 0u32);
         for ticket in &batch.run {
             // A request cancelled between two locks has no job any more.
             if let Some(job) = queue.jobs.remove(ticket) {
+                rows = rows.saturating_add(job.rows);
                 jobs.push(job);
                 waiting.push(*ticket);
             }
@@ -118,7 +120,8 @@ impl Instance {
             return false;
         }
         self.turn = queue.taken;
-        self.cancel = queue.running.begin(self.turn, waiting);
+        let limit = now.after(Duration::from_micros(queue.profile.forecast().run_us_max(rows)));
+        self.cancel = queue.running.begin(self.turn, waiting, limit);
         self.unanswered = jobs.len();
         queue.taken = queue.taken.wrapping_add(1);
         true
@@ -169,7 +172,12 @@ impl Instance {
                 Some(error)
             }
             Err(EngineError::Cancelled) => {
-                self.refuse(jobs, &Failure::Cancelled, here); // their callers have gone
+                let endless = self.shared.lock().running.is_endless(self.turn);
+                let failure = match endless {
+                    true => Failure::Engine { reason: "the run did not end and was stopped".to_owned() },
+                    false => Failure::Cancelled, // their callers have gone
+                };
+                self.refuse(jobs, &failure, here);
                 None
             }
             Err(error) if jobs.len() == 1 => {

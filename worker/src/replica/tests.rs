@@ -36,6 +36,7 @@ fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
         load: 1,
         inline_us_max: INLINE_US_MAX,
         generation: 0,
+        runner: None,
         _memory: None,
         on_failed,
     }
@@ -379,4 +380,51 @@ async fn i7_a_run_is_stopped_when_the_last_of_its_callers_has_gone() {
     replica.drain().await;
     let counted = replica.statistics();
     assert_eq!((counted.fail.count, counted.success.count), (3, 0));
+}
+
+/// Two seconds after a run on the test models should have ended at the latest.
+const OVERDUE: Duration = Duration::from_secs(12);
+
+#[tokio::test]
+async fn a_run_that_does_not_end_is_stopped_and_its_callers_are_told() {
+    let (engine, told) = endless();
+    let replica = start(engine);
+    let heard = async |word: &str| {
+        while told.try_recv() != Ok(word) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waiting = spawn(&replica, call(1.0, 1, None));
+    heard("began").await;
+    let now = replica.shared.now();
+    replica.watch_at(now.after(Duration::from_secs(9)));
+    assert!(told.try_recv().is_err(), "ten seconds are allowed");
+    replica.watch_at(now.after(OVERDUE));
+    heard("stopped").await;
+    let Err(Failure::Engine { reason }) = waiting.await.unwrap() else { panic!("an answer") };
+    assert!(reason.contains("did not end"), "{reason}");
+    let next = spawn(&replica, call(2.0, 1, None));
+    heard("began").await; // the engine is as usable as before
+    next.abort();
+    heard("stopped").await;
+}
+
+#[tokio::test]
+async fn a_run_that_cannot_be_stopped_ends_the_replica() {
+    let (engine, gate) = gated(|_| None);
+    let (tell, mut failed) = tokio::sync::mpsc::channel(4);
+    let parts = parts(Box::new(move |reason| tell.try_send(reason).unwrap()));
+    let replica = Arc::new(Replica::start(parts, vec![engine], None).unwrap());
+    let running = spawn(&replica, call(1.0, 1, None));
+    assert_eq!(first_run(&gate).await, 1);
+    let waiting = spawn(&replica, call(2.0, 1, None));
+    queued(&replica, 1).await;
+    let now = replica.shared.now().after(OVERDUE);
+    replica.watch_at(now);
+    assert!(failed.try_recv().is_err(), "it has been asked to stop, and may take its time");
+    replica.watch_at(now.after(Duration::from_secs(5)));
+    assert!(failed.recv().await.unwrap().contains("did not end"));
+    assert!(matches!(waiting.await.unwrap(), Err(Failure::NotReady { .. })));
+    drop(gate.go);
+    assert!(running.await.is_ok(), "it gets what its run gives");
 }

@@ -17,7 +17,7 @@ fn load(runtime: &Runtime, name: &str) -> Box<dyn Engine> {
 
 fn run_one(engine: &mut dyn Engine, datatype: DataType, shape: &[i64], data: &[u8]) -> TensorOutParts {
     let name = engine.signature().inputs[0].name.clone();
-    let outputs = engine.run(&[TensorView { name: &name, datatype, shape, data }], &CancelFlag::new()).unwrap();
+    let outputs = engine.run(&[TensorView::new(&name, datatype, shape, data)], &CancelFlag::new()).unwrap();
     (outputs[0].datatype, outputs[0].shape.clone(), outputs[0].data.to_vec())
 }
 
@@ -122,8 +122,7 @@ fn an_input_given_back_as_output_outlives_the_request() {
     let mut engine = runtime.load(&LoadSpec::cpu(file.path(), NonZeroUsize::MIN)).unwrap();
     let mut data = vec![1u8; 16];
     let name = engine.signature().inputs[0].name.clone();
-    let outputs =
-        engine.run(&[TensorView { name: &name, datatype: DataType::Fp32, shape: &[1, 4], data: &data }], &CancelFlag::new()).unwrap();
+    let outputs = engine.run(&[TensorView::new(&name, DataType::Fp32, &[1, 4], &data)], &CancelFlag::new()).unwrap();
     data.fill(2);
     assert_eq!(outputs[0].data, vec![1u8; 16]);
 }
@@ -144,8 +143,7 @@ fn an_operator_without_a_kernel_is_named_and_no_path_is_told() {
 fn a_run_too_large_for_memory_leaves_the_engine_usable() {
     let Some(runtime) = runtime() else { return };
     let mut engine = load(&runtime, "bad/memory_bomb.onnx");
-    let error =
-        engine.run(&[TensorView { name: "x", datatype: DataType::Fp32, shape: &[1, 4], data: &[0; 16] }], &CancelFlag::new()).unwrap_err();
+    let error = engine.run(&[TensorView::new("x", DataType::Fp32, &[1, 4], &[0; 16])], &CancelFlag::new()).unwrap_err();
     assert!(error.keeps_engine(), "{error}");
     assert!(matches!(error, EngineError::OutOfMemory { .. }), "{error}");
 }
@@ -155,7 +153,7 @@ fn a_kernel_that_refuses_its_operands_leaves_the_engine_usable() {
     let Some(runtime) = runtime() else { return };
     let mut engine = load(&runtime, "bad/crash_at_run.onnx");
     let twos: Vec<u8> = [2f32; 4].iter().flat_map(|v| v.to_le_bytes()).collect();
-    let input = TensorView { name: "x", datatype: DataType::Fp32, shape: &[1, 4], data: &twos };
+    let input = TensorView::new("x", DataType::Fp32, &[1, 4], &twos);
     let error = engine.run(&[input], &CancelFlag::new()).unwrap_err();
     assert!(error.keeps_engine(), "{error}");
     assert!(engine.run(&[TensorView { data: &[0; 16], ..input }], &CancelFlag::new()).is_ok());
