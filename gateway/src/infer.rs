@@ -133,7 +133,7 @@ impl Shard {
         let candidate = |replica: &Replica| {
             let gauge = &replica.gauge;
             let (backlog_us, reported) = gauge.reported();
-            let forecast = gauge.forecast(replica.latency);
+            let forecast = gauge.forecast(replica.latency).aged(now.us_since(reported));
             let pinned_away = request.pin.as_ref().is_some_and(|pin| replica.variant.name.as_str() != pin);
             let standing = match (pinned_away || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
                 (true, _) => Standing::Excluded,

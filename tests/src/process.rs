@@ -120,6 +120,13 @@ impl Sluice {
         self.child.id().to_string()
     }
 
+    /// Its child processes, by id.
+    pub fn children(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        tasks.flatten().flat_map(|task| of(task).split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+    }
+
     /// Is it running?
     pub fn runs(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()

@@ -99,6 +99,24 @@ fn i5_work_that_a_killed_worker_was_doing_is_done_by_another() {
 }
 
 #[test]
+fn i5_a_runner_that_dies_costs_no_request_and_its_worker_serves_again() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/slow"]);
+    let cluster = Cluster::start(&kit, repository.path(), 2);
+    for worker in &cluster.workers {
+        let runners = worker.children();
+        assert_eq!(runners.len(), 1, "one runner, of the processor: {runners:?}");
+        let report = load_on("slow", 10.0, cluster.gateway.url("grpc"), 4);
+        assert!(std::process::Command::new("kill").args(["-KILL", &runners[0]]).status().unwrap().success());
+        until("another runner is there", Duration::from_secs(10), || worker.children().first().is_some_and(|new| *new != runners[0]));
+        cluster.until_ready(2);
+        let report = report.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(report.errors.is_empty() && report.answered == report.offered, "{report}");
+        assert!(worker.log().contains("it was killed (signal 9)"), "{}", worker.log());
+    }
+}
+
+#[test]
 fn a_cluster_started_before_its_etcd_serves_once_etcd_is_there() {
     let Some(kit) = Kit::find() else { return };
     let repository = kit.repository(&["test/add_sub"]);

@@ -308,8 +308,12 @@ impl Shared {
     }
 
     fn gone(&self) -> Failure {
+        let reason = self.lock().failed.clone();
+        self.not_ready(reason.unwrap_or_else(|| "the replica is being taken away".to_owned()))
+    }
+
+    fn not_ready(&self, reason: String) -> Failure {
         let VariantId { model, version, .. } = &self.parts.variant;
-        let reason = self.lock().failed.clone().unwrap_or_else(|| "the replica is being taken away".to_owned());
         Failure::NotReady { model: model.to_string(), version: version.to_string(), reason }
     }
 

@@ -5,7 +5,7 @@
 //! for outputs, and a page of mail for what belongs to a run; eventfds wake. The copy that puts a batch together is the one that crosses;
 //! outputs are copied once in the runner and lent from there.
 //!
-//! When a runner dies, each of its engines answers [`EngineError::Failed`], and the next load starts another.
+//! When a runner dies, each of its engines answers [`EngineError::Gone`], and the next load starts another.
 
 mod child;
 mod engine;
@@ -70,7 +70,7 @@ impl Loader {
     /// Loads `spec` on `device`. Blocks for as long as that takes.
     ///
     /// # Errors
-    /// As [`Runtime::load`], and [`EngineError::Failed`] when no runner can be started or it dies meanwhile.
+    /// As [`Runtime::load`], and [`EngineError::Failed`] when no runner can be started, [`EngineError::Gone`] when it dies meanwhile.
     pub(crate) fn load(&self, device: &str, spec: &LoadSpec) -> Result<Loaded, EngineError> {
         let Some(runners) = &self.runners else {
             return Ok(Loaded { engine: self.runtime.load(spec)?, runner: None });

@@ -87,7 +87,7 @@ impl Gateway {
         let route = self.routes.get_mut(job.model).ok_or_else(none)?;
         self.candidates.clear();
         let seen = route.workers.iter().filter_map(|worker| self.gauges.get(*worker));
-        self.candidates.extend(seen.map(|gauge| gauge.candidate(route.slo_us)));
+        self.candidates.extend(seen.map(|gauge| gauge.candidate(now, route.slo_us)));
         let remaining_us = job.deadline.map(|deadline| deadline.us_since(now));
         let request = route::Request { now, rows: job.rows, bytes: 0, remaining_us, may_cross: route.spill.may_cross() };
         let choice = match &mut route.baseline {
@@ -148,8 +148,8 @@ impl Gateway {
 }
 
 impl Gauge {
-    fn candidate(&self, slo_us: Option<f64>) -> Candidate {
-        let forecast = self.forecast;
+    fn candidate(&self, now: Moment, slo_us: Option<f64>) -> Candidate {
+        let forecast = self.forecast.aged(now.us_since(self.reported));
         let rows_max = forecast.rows_max(self.rows_max);
         Candidate {
             alpha_us: forecast.latency.alpha_us,

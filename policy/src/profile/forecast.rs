@@ -13,6 +13,9 @@ const WAIT_US_MIN: f64 = 500.0;
 const RUN_FACTOR: f64 = 20.0;
 const RUN_US_MIN: f64 = 10e6;
 
+/// In so many microseconds without a run, what the replica was slower by is believed e times less.
+const SLOW_BELIEVED_US: f64 = 3e6;
+
 /// Expected times of one replica: its line, how far off the slowest hundredth of batches is, and how slow the device is now.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Forecast {
@@ -32,6 +35,14 @@ impl From<Latency> for Forecast {
 }
 
 impl Forecast {
+    /// What is left of it after `quiet_us` microseconds without a run. One bad batch would else keep requests away for ever, since only
+    /// runs show that it is over.
+    #[must_use]
+    pub fn aged(self, quiet_us: u64) -> Self {
+        let left = (-(quiet_us as f64) / SLOW_BELIEVED_US).exp();
+        Self { slow: if self.slow > 1.0 { 1.0 + (self.slow - 1.0) * left } else { self.slow }, ..self }
+    }
+
     /// Expected microseconds of a batch of `rows`.
     pub fn batch_us(&self, rows: u32) -> f64 {
         self.slow * self.latency.batch_us(rows)

@@ -92,6 +92,16 @@ fn a_slowdown_is_noticed_within_ten_batches_and_not_exaggerated() {
 }
 
 #[test]
+fn a_slowness_nobody_sees_any_more_is_forgotten_and_one_that_is_seen_stays() {
+    let slow = Forecast { slow: 7.0, ..Forecast::from(Latency { alpha_us: 100.0, beta_us: 0.0 }) };
+    assert_eq!(slow.aged(0), slow);
+    assert!(slow.aged(100_000).slow > 6.5, "at ten requests a second it is still seen");
+    assert!(slow.aged(20_000_000).slow < 1.01);
+    let fast = Forecast { slow: 0.5, ..slow };
+    assert_eq!(fast.aged(20_000_000), fast);
+}
+
+#[test]
 fn ninety_nine_of_a_hundred_batches_are_within_the_tail() {
     for (seed, sigma) in [0.05, 0.1, 0.2, 0.3, 0.4].into_iter().enumerate() {
         for truth in [GPU, CPU] {

@@ -69,6 +69,12 @@ pub enum EngineError {
         /// The runtime's words.
         reason: String,
     },
+    /// The process that the engine was in is gone, and what it ran with it.
+    #[error("{reason}")]
+    Gone {
+        /// Which, and how it went.
+        reason: String,
+    },
     /// The engine can no longer be trusted.
     #[error("the engine failed: {reason}")]
     Failed {
@@ -87,6 +93,7 @@ impl EngineError {
             | Self::ModelInvalid { .. }
             | Self::UnsupportedOperator { .. }
             | Self::ProviderNotUsed { .. }
+            | Self::Gone { .. }
             | Self::Failed { .. } => false,
         }
     }

@@ -168,7 +168,12 @@ impl Instance {
         match self.run_together(jobs, here) {
             Ok(()) => None,
             Err(error) if !error.keeps_engine() => {
-                self.refuse(jobs, &Failure::Engine { reason: error.to_string() }, here);
+                let failure = match &error {
+                    // As when a worker dies: it may not be this request's doing, and another worker gets to try.
+                    EngineError::Gone { reason } => self.shared.not_ready(reason.clone()),
+                    _ => Failure::Engine { reason: error.to_string() },
+                };
+                self.refuse(jobs, &failure, here);
                 Some(error)
             }
             Err(EngineError::Cancelled) => {

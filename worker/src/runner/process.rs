@@ -146,7 +146,7 @@ impl Runner {
             },
             Err(error) => error.to_string(),
         };
-        EngineError::Failed { reason: format!("the runner process of device {} is gone: {how}", self.device) }
+        EngineError::Gone { reason: format!("the runner process of device {} is gone: {how}", self.device) }
     }
 }
 
