@@ -10,7 +10,7 @@ use crate::table::ModelVersion;
 use policy::classify::Classifications;
 use policy::{Envelope, Failure};
 use proto::budget::Permit;
-use proto::call::InferReply;
+use proto::call::{InferReply, Tensors};
 use proto::chain::Chain;
 
 /// What is left to do with the reply.
@@ -31,16 +31,20 @@ impl Wishes {
         context: &Context,
         version: &ModelVersion,
         envelope: &mut Envelope,
-        raw: &mut [Chain],
+        raw: &mut Tensors,
     ) -> Result<Self, Failure> {
         let tenant = &context.caller.tenant;
         let classes = Classifications::take(envelope, version.signature())?;
-        let mut held = core.regions.resolve_inputs(tenant, envelope, raw)?;
+        let mut held = match raw {
+            Tensors::Here(raw) => core.regions.resolve_inputs(tenant, envelope, raw)?,
+            Tensors::Coming(_) => None, // names no region
+        };
         if let Some(spec) = version.record.image.as_ref().filter(|spec| picture::wants(Some(spec), version.signature(), envelope)) {
-            context.in_time(core.pictures.replace(spec, version.signature(), envelope, raw)).await??;
+            let mut pictures = context.in_time(std::mem::take(raw).collect()).await??;
+            context.in_time(core.pictures.replace(spec, version.signature(), envelope, &mut pictures)).await??;
+            *raw = Tensors::Here(pictures);
             // A picture of some kilobytes becomes a tensor of some hundred.
-            let bytes = raw.iter().map(|chain| chain.len() as u64).fold(0, u64::saturating_add);
-            held.get_or_insert_with(|| core.budget.permit()).grow(bytes)?;
+            held.get_or_insert_with(|| core.budget.permit()).grow(raw.len())?;
         }
         let places = core.regions.plan_outputs(tenant, envelope)?;
         Ok(Self { classes, places, _held: held })

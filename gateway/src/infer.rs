@@ -7,7 +7,7 @@ use policy::check::check_request;
 use policy::profile::FORECAST_US_MAX;
 use policy::route::{self, Candidate, Choice, Refusal, Standing, choose};
 use policy::{DataType, Envelope, Failure, Moment, Param, Retry, WorkerId};
-use proto::call::{Caller, InferCall, InferReply, TraceContext};
+use proto::call::{Caller, InferCall, InferReply, Tensors, TraceContext};
 use proto::chain::Chain;
 use proto::trace;
 use smallvec::SmallVec;
@@ -44,7 +44,7 @@ impl Context {
 
 impl Shard {
     /// Answers a request read from the wire.
-    pub(crate) async fn answer(&self, envelope: Envelope, raw: Vec<Chain>, context: Context) -> Result<InferReply, Failure> {
+    pub(crate) async fn answer(&self, envelope: Envelope, raw: Tensors, context: Context) -> Result<InferReply, Failure> {
         let trace = self.core.settings.trace_context(&envelope.model, context.trace);
         let span = trace::span(
             trace.as_ref(),
@@ -53,8 +53,7 @@ impl Shard {
         trace::continue_from(&span, trace.as_ref());
         let context = Context { trace, ..context };
         let started = Instant::now();
-        let bytes = raw.iter().fold(0u64, |sum, chain| sum.saturating_add(chain.len() as u64));
-        let admitted = self.core.admit(&context.caller.tenant, bytes);
+        let admitted = self.core.admit(&context.caller.tenant, raw.len());
         let _place = admitted.inspect_err(|failure| self.core.metrics.refused(failure.wire().0))?;
         let table = self.core.table.load_full();
         let result = match table.resolve(&envelope.model, &envelope.version) {
@@ -78,12 +77,14 @@ impl Shard {
         &self,
         version: &Arc<ModelVersion>,
         mut envelope: Envelope,
-        mut raw: Vec<Chain>,
+        mut raw: Tensors,
         context: Context,
     ) -> Result<InferReply, Failure> {
         let wishes = Wishes::take(&self.core, &context, version, &mut envelope, &mut raw).await?;
         let checked = check_request(version.signature(), &envelope)?;
-        check_bytes_inputs(&envelope, &raw)?;
+        if let Tensors::Here(raw) = &raw {
+            check_bytes_inputs(&envelope, raw)?;
+        }
         let pin = pinned(version, &envelope)?;
         let request = Request { envelope: Arc::new(envelope), raw, rows: checked.rows, context, pin };
         let mut reply = self.answer_checked(version, &request).await?;
@@ -114,6 +115,9 @@ impl Shard {
                 Err(failure) if failure.wire().2 == Retry::OtherWorker => {
                     replica.gauge.doubt(self.core.now().after(DOUBT));
                     tracing::debug!(worker = %replica.worker, %failure, "attempt failed");
+                    if !request.can_be_sent() {
+                        return Err(failure);
+                    }
                     tried.push(replica.worker.clone());
                     last = Some(failure);
                 }
@@ -166,7 +170,7 @@ impl Shard {
         let asked = route::Request {
             now,
             rows: request.rows,
-            bytes: request.raw.iter().map(|chain| chain.len() as u64).sum(),
+            bytes: request.raw.len(),
             remaining_us: remaining.map(|length| Moment::default().after(length).as_us()),
             may_cross: learned.spill.may_cross(),
         };
@@ -210,7 +214,7 @@ impl Shard {
 /// A checked request.
 struct Request {
     envelope: Arc<Envelope>,
-    raw: Vec<Chain>,
+    raw: Tensors,
     rows: u32,
     context: Context,
     /// The only variant that may answer.
@@ -218,6 +222,11 @@ struct Request {
 }
 
 impl Request {
+    /// Not of a long one that was being sent while it came: its beginning is forgotten.
+    fn can_be_sent(&self) -> bool {
+        !matches!(&self.raw, Tensors::Coming(inflow) if !inflow.is_whole())
+    }
+
     /// Time left; an error when there is none.
     fn remaining(&self) -> Result<Option<Duration>, Failure> {
         let Some(deadline) = self.context.deadline else { return Ok(None) };

@@ -7,14 +7,17 @@ use crate::rest;
 use crate::shard::Shard;
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
-use policy::{Failure, Reply};
+use policy::{Envelope, Failure, Reply};
 use prost::Message as _;
 use proto::budget::Permit;
+use proto::call::Tensors;
 use proto::chain::Chain;
 use proto::frame::{Encoding, MessageReader, ReplyBody, refuse, reply as reply_with};
 use proto::inference::RepositoryModelLoadRequest;
+use proto::inflow::inflow;
 use proto::listen::Handler;
 use proto::{envelope, metadata, trace};
+use std::pin::pin;
 use std::time::Instant;
 use tower::Service as _;
 
@@ -50,17 +53,55 @@ impl Front {
     async fn infer(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         let (head, body) = request.into_parts();
         let (context, encoding) = (self.context(&head.headers), Encoding::of_reply(&head.headers));
-        match context.in_time(self.read_one(&head.headers, body)).await.flatten() {
-            Ok((message, _held)) => self.infer_message(message, context, encoding).await,
+        let mut reader = match self.reader(&head.headers, body) {
+            Ok(reader) => reader,
+            Err(failure) => return self.refuse(&failure),
+        };
+        let opening = match context.in_time(reader.opening()).await.flatten() {
+            Ok(opening) => opening,
+            Err(failure) => return self.refuse(&failure),
+        };
+        if let Some((envelope, layout, records)) = opening.and_then(|(front, len)| envelope::read_opening(&front, len)) {
+            let (feeder, inflow) = inflow(layout);
+            let coming = reader.feed(feeder, records);
+            return self.infer_coming(coming, envelope, Tensors::Coming(inflow), context, encoding).await;
+        }
+        let read = async {
+            let (message, held) = reader.only().await?;
+            let (envelope, raw) = envelope::read_request(message)?;
+            Ok((envelope, raw, held))
+        };
+        match context.in_time(read).await.flatten() {
+            Ok((envelope, raw, _held)) => self.infer_read(envelope, Tensors::Here(raw), context, encoding).await,
             Err(failure) => self.refuse(&failure),
         }
     }
 
-    async fn infer_message(&self, message: Chain, context: Context, encoding: Encoding) -> Response<ReplyBody> {
-        let (envelope, raw) = match envelope::read_request(message) {
-            Ok(read) => read,
-            Err(failure) => return self.refuse(&failure),
-        };
+    /// Answers a request while the rest of it comes.
+    async fn infer_coming(
+        &self,
+        coming: impl Future<Output = Result<(), Failure>>,
+        envelope: Envelope,
+        raw: Tensors,
+        context: Context,
+        encoding: Encoding,
+    ) -> Response<ReplyBody> {
+        let mut coming = pin!(coming);
+        let mut answer = pin!(self.infer_read(envelope, raw, context.clone(), encoding));
+        tokio::select! {
+            came = &mut coming => match came {
+                Ok(()) => answer.await,
+                Err(failure) => self.refuse(&failure), // and what was sent of it is taken back
+            },
+            refusal = &mut answer => {
+                // Clients take a stream that is answered before they are done for a broken one.
+                let _ = context.in_time(coming).await;
+                refusal
+            }
+        }
+    }
+
+    async fn infer_read(&self, envelope: Envelope, raw: Tensors, context: Context, encoding: Encoding) -> Response<ReplyBody> {
         let id = envelope.id.clone();
         match self.shard.answer(envelope, raw, context).await {
             Ok(mut reply) => {
@@ -93,9 +134,12 @@ impl Front {
 
     /// The one message of a unary call, and its share of the budget.
     async fn read_one(&self, headers: &HeaderMap, body: Incoming) -> Result<(Chain, Option<Permit>), Failure> {
+        self.reader(headers, body)?.only().await
+    }
+
+    fn reader(&self, headers: &HeaderMap, body: Incoming) -> Result<MessageReader<Incoming>, Failure> {
         let core = &self.shard.core;
-        let reader = MessageReader::new(body, Encoding::of(headers)?, core.config.message_bytes_max).with_budget(&core.budget);
-        reader.only().await
+        Ok(MessageReader::new(body, Encoding::of(headers)?, core.config.message_bytes_max).with_budget(&core.budget))
     }
 
     /// Who asks, until when, and under which trace: known before any body byte.
@@ -113,3 +157,6 @@ impl Front {
 pub(crate) fn named_reply(model: String, version: String, id: String) -> Reply {
     Reply { model, version, id, ..Reply::default() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use http::{HeaderMap, Request, Response};
 use hyper::body::{Body, Incoming};
 use policy::{Failure, Param};
 use proto::budget::Permit;
+use proto::call::Tensors;
 use proto::chain::Chain;
 use proto::frame::{Encoding, MessageReader, ReadError, ReplyBody, StreamSender, encoded, refuse, response};
 use proto::{envelope, metadata, status};
@@ -106,7 +107,7 @@ impl Front {
         let (envelope, raw) = envelope::read_request(message).map_err(|failure| (failure, policy::Reply::default()))?;
         let named = named_reply(envelope.model.clone(), envelope.version.clone(), envelope.id.clone());
         let marks_end = envelope.parameter(EMPTY_FINAL) == Some(&Param::Bool(true));
-        match self.shard.answer(envelope, raw, context).await {
+        match self.shard.answer(envelope, Tensors::Here(raw), context).await {
             Ok(mut reply) => {
                 reply.reply.id = named.id;
                 if marks_end {

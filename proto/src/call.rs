@@ -1,6 +1,7 @@
 //! The seam between gateway and worker: one call, its replies, and who can take it.
 
 use crate::chain::Chain;
+use crate::inflow::Inflow;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt as _};
 use policy::profile::Forecast;
@@ -32,7 +33,7 @@ pub struct InferCall {
     /// What it says besides tensor bytes; checked.
     pub envelope: Arc<Envelope>,
     /// Little-endian, row-major bytes of each input, in the envelope's order.
-    pub raw: Vec<Chain>,
+    pub raw: Tensors,
     /// Rows it brings to a batch.
     pub rows: u32,
     /// The replica's variant, as chosen.
@@ -43,6 +44,48 @@ pub struct InferCall {
     pub caller: Caller,
     /// Its trace.
     pub trace: Option<TraceContext>,
+}
+
+/// The tensor bytes of a request.
+#[derive(Debug, Clone)]
+pub enum Tensors {
+    /// All of them, one chain per input.
+    Here(Vec<Chain>),
+    /// On their way.
+    Coming(Inflow),
+}
+
+impl Default for Tensors {
+    /// None.
+    fn default() -> Self {
+        Self::Here(Vec::new())
+    }
+}
+
+impl Tensors {
+    /// Their bytes, and for what is on its way a few more.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Here(raw) => raw.iter().fold(0, |sum, chain| sum.saturating_add(chain.len() as u64)),
+            Self::Coming(inflow) => inflow.total(),
+        }
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Waits until all are here.
+    ///
+    /// # Errors
+    /// [`Failure::Cancelled`] when they stop coming.
+    pub async fn collect(self) -> Result<Vec<Chain>, Failure> {
+        match self {
+            Self::Here(raw) => Ok(raw),
+            Self::Coming(inflow) => inflow.collect().await,
+        }
+    }
 }
 
 /// How busy the answering replica is: rides on every reply.

@@ -4,6 +4,7 @@
 use crate::chain::Chain;
 use crate::inference as pb;
 use crate::inference::infer_parameter::ParameterChoice;
+use crate::inflow::Layout;
 use bytes::Buf;
 use policy::check::limits;
 use policy::{DataType, Envelope, Failure, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Shape, SharedMemory};
@@ -13,7 +14,7 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 mod typed;
 mod write;
 
-pub use write::{write_reply, write_request, write_stream_reply};
+pub use write::{write_head, write_reply, write_request, write_stream_reply};
 
 /// Reads a request. `raw` has one chain per input, in the envelope's order; typed contents are turned into raw bytes here,
 /// so that nothing behind the door knows of them. An input in shared memory has an empty chain and keeps its parameters.
@@ -21,19 +22,73 @@ pub use write::{write_reply, write_request, write_stream_reply};
 /// # Errors
 /// [`Failure::Malformed`] for what is not the message, and the failures about raw against typed contents.
 pub fn read_request(mut message: Chain) -> Result<(Envelope, Vec<Chain>), Failure> {
-    let mut envelope = Envelope::default();
-    let mut raw: Vec<Chain> = Vec::new();
-    let mut contents: Vec<Option<pb::InferTensorContents>> = Vec::new();
+    let mut fields = Fields::default();
     while message.has_remaining() {
         let (field, wire) = key(&mut message)?;
+        fields.take(field, wire, &mut message)?;
+    }
+    let Fields { mut envelope, raw, contents } = fields;
+    let raw = unify(&envelope, raw, contents)?;
+    for (input, chain) in envelope.inputs.iter_mut().zip(&raw) {
+        input.byte_length = chain.len() as u64;
+    }
+    Ok((envelope, raw))
+}
+
+/// What a request says in front of its tensor bytes, read before they are here: `front` is what has come of a message of `len` bytes.
+/// With it the layout of the rest, and what of that has come. `None` where the rest must be here to be understood: something is typed,
+/// in shared memory, or of a type without a size, stands in another order, or is wrong in a way that the whole will show.
+pub fn read_opening(front: &Chain, len: u64) -> Option<(Envelope, Layout, Chain)> {
+    let (mut fields, mut rest, mut head) = (Fields::default(), front.clone(), 0);
+    loop {
+        let (field, wire) = key(&mut rest).ok()?;
+        if field == RAW_FIELD {
+            break;
+        }
+        fields.take(field, wire, &mut rest).ok()?;
+        head = front.len().checked_sub(rest.len())?;
+    }
+    let Fields { mut envelope, contents, .. } = fields;
+    if contents.iter().flatten().any(typed::has_values) {
+        return None;
+    }
+    for input in &mut envelope.inputs {
+        if SharedMemory::is_named_in(&input.parameters) {
+            return None;
+        }
+        let size = DataType::parse(&input.datatype)?.size()?;
+        let elements = input.shape.iter().try_fold(1u64, |n, dim| n.checked_mul(u64::try_from(*dim).ok()?))?;
+        input.byte_length = elements.checked_mul(size as u64)?;
+    }
+    let layout = Layout::new(envelope.inputs.iter().map(|input| input.byte_length));
+    let mut records = front.clone();
+    records.split_front(head)?;
+    (layout.total() == len.checked_sub(head as u64)?).then_some((envelope, layout, records))
+}
+
+/// Field of a request that holds an input's bytes.
+const RAW_FIELD: u32 = 7;
+
+/// What of a request has been read.
+#[derive(Default)]
+struct Fields {
+    envelope: Envelope,
+    raw: Vec<Chain>,
+    contents: Vec<Option<pb::InferTensorContents>>,
+}
+
+impl Fields {
+    /// Reads the field of number `field`, whose content `message` begins with.
+    fn take(&mut self, field: u32, wire: WireType, message: &mut Chain) -> Result<(), Failure> {
+        let Self { envelope, raw, contents } = self;
         match field {
-            1 => envelope.model = text(&mut message, wire, "model_name")?,
-            2 => envelope.version = text(&mut message, wire, "model_version")?,
-            3 => envelope.id = text(&mut message, wire, "id")?,
-            4 => push_parameter(&mut envelope.parameters, &mut message, wire)?,
+            1 => envelope.model = text(message, wire, "model_name")?,
+            2 => envelope.version = text(message, wire, "model_version")?,
+            3 => envelope.id = text(message, wire, "id")?,
+            4 => push_parameter(&mut envelope.parameters, message, wire)?,
             5 => {
                 bounded("inputs", envelope.inputs.len(), limits::TENSORS_MAX)?;
-                let field = field_chain(&mut message, wire, "inputs")?;
+                let field = field_chain(message, wire, "inputs")?;
                 check_input_size(&field)?;
                 let input =
                     pb::model_infer_request::InferInputTensor::decode(field).map_err(|_| malformed("field inputs cannot be read"))?;
@@ -48,21 +103,17 @@ pub fn read_request(mut message: Chain) -> Result<(Envelope, Vec<Chain>), Failur
             }
             6 => {
                 bounded("outputs", envelope.outputs.len(), limits::TENSORS_MAX)?;
-                let output: pb::model_infer_request::InferRequestedOutputTensor = submessage(&mut message, wire, "outputs")?;
+                let output: pb::model_infer_request::InferRequestedOutputTensor = submessage(message, wire, "outputs")?;
                 envelope.outputs.push(RequestedOutput { name: output.name, parameters: parameters(output.parameters) });
             }
-            7 => {
+            RAW_FIELD => {
                 bounded("raw_input_contents", raw.len(), limits::TENSORS_MAX)?;
-                raw.push(field_chain(&mut message, wire, "raw_input_contents")?);
+                raw.push(field_chain(message, wire, "raw_input_contents")?);
             }
-            _ => skip(&mut message, field, wire)?,
+            _ => skip(message, field, wire)?,
         }
+        Ok(())
     }
-    let raw = unify(&envelope, raw, contents)?;
-    for (input, chain) in envelope.inputs.iter_mut().zip(&raw) {
-        input.byte_length = chain.len() as u64;
-    }
-    Ok((envelope, raw))
 }
 
 /// Up to this size an input's description cannot decode into much.

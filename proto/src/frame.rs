@@ -3,6 +3,7 @@
 use crate::body::{COMPRESS_BYTES_MIN, ContentEncoding, STALL_MAX, patience, stalled};
 use crate::budget::{Budget, Permit};
 use crate::chain::Chain;
+use crate::inflow::{Cut, Feeder, Inflow, InflowBody};
 use crate::status;
 use bytes::{Buf as _, Bytes};
 use http::{HeaderMap, HeaderValue, Response};
@@ -16,6 +17,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 const PREFIX_BYTES: usize = 5;
+/// Shorter messages are here before anything can be done with their beginning.
+const STREAM_BYTES_MIN: u64 = 128 << 10;
+/// Their beginning: names and shapes take some hundred bytes.
+const OPENING_BYTES: usize = 4 << 10;
 
 /// How a peer compressed its messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +102,8 @@ pub struct MessageReader<B> {
     inflating: Option<JoinHandle<Inflated>>,
     /// When the message began that is being read.
     began: Option<Instant>,
+    /// Bytes of it that were handed on.
+    passed: usize,
     trailers: Option<HeaderMap>,
     /// For what is buffered, and for the message given out last.
     held: Option<Permit>,
@@ -114,6 +121,7 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
             encoding,
             inflating: None,
             began: None,
+            passed: 0,
             trailers: None,
             held: None,
             given: None,
@@ -192,10 +200,64 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
             }
             Ok((message, permit))
         };
-        read.await.map_err(|error| match error {
-            ReadError::Bad(failure) => failure,
-            ReadError::Gone => Failure::Cancelled,
-        })
+        read.await.map_err(unary)
+    }
+
+    /// Reads as much of a unary call's message as says what it is: none where the message is short or compressed, and is better read
+    /// whole. Nothing is taken out: [`only`](Self::only) or [`feed`](Self::feed) goes on from here.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub async fn opening(&mut self) -> Result<Option<(Chain, u64)>, Failure> {
+        let read = async {
+            while self.buffered.len() < PREFIX_BYTES {
+                if !self.fill().await? {
+                    return Ok(None);
+                }
+            }
+            let mut front = self.buffered.clone();
+            let (flag, len) = (front.get_u8(), u64::from(front.get_u32()));
+            if flag != 0 || len <= STREAM_BYTES_MIN || len > self.limit as u64 {
+                return Ok(None);
+            }
+            while self.buffered.len() < OPENING_BYTES {
+                if !self.fill().await? {
+                    return Ok(None);
+                }
+            }
+            front = self.buffered.clone();
+            front.advance(PREFIX_BYTES);
+            Ok(Some((front, len)))
+        };
+        read.await.map_err(unary)
+    }
+
+    /// Brings the records of the message that [`opening`](Self::opening) showed to `feeder`, until they and the call's body are at
+    /// their end. `records` are those that had come then.
+    ///
+    /// # Errors
+    /// As [`only`](Self::only), and when the records are not what was promised.
+    pub async fn feed(&mut self, mut feeder: Feeder, records: Chain) -> Result<(), Failure> {
+        let len = self.buffered.len();
+        self.buffered = Chain::default(); // what is buffered is what was shown
+        (self.prefix, self.passed) = (Some((0, len)), len);
+        let read = async {
+            records.slices().try_for_each(|slice| feeder.push(slice.clone())).map_err(ReadError::Bad)?;
+            while feeder.missing() > 0 {
+                if !self.fill().await? {
+                    return Err(cut("before the end of a message"));
+                }
+                let here = usize::try_from(feeder.missing()).unwrap_or(usize::MAX).min(self.buffered.len());
+                let part = self.buffered.split_front(here).unwrap_or_default();
+                self.passed = self.passed.saturating_add(here);
+                part.slices().try_for_each(|slice| feeder.push(slice.clone())).map_err(ReadError::Bad)?;
+            }
+            feeder.finish();
+            (self.prefix, self.began, self.passed) = (None, None, 0);
+            let ended = tokio::time::timeout(STALL_MAX, self.next()).await.map_err(|_| ReadError::Bad(stalled()))?;
+            if ended?.is_some() { Err(malformed("the call has more than one message")) } else { Ok(()) }
+        };
+        read.await.map_err(unary)
     }
 
     /// Gives out a message; its permit is there to be taken.
@@ -218,7 +280,7 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
             let frame = if self.prefix.is_none() && self.buffered.is_empty() {
                 frame.await
             } else {
-                let until = patience(*self.began.get_or_insert_with(Instant::now), self.buffered.len());
+                let until = patience(*self.began.get_or_insert_with(Instant::now), self.buffered.len().saturating_add(self.passed));
                 tokio::time::timeout_at(until, frame).await.map_err(|_| ReadError::Bad(stalled()))?
             };
             match frame.map(|result| result.map(Frame::into_data)) {
@@ -246,6 +308,14 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
             (1, encoding) => Ok(encoding),
             _ => Err(malformed("a message starts with a compression flag that is neither 0 nor 1")),
         }
+    }
+}
+
+/// What a unary call that ends so is answered, if anybody is there.
+fn unary(error: ReadError) -> Failure {
+    match error {
+        ReadError::Bad(failure) => failure,
+        ReadError::Gone => Failure::Cancelled,
     }
 }
 
@@ -325,6 +395,49 @@ impl Body for MessageBody {
     /// A length is told only of plain bodies: gRPC has no use for it.
     fn size_hint(&self) -> SizeHint {
         if self.trailers.is_some() { SizeHint::default() } else { SizeHint::with_exact(self.data_len) }
+    }
+}
+
+/// What a gateway sends to a worker: a message, or one that is still coming.
+pub(crate) enum CallBody {
+    /// All of it.
+    Message(MessageBody),
+    /// As it comes.
+    Inflow(InflowBody),
+}
+
+impl CallBody {
+    /// A message that begins with `head` and goes on with what comes.
+    pub(crate) fn inflow(head: &[u8], inflow: &Inflow) -> Self {
+        let len = inflow.total().saturating_add(head.len() as u64);
+        let mut start = Vec::with_capacity(PREFIX_BYTES.saturating_add(head.len()));
+        start.push(0);
+        start.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+        start.extend_from_slice(head);
+        Self::Inflow(inflow.body(Bytes::from(start)))
+    }
+}
+
+impl Body for CallBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self.get_mut() {
+            Self::Message(body) => Pin::new(body).poll_frame(cx).map(|f| f.map(|r| r.map_err(|never| match never {}))),
+            Self::Inflow(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Message(body) if body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Message(body) => body.size_hint(),
+            Self::Inflow(_) => SizeHint::default(),
+        }
     }
 }
 
@@ -474,6 +587,48 @@ mod tests {
         assert!(matches!(failure(read(Encoding::Identity, vec![0, 0, 0], 9).await), Failure::Malformed { .. }));
         let short = frame(0, b"abc")[..7].to_vec();
         assert!(matches!(failure(read(Encoding::Identity, short, 9).await), Failure::Malformed { .. }));
+    }
+
+    /// A large request of one tensor, cut into frames, and what comes of reading it as it comes.
+    async fn fed(body: Vec<u8>, limit: usize) -> Result<Option<usize>, Failure> {
+        let frames = body.chunks(10_000).map(|c| Ok::<_, std::convert::Infallible>(Frame::data(Bytes::copy_from_slice(c))));
+        let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames.collect::<Vec<_>>()));
+        let mut reader = MessageReader::new(body, Encoding::Identity, limit);
+        let Some((front, len)) = reader.opening().await? else { return reader.only().await.map(|_| None) };
+        let Some((_, layout, records)) = crate::envelope::read_opening(&front, len) else { return reader.only().await.map(|_| None) };
+        let (feeder, inflow) = crate::inflow::inflow(layout);
+        let (fed, tensors) = tokio::join!(reader.feed(feeder, records), inflow.collect());
+        fed.map(|()| tensors.unwrap().first().map(Chain::len))
+    }
+
+    fn large(elements: usize, datatype: &str) -> Vec<u8> {
+        let shape = vec![elements as i64];
+        let input = crate::inference::model_infer_request::InferInputTensor {
+            name: "x".into(),
+            datatype: datatype.into(),
+            shape,
+            ..Default::default()
+        };
+        let raw = vec![Bytes::from(vec![7; elements * 4])];
+        let message = crate::inference::ModelInferRequest { inputs: vec![input], raw_input_contents: raw, ..Default::default() };
+        prost::Message::encode_to_vec(&message)
+    }
+
+    #[tokio::test]
+    async fn a_large_request_is_handed_on_as_it_comes_and_its_end_is_checked() {
+        let message = large(100_000, "FP32");
+        let whole = frame(0, &message);
+        assert_eq!(fed(whole.clone(), 1 << 20).await.unwrap(), Some(400_000));
+        assert_eq!(fed(frame(0, &large(100, "FP32")), 1 << 20).await.unwrap(), None, "a short one is read whole");
+        assert_eq!(fed(frame(0, &large(100_000, "BYTES")), 1 << 20).await.unwrap(), None);
+        assert!(matches!(fed(whole.clone(), 100_000).await, Err(Failure::MessageTooLarge { .. })));
+        for (wrong, what) in [
+            (whole[..whole.len() - 1].to_vec(), "before the end of a message"),
+            ([whole.clone(), frame(0, b"")].concat(), "more than one message"),
+        ] {
+            let Err(Failure::Malformed { what: got }) = fed(wrong, 1 << 20).await else { panic!("{what}") };
+            assert!(got.contains(what), "{got}");
+        }
     }
 
     #[tokio::test]

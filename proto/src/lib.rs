@@ -3,6 +3,7 @@
 //! * `inference` and `sluice`: the protocols, generated.
 //! * [`envelope`]: reads and writes infer messages around tensor bytes, which stay the slices the socket gave.
 //! * [`frame`]: gRPC message framing over HTTP/2 bodies; [`body`]: plain HTTP bodies.
+//! * [`inflow`]: tensor bytes that go on to a worker while they come.
 //! * [`call`]: the seam; [`remote`] is its network side.
 //! * [`json`]: messages as the REST surface spells them; [`model_config`]: Triton's `config.pbtxt`.
 //! * [`server`]: a listener on its network runtimes; [`listen`]: accepting, serving and draining connections.
@@ -16,6 +17,7 @@ pub mod chain;
 pub mod control;
 pub mod envelope;
 pub mod frame;
+pub mod inflow;
 pub mod json;
 pub mod listen;
 pub mod metadata;

@@ -1,8 +1,8 @@
 //! The network side of the call seam: a worker on the other end of an HTTP/2 connection.
 
-use crate::call::{InferCall, InferReply, Offer, ReplicaStatistics, Replies, Upstream};
+use crate::call::{InferCall, InferReply, Offer, ReplicaStatistics, Replies, Tensors, Upstream};
 use crate::chain::Chain;
-use crate::frame::{Encoding, MessageBody, MessageReader, ReadError};
+use crate::frame::{CallBody, Encoding, MessageBody, MessageReader, ReadError};
 use crate::{control, envelope, metadata, status};
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
@@ -22,16 +22,27 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// How often a silent connection is asked whether it lives, and how long the answer may take.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
+/// Largest frame of an answer: fewer of them for large ones.
+const FRAME_BYTES: u32 = 64 << 10;
 /// Path of the inference call of a worker's data port.
 pub const INFER_PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
 
-type Sender = SendRequest<MessageBody>;
+type Sender = SendRequest<CallBody>;
 
-/// A worker across the network. Connects on its own and again when the connection is lost, until dropped.
+/// Requests over so many bytes go over a connection of their own: on the other one each would hold up a hundred small ones.
+const BULK_BYTES_MIN: u64 = 64 << 10;
+
+/// A worker across the network. Connects on its own and again when a connection is lost, until dropped.
 pub struct Remote {
+    small: Line,
+    bulk: Line,
+    limit: usize,
+}
+
+/// One connection, kept up.
+struct Line {
     shared: Arc<Shared>,
     task: tokio::task::AbortHandle,
-    limit: usize,
 }
 
 #[derive(Default)]
@@ -40,18 +51,35 @@ struct Shared {
     connected: Notify,
 }
 
+impl Line {
+    fn to(address: &str) -> Self {
+        let shared = Arc::new(Shared::default());
+        let task = tokio::spawn(keep_connected(address.to_owned(), shared.clone())).abort_handle();
+        Self { shared, task }
+    }
+
+    /// The connection, if it stands.
+    fn sender(&self) -> Option<Sender> {
+        self.shared.sender.load().as_ref().filter(|sender| !sender.is_closed()).map(|sender| Sender::clone(sender))
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 impl Remote {
     /// Starts connecting to `address` (`host:port`) on the current runtime. Replies over `limit` bytes are refused.
-    pub fn connect(address: String, limit: usize) -> Self {
-        let shared = Arc::new(Shared::default());
-        let task = tokio::spawn(keep_connected(address, shared.clone())).abort_handle();
-        Self { shared, task, limit }
+    pub fn connect(address: &str, limit: usize) -> Self {
+        Self { small: Line::to(address), bulk: Line::to(address), limit }
     }
 
     /// Resolves once a connection stands.
     pub async fn connected(&self) {
         loop {
-            let notified = self.shared.connected.notified();
+            let notified = self.small.shared.connected.notified();
             if self.reachable() {
                 return;
             }
@@ -60,18 +88,12 @@ impl Remote {
     }
 }
 
-impl Drop for Remote {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Upstream for Remote {
     fn infer(&self, call: InferCall) -> Replies {
-        let sender = self.shared.sender.load_full();
-        let limit = self.limit;
+        let bulk = (call.raw.len() > BULK_BYTES_MIN).then(|| self.bulk.sender()).flatten();
+        let (sender, limit) = (bulk.or_else(|| self.small.sender()), self.limit);
         Replies::one(async move {
-            let mut sender = sender.map(|s| Sender::clone(&s)).ok_or(Failure::ConnectionLost)?;
+            let mut sender = sender.ok_or(Failure::ConnectionLost)?;
             let request = request(&call)?;
             sender.ready().await.map_err(|_| Failure::ConnectionLost)?;
             let response = sender.send_request(request).await.map_err(|_| Failure::ConnectionLost)?;
@@ -80,7 +102,7 @@ impl Upstream for Remote {
     }
 
     fn reachable(&self) -> bool {
-        self.shared.sender.load().as_ref().is_some_and(|s| !s.is_closed())
+        self.small.shared.sender.load().as_ref().is_some_and(|s| !s.is_closed())
     }
 
     fn statistics(&self) -> BoxFuture<'static, Result<Vec<ReplicaStatistics>, Failure>> {
@@ -97,19 +119,19 @@ impl Upstream for Remote {
 impl Remote {
     /// One message for one message, for calls that are not hot.
     fn unary(&self, path: &'static str, message: Chain) -> impl Future<Output = Result<Chain, Failure>> + use<> {
-        let (sender, limit) = (self.shared.sender.load_full(), self.limit);
+        let (sender, limit) = (self.small.sender(), self.limit);
         async move {
-            let mut sender = sender.map(|s| Sender::clone(&s)).ok_or(Failure::ConnectionLost)?;
+            let mut sender = sender.ok_or(Failure::ConnectionLost)?;
             sender.ready().await.map_err(|_| Failure::ConnectionLost)?;
-            let response = sender.send_request(post(path, &message)).await.map_err(|_| Failure::ConnectionLost)?;
+            let response = sender.send_request(post(path, whole(&message))).await.map_err(|_| Failure::ConnectionLost)?;
             Ok(read_one(response, limit).await?.0)
         }
     }
 }
 
 /// A gRPC request to a worker.
-fn post(path: &'static str, message: &Chain) -> Request<MessageBody> {
-    let mut request = Request::new(MessageBody::message(message, None));
+fn post(path: &'static str, body: CallBody) -> Request<CallBody> {
+    let mut request = Request::new(body);
     *request.method_mut() = http::Method::POST;
     *request.version_mut() = http::Version::HTTP_2;
     let mut uri = http::uri::Parts::default();
@@ -123,8 +145,16 @@ fn post(path: &'static str, message: &Chain) -> Request<MessageBody> {
     request
 }
 
-fn request(call: &InferCall) -> Result<Request<MessageBody>, Failure> {
-    let mut request = post(INFER_PATH, &envelope::write_request(&call.envelope, &call.raw));
+fn whole(message: &Chain) -> CallBody {
+    CallBody::Message(MessageBody::message(message, None))
+}
+
+fn request(call: &InferCall) -> Result<Request<CallBody>, Failure> {
+    let body = match &call.raw {
+        Tensors::Here(raw) => whole(&envelope::write_request(&call.envelope, raw)),
+        Tensors::Coming(inflow) => CallBody::inflow(&envelope::write_head(&call.envelope), inflow),
+    };
+    let mut request = post(INFER_PATH, body);
     let headers = request.headers_mut();
     let mut put = |name: &'static str, value: &str| -> Result<(), Failure> {
         let value = HeaderValue::from_str(value).map_err(|_| Failure::Malformed { what: format!("{name} is not a header value") })?;
@@ -203,7 +233,7 @@ async fn keep_connected(address: String, shared: Arc<Shared>) {
     }
 }
 
-type Connection = hyper::client::conn::http2::Connection<TokioIo<TcpStream>, MessageBody, TokioExecutor>;
+type Connection = hyper::client::conn::http2::Connection<TokioIo<TcpStream>, CallBody, TokioExecutor>;
 
 async fn connect(address: &str) -> Result<(Sender, Connection), Box<dyn std::error::Error + Send + Sync>> {
     let stream = TcpStream::connect(address).await?;
@@ -213,6 +243,7 @@ async fn connect(address: &str) -> Result<(Sender, Connection), Box<dyn std::err
         .timer(TokioTimer::new())
         .initial_stream_window_size(stream_window)
         .initial_connection_window_size(connection_window)
+        .max_frame_size(FRAME_BYTES)
         .keep_alive_interval(KEEP_ALIVE.0)
         .keep_alive_timeout(KEEP_ALIVE.1)
         .keep_alive_while_idle(true)
@@ -231,11 +262,15 @@ mod tests {
     /// A worker that answers one call with the first `bytes` of its message, and dies before the rest and the trailers.
     async fn dies_after(bytes: usize) -> Result<InferReply, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let remote = Remote::connect(listener.local_addr().unwrap().to_string(), 1 << 20);
+        let remote = Remote::connect(&listener.local_addr().unwrap().to_string(), 1 << 20);
         let worker = async move {
-            let (socket, _) = listener.accept().await.unwrap();
-            let mut connection = h2::server::handshake(socket).await.unwrap();
-            let (_request, mut respond) = connection.accept().await.unwrap().unwrap();
+            let (one, other) = (listener.accept().await.unwrap().0, listener.accept().await.unwrap().0);
+            let (mut one, mut other) = (h2::server::handshake(one).await.unwrap(), h2::server::handshake(other).await.unwrap());
+            let (mut connection, accepted) = tokio::select! {
+                accepted = one.accept() => (one, accepted),
+                accepted = other.accept() => (other, accepted),
+            };
+            let (_request, mut respond) = accepted.unwrap().unwrap();
             let load = metadata::write_load(&LoadReport { backlog_us: 7, forecast: None }).map(|v| (metadata::LOAD, v));
             let mut head = Response::builder().header("content-type", "application/grpc");
             head.headers_mut().unwrap().extend(load.map(|(name, value)| (http::HeaderName::from_static(name), value)));
@@ -255,7 +290,7 @@ mod tests {
     fn call() -> InferCall {
         InferCall {
             envelope: Arc::new(Envelope::default()),
-            raw: Vec::new(),
+            raw: Tensors::Here(Vec::new()),
             rows: 1,
             variant: VariantId::parse("m:1:fp32@ort").unwrap(),
             remaining: None,

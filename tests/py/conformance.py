@@ -1,5 +1,5 @@
 """Stock clients against a running server: `conformance.py CASE GRPC_ADDRESS MODELS_DIR`. A failed assertion is a failed test."""
-import asyncio, json, os, queue, signal, struct, sys, threading
+import asyncio, json, os, queue, signal, struct, sys, threading, time
 
 import grpc
 import numpy as np
@@ -355,6 +355,34 @@ def case_unload_in_use():
     errors = [first] + [answers.get(timeout=60) for _ in range(5)]
     assert errors == [None] * 6, errors
     fails("NOT_FOUND", "unloaded", call=lambda: client.infer("slow", feed))
+
+
+def case_large():
+    """Requests of any size come whole, and come back."""
+    from tritonclient.grpc import service_pb2 as pb, service_pb2_grpc as stubs
+    stub = stubs.GRPCInferenceServiceStub(grpc.insecure_channel(ADDRESS))
+    for elements in (10, 30_000, 40_000, 1_500_000, 5_000_000):
+        array = np.arange(elements, dtype=np.float32).reshape(1, -1)
+        result = client.infer("identity_fp32", inputs({"INPUT0": array}))
+        assert (result.as_numpy("OUTPUT0") == array).all(), elements
+    # What the shape does not say is refused, however large it is, and the connection serves on.
+    wrong = pb.ModelInferRequest(model_name="identity_fp32")
+    wrong.inputs.add(name="INPUT0", datatype="FP32", shape=(1, 100_000))
+    wrong.raw_input_contents.append(bytes(400_004))
+    fails("INVALID_ARGUMENT", "400004", call=lambda: stub.ModelInfer(wrong))
+    wrong.inputs[0].shape[1] = 100_001
+    wrong.model_name = "nope"
+    fails("NOT_FOUND", "nope", call=lambda: stub.ModelInfer(wrong))
+
+
+def case_large_on_and_on():
+    """For some seconds, while workers come and go."""
+    array = np.arange(1_000_000, dtype=np.float32).reshape(1, -1)
+    end, count = time.time() + 6, 0
+    while time.time() < end:
+        assert (client.infer("identity_fp32", inputs({"INPUT0": array})).as_numpy("OUTPUT0") == array).all()
+        count += 1
+    print(count)
 
 
 def case_good():

@@ -117,6 +117,25 @@ fn i5_a_runner_that_dies_costs_no_request_and_its_worker_serves_again() {
 }
 
 #[test]
+fn i5_large_requests_go_on_to_a_worker_as_they_come_and_once_more_when_it_dies() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/identity_fp32"]);
+    let mut cluster = Cluster::start(&kit, repository.path(), 2);
+    let grpc = cluster.gateway.port("grpc").to_owned();
+    kit.python("conformance.py", &["large", &grpc, ""]);
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| kit.python("conformance.py", &["large_on_and_on", &grpc, ""]));
+        for i in [1, 0] {
+            cluster.workers[i].kill();
+            cluster.restart_worker(i);
+            cluster.until_ready(2);
+        }
+        let count: usize = sending.join().unwrap().trim().parse().unwrap();
+        assert!(count > 10, "{count}");
+    });
+}
+
+#[test]
 fn a_cluster_started_before_its_etcd_serves_once_etcd_is_there() {
     let Some(kit) = Kit::find() else { return };
     let repository = kit.repository(&["test/add_sub"]);

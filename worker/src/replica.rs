@@ -223,7 +223,8 @@ impl Replica {
     /// `lane` is that of the runtime which waits.
     pub(crate) async fn infer(&self, mut call: InferCall, lane: &Lane) -> Outcome {
         call.rows = check_request(&self.shared.parts.signature, &call.envelope)?.rows;
-        let (ticket, answer) = self.shared.enqueue(call, lane)?;
+        let raw = std::mem::take(&mut call.raw).collect().await?;
+        let (ticket, answer) = self.shared.enqueue(call, raw, lane)?;
         match &self.inline {
             Some(inline) if inline.is_on() => lane.schedule(inline),
             _ => self.shared.work.notify_one(),
@@ -317,20 +318,20 @@ impl Shared {
         Failure::NotReady { model: model.to_string(), version: version.to_string(), reason }
     }
 
-    fn enqueue(&self, call: InferCall, lane: &Lane) -> Result<(Ticket, oneshot::Receiver<Outcome>), Failure> {
+    fn enqueue(&self, call: InferCall, raw: Vec<Chain>, lane: &Lane) -> Result<(Ticket, oneshot::Receiver<Outcome>), Failure> {
         let Asked { priority, timeout_us } = Asked::of(&call.envelope)?;
         let (answer, receiver) = lane.answer();
         let now = self.now();
         let pending = Pending {
             rows: call.rows,
-            bytes: call.raw.iter().map(|c| c.len() as u64).sum(),
+            bytes: raw.iter().map(|c| c.len() as u64).sum(),
             deadline: call.remaining.map(|length| now.after(length)),
             group: group(&self.parts.signature, &call.envelope),
             priority,
             timeout_us,
         };
         let queued = Some(span!("queue", call.trace, self.parts.variant));
-        let InferCall { envelope, raw, rows, trace, .. } = call;
+        let InferCall { envelope, rows, trace, .. } = call;
         let job = Job { envelope, raw, rows, arrived: Instant::now(), answer, trace, queued };
         let mut queue = self.lock();
         if queue.closed || queue.failed.is_some() {

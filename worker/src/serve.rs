@@ -4,7 +4,7 @@ use crate::handle::LocalWorker;
 use http::{HeaderMap, HeaderName, Request, Response};
 use hyper::body::Incoming;
 use policy::{Failure, VariantId};
-use proto::call::{Caller, InferCall, InferReply, Upstream as _};
+use proto::call::{Caller, InferCall, InferReply, Tensors, Upstream as _};
 use proto::chain::Chain;
 use proto::control::{self, OFFER_PATH, STATISTICS_PATH};
 use proto::frame::{Encoding, MessageBody, MessageReader, ReplyBody, refuse, response};
@@ -56,7 +56,7 @@ impl DataPort {
         let replica = self.worker.handle.replica(&variant)?;
         let call = InferCall {
             envelope: Arc::new(envelope),
-            raw,
+            raw: Tensors::Here(raw),
             rows: 0, // the replica counts them
             variant,
             remaining: metadata::timeout(&head.headers).map(|length| length.saturating_sub(received.elapsed())),

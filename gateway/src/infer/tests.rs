@@ -27,6 +27,18 @@ pub(crate) struct Workers {
     dropped: Notify,
 }
 
+impl Workers {
+    /// Calls so far.
+    pub(crate) fn asked(&self) -> usize {
+        self.calls.lock().unwrap().len()
+    }
+
+    /// Resolves when a hanging call is dropped.
+    pub(crate) async fn call_dropped(&self) {
+        self.dropped.notified().await;
+    }
+}
+
 struct Fake {
     id: String,
     workers: Arc<Workers>,
@@ -121,7 +133,7 @@ async fn ask(shard: &Shard, timeout: Option<Duration>) -> Result<InferReply, Fai
     let envelope = Envelope { model: "m".into(), inputs: vec![input], ..Default::default() };
     let context =
         Context { caller: Caller { tenant: Arc::from("t") }, trace: None, deadline: timeout.map(|length| Instant::now() + length) };
-    shard.answer(envelope, vec![Chain::from(vec![0; 4])], context).await
+    shard.answer(envelope, Tensors::Here(vec![Chain::from(vec![0; 4])]), context).await
 }
 
 fn seen(workers: &Workers) -> Vec<String> {

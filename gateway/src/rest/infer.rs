@@ -9,6 +9,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use policy::Failure;
 use proto::body::{self, COMPRESS_BYTES_MIN, ContentEncoding};
+use proto::call::Tensors;
 use proto::frame::{MessageBody, ReadError, ReplyBody};
 use proto::rest::{RestReply, read_raw_binary, read_request, write_reply};
 use proto::status;
@@ -73,7 +74,7 @@ impl Front {
         };
         let (request, _permit) = context.in_time(read).await.flatten().inspect_err(|failure| core.metrics.refused(failure.wire().0))?;
         id.clone_from(&request.envelope.id);
-        let reply = self.shard.answer(request.envelope, request.raw, context).await?;
+        let reply = self.shard.answer(request.envelope, Tensors::Here(request.raw), context).await?;
         let mut named = reply.reply;
         named.id.clone_from(id);
         let as_json = named.outputs.iter().zip(&reply.raw).filter(|(output, _)| !request.reply.is_binary(&output.name));

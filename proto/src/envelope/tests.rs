@@ -20,6 +20,34 @@ fn request() -> pb::ModelInferRequest {
     }
 }
 
+#[test]
+fn what_an_opening_does_not_settle_is_read_whole() {
+    let none = |change: fn(&mut pb::ModelInferRequest)| {
+        let mut message = request();
+        change(&mut message);
+        let bytes = message.encode_to_vec();
+        assert!(read_opening(&Chain::from(bytes.clone()), bytes.len() as u64).is_none(), "{message:?}");
+    };
+    none(|m| m.inputs[0].datatype = "BYTES".into());
+    none(|m| m.inputs[0].datatype = "FP31".into());
+    none(|m| m.inputs[0].shape = vec![1, 3]);
+    none(|m| m.inputs[0].shape = vec![-1, 2]);
+    none(|m| m.inputs[0].shape = vec![i64::MAX, 2, 2]);
+    none(|m| drop(m.raw_input_contents.pop()));
+    none(|m| m.raw_input_contents.clear());
+    let typed = pb::InferTensorContents { fp32_contents: vec![1.0, 2.0], ..Default::default() };
+    let mut message = request();
+    message.inputs[0].contents = Some(typed);
+    let bytes = message.encode_to_vec();
+    assert!(read_opening(&Chain::from(bytes.clone()), bytes.len() as u64).is_none());
+    let bytes = shared(request(), &[0]).encode_to_vec();
+    assert!(read_opening(&Chain::from(bytes.clone()), bytes.len() as u64).is_none());
+    // Another field behind the tensors.
+    let mut bytes = request().encode_to_vec();
+    bytes.extend([0x1a, 1, b'z']);
+    assert!(read_opening(&Chain::from(bytes.clone()), bytes.len() as u64).is_none());
+}
+
 /// The message cut into frames of `size` bytes.
 fn frames(bytes: &[u8], size: usize) -> Chain {
     let mut chain = Chain::default();
@@ -192,6 +220,25 @@ proptest! {
         }
         let (again, _) = read_request(write_request(&envelope, &raw)).unwrap();
         prop_assert_eq!(again, envelope);
+    }
+
+    #[test]
+    fn an_opening_says_what_the_whole_will_or_nothing(cut in 0usize..100, size in 1usize..40) {
+        let bytes = request().encode_to_vec();
+        let front = frames(&bytes[..cut.min(bytes.len())], size);
+        let (whole, raw) = read_request(bytes.clone().into()).unwrap();
+        let first_raw = bytes.len() - 20; // two records of 8 bytes
+        let opening = read_opening(&front, bytes.len() as u64);
+        prop_assert_eq!(opening.is_some(), cut > first_raw);
+        let Some((envelope, layout, records)) = opening else { return Ok(()) };
+        prop_assert_eq!(envelope, whole);
+        prop_assert_eq!((layout.total(), records.len()), (20, cut.min(bytes.len()) - first_raw));
+        let (mut feeder, inflow) = crate::inflow::inflow(layout);
+        feeder.push(records.into_bytes()).unwrap();
+        feeder.push(Bytes::copy_from_slice(&bytes[cut.min(bytes.len())..])).unwrap();
+        feeder.finish();
+        let out = futures_util::FutureExt::now_or_never(inflow.collect()).unwrap().unwrap();
+        prop_assert_eq!(lengths(&out), lengths(&raw));
     }
 
     #[test]

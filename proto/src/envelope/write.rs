@@ -14,12 +14,24 @@ const INLINE_BYTES_MAX: usize = 4 << 10;
 /// Writes a request as slices: a freshly written head, then each input's bytes behind its own small prefix. No large tensor is copied.
 pub fn write_request(envelope: &Envelope, raw: &[Chain]) -> Chain {
     let mut head = buffer(raw);
-    text(1, &envelope.model, &mut head);
-    text(2, &envelope.version, &mut head);
-    text(3, &envelope.id, &mut head);
-    parameters(4, &envelope.parameters, &mut head);
+    request_head(envelope, &mut head);
+    with_raw(head, 7, raw)
+}
+
+/// Writes what stands in front of a request's tensor bytes.
+pub fn write_head(envelope: &Envelope) -> Vec<u8> {
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    request_head(envelope, &mut head);
+    head
+}
+
+fn request_head(envelope: &Envelope, head: &mut Vec<u8>) {
+    text(1, &envelope.model, head);
+    text(2, &envelope.version, head);
+    text(3, &envelope.id, head);
+    parameters(4, &envelope.parameters, head);
     for input in &envelope.inputs {
-        nested(5, &mut head, |head| {
+        nested(5, head, |head| {
             text(1, &input.name, head);
             text(2, &input.datatype, head);
             int64::encode_packed(3, &input.shape, head);
@@ -27,12 +39,11 @@ pub fn write_request(envelope: &Envelope, raw: &[Chain]) -> Chain {
         });
     }
     for output in &envelope.outputs {
-        nested(6, &mut head, |head| {
+        nested(6, head, |head| {
             text(1, &output.name, head);
             parameters(2, &output.parameters, head);
         });
     }
-    with_raw(head, 7, raw)
 }
 
 /// Writes a reply as slices, like [`write_request`]. Always raw contents, one entry per output, as clients index them.

@@ -3,7 +3,7 @@ use crate::engine::fake::FakeEngine;
 use crate::engine::{CancelFlag, EngineSignature, TensorOut};
 use policy::{DataType, InputTensor, RequestedOutput, Shape, TensorSpec, Version};
 use proto::call::Caller;
-use proto::call::InferReply;
+use proto::call::{InferReply, Tensors};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
@@ -49,7 +49,7 @@ fn call(value: f32, rows: u32, remaining: Option<Duration>) -> InferCall {
     let input = InputTensor { name: "x".into(), datatype: "FP32".into(), shape, byte_length: bytes.len() as u64, ..Default::default() };
     InferCall {
         envelope: Arc::new(Envelope { model: "m".into(), id: format!("{value}"), inputs: vec![input], ..Default::default() }),
-        raw: vec![Chain::from(bytes)],
+        raw: Tensors::Here(vec![Chain::from(bytes)]),
         rows,
         variant: variant(),
         remaining,

@@ -21,6 +21,7 @@ fn input(name: &str, shape: &[i64], values: &[f32]) -> (InputTensor, Chain) {
 
 fn call_of(inputs: Vec<(InputTensor, Chain)>) -> InferCall {
     let (tensors, raw) = inputs.into_iter().unzip();
+    let raw = Tensors::Here(raw);
     InferCall { envelope: Arc::new(Envelope { model: "m".into(), inputs: tensors, ..Default::default() }), raw, ..call(0.0, 1, None) }
 }
 
