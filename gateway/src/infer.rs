@@ -6,7 +6,7 @@ use crate::table::{ModelVersion, Replica};
 use policy::check::check_request;
 use policy::profile::FORECAST_US_MAX;
 use policy::route::{self, Candidate, Choice, Refusal, Standing, choose};
-use policy::{DataType, Envelope, Failure, Moment, Param, Retry, WorkerId};
+use policy::{DataType, Envelope, Failure, Moment, Param, Retry, Served, WorkerId};
 use proto::call::{Caller, InferCall, InferReply, Tensors, TraceContext};
 use proto::chain::Chain;
 use proto::trace;
@@ -136,7 +136,7 @@ impl Shard {
         let slo_us = version.latency_target_us;
         let candidate = |replica: &Replica| {
             let gauge = &replica.gauge;
-            let (backlog_us, reported) = gauge.reported();
+            let ((backlog_us, reported), path) = (gauge.reported(), gauge.path());
             let forecast = gauge.forecast(replica.latency).aged(now.us_since(reported));
             let pinned_away = request.pin.as_ref().is_some_and(|pin| replica.variant.name.as_str() != pin);
             let standing = match (pinned_away || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
@@ -156,10 +156,10 @@ impl Shard {
                 backlog_us,
                 reported,
                 rows_since_report: gauge.rows_sent(),
-                senders: 1.0,
+                senders: gauge.senders(),
                 in_flight: gauge.in_flight.load(Ordering::Relaxed),
-                rtt_us: 0.0,
-                bytes_per_us: f64::INFINITY,
+                rtt_us: path.rtt_us(),
+                bytes_per_us: path.bytes_per_us(),
                 distance: replica.distance,
                 age_us: gauge.age_us(now),
                 standing,
@@ -200,12 +200,17 @@ impl Shard {
             caller: request.context.caller.clone(),
             trace: trace::pass_on(&span, request.context.trace.as_ref()),
         };
+        let sent = Instant::now();
         let mut replies = upstream.infer(call);
         let answer = async move { replies.next().await.unwrap_or(Err(Failure::BadReply { what: "no reply".to_owned() })) };
         // At the deadline the replies are dropped, which cancels the call.
         let result = request.context.in_time(answer.instrument(span)).await.flatten();
         if let Ok(reply) = &result {
             replica.gauge.report(self.core.now(), &reply.load);
+            // What came while it was sent came at its sender's pace.
+            if let (Tensors::Here(_), Some(worked_us)) = (&request.raw, Served::total_us(&reply.reply.parameters)) {
+                replica.gauge.travelled(sent.elapsed().as_secs_f64() * 1e6 - worked_us as f64, request.raw.len());
+            }
         }
         result
     }

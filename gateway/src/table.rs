@@ -3,7 +3,7 @@
 use crate::metrics::{Metrics, ModelMetrics};
 use policy::plan::wanted_versions;
 use policy::profile::{Forecast, Latency};
-use policy::route::{Distance, Headroom, Spill};
+use policy::route::{Distance, Headroom, Path, Spill};
 use policy::{
     Failure, ModelRecord, Moment, ReplicaRecord, ReplicaState, Signature, VariantId, Version, VersionRecord, VersionState, WorkerId,
     WorkerRecord,
@@ -83,6 +83,10 @@ pub(crate) struct Gauge {
     doubtful_until_us: AtomicU64,
     /// The last forecast, as bits of four `f32`; zeros before the first.
     forecast: [AtomicU32; 4],
+    /// What it said last of who else sends, as bits of an `f32`.
+    senders: AtomicU32,
+    /// The way there, as bits of two `f32`.
+    path: [AtomicU32; 2],
 }
 
 impl Gauge {
@@ -92,6 +96,7 @@ impl Gauge {
         self.backlog_us.store(load.backlog_us, Ordering::Relaxed);
         self.reported_us.store(now.as_us(), Ordering::Relaxed);
         self.doubtful_until_us.store(0, Ordering::Relaxed);
+        self.senders.store((load.senders as f32).to_bits(), Ordering::Relaxed);
         if let Some(Forecast { latency, kappa, slow }) = load.forecast {
             let values = [latency.alpha_us, latency.beta_us, kappa, slow];
             self.forecast.iter().zip(values).for_each(|(bits, value)| bits.store((value as f32).to_bits(), Ordering::Relaxed));
@@ -112,6 +117,23 @@ impl Gauge {
     pub(crate) fn forecast(&self, at_load: Latency) -> Forecast {
         let [alpha_us, beta_us, kappa, slow] = self.forecast.each_ref().map(|bits| f64::from(f32::from_bits(bits.load(Ordering::Relaxed))));
         if slow > 0.0 { Forecast { latency: Latency { alpha_us, beta_us }, kappa, slow } } else { at_load.into() }
+    }
+
+    /// Arrivals there from all gateways over those from this one.
+    pub(crate) fn senders(&self) -> f64 {
+        f64::from(f32::from_bits(self.senders.load(Ordering::Relaxed)))
+    }
+
+    /// What is known of the way there.
+    pub(crate) fn path(&self) -> Path {
+        Path::from_parts(self.path.each_ref().map(|bits| f32::from_bits(bits.load(Ordering::Relaxed))))
+    }
+
+    /// A request of `bytes` took `us` microseconds besides its time at the worker.
+    pub(crate) fn travelled(&self, us: f64, bytes: u64) {
+        let mut path = self.path();
+        path.observe(us, bytes);
+        self.path.iter().zip(path.to_parts()).for_each(|(bits, value)| bits.store(value.to_bits(), Ordering::Relaxed));
     }
 
     /// Microseconds since it was first seen.

@@ -126,4 +126,13 @@ impl Served {
             (Self::COMPUTE_US.to_owned(), count(self.compute_us)),
         ]
     }
+
+    /// Microseconds at the worker, as the parameters of a reply tell; none where they do not.
+    pub fn total_us(parameters: &Parameters) -> Option<u64> {
+        let count = |name: &str| match parameters.iter().find(|(known, _)| known == name)? {
+            (_, Param::Int64(us)) => u64::try_from(*us).ok(),
+            _ => None,
+        };
+        count(Self::QUEUE_US)?.checked_add(count(Self::COMPUTE_US)?)
+    }
 }

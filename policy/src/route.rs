@@ -10,11 +10,15 @@
 //! Not here: choosing between variants by accuracy (one call of [`choose`] sees the replicas of one tier), doubt and ejection
 //! (the caller says what [`Standing`] a replica has), retries.
 
+mod arrivals;
 pub mod baseline;
 mod headroom;
+mod path;
 mod spill;
 
+pub use arrivals::Arrivals;
 pub use headroom::Headroom;
+pub use path::Path;
 pub use spill::Spill;
 
 use crate::Moment;

@@ -95,6 +95,8 @@ pub struct LoadReport {
     pub backlog_us: u64,
     /// How long its batches take now; none from who does not know.
     pub forecast: Option<Forecast>,
+    /// Arrivals at it from all over those from who asked; 0 from who does not know.
+    pub senders: f64,
 }
 
 /// One answer.

@@ -25,13 +25,14 @@ pub fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|v| v.to_str().ok())
 }
 
-/// Writes [`LOAD`]: backlog in microseconds, then nanoseconds per row and per batch, then tail and slow ratio in thousandths.
+/// Writes [`LOAD`]: backlog in microseconds, then nanoseconds per row and per batch, then tail, slow ratio and senders in thousandths.
 pub fn write_load(load: &LoadReport) -> Option<HeaderValue> {
     let text = match load.forecast {
         None => load.backlog_us.to_string(),
         Some(Forecast { latency, kappa, slow }) => {
-            let [alpha, beta, kappa, slow] = [latency.alpha_us, latency.beta_us, kappa, slow].map(|value| (value * 1e3) as u64);
-            format!("{} {alpha} {beta} {kappa} {slow}", load.backlog_us)
+            let values = [latency.alpha_us, latency.beta_us, kappa, slow, load.senders];
+            let [alpha, beta, kappa, slow, senders] = values.map(|value| (value * 1e3) as u64);
+            format!("{} {alpha} {beta} {kappa} {slow} {senders}", load.backlog_us)
         }
     };
     HeaderValue::try_from(text).ok()
@@ -46,7 +47,13 @@ pub fn load(headers: &HeaderMap) -> LoadReport {
         let latency = Latency { alpha_us: thousandths()?, beta_us: thousandths()? };
         Some(Forecast { latency, kappa: thousandths()?, slow: thousandths()? })
     })();
-    LoadReport { backlog_us, forecast }
+    LoadReport { backlog_us, forecast, senders: thousandths().unwrap_or_default() }
+}
+
+/// Who calls, for a server that tells its callers apart: the last part of `user-agent`.
+pub fn sender(headers: &HeaderMap) -> u64 {
+    let agent = text(headers, http::header::USER_AGENT.as_str()).unwrap_or_default();
+    agent.rsplit('/').next().and_then(|id| u64::from_str_radix(id, 16).ok()).unwrap_or_default()
 }
 
 /// Reads `grpc-timeout`: at most eight digits and a unit of `H M S m u n`. `None` when absent or malformed.
@@ -87,7 +94,9 @@ mod tests {
     #[test]
     fn a_load_reads_back_as_written_and_junk_is_not_known() {
         let forecast = Forecast { latency: Latency { alpha_us: 12.5, beta_us: 0.25 }, kappa: 1.15, slow: 2.0 };
-        for load in [LoadReport { backlog_us: 7, forecast: Some(forecast) }, LoadReport { backlog_us: 7, forecast: None }] {
+        for load in
+            [LoadReport { backlog_us: 7, forecast: Some(forecast), senders: 2.5 }, LoadReport { backlog_us: 7, ..LoadReport::default() }]
+        {
             let headers = HeaderMap::from_iter([(http::HeaderName::from_static(LOAD), write_load(&load).unwrap())]);
             assert_eq!(super::load(&headers), load);
         }

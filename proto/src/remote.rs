@@ -37,6 +37,8 @@ pub struct Remote {
     small: Line,
     bulk: Line,
     limit: usize,
+    /// Who we are, as `user-agent`.
+    agent: HeaderValue,
 }
 
 /// One connection, kept up.
@@ -71,9 +73,11 @@ impl Drop for Line {
 }
 
 impl Remote {
-    /// Starts connecting to `address` (`host:port`) on the current runtime. Replies over `limit` bytes are refused.
-    pub fn connect(address: &str, limit: usize) -> Self {
-        Self { small: Line::to(address), bulk: Line::to(address), limit }
+    /// Starts connecting to `address` (`host:port`) on the current runtime. Replies over `limit` bytes are refused. `gateway` tells this
+    /// gateway from others.
+    pub fn connect(address: &str, limit: usize, gateway: u64) -> Self {
+        let agent = HeaderValue::try_from(format!("sluice-gateway/{gateway:x}")).unwrap_or(HeaderValue::from_static("sluice-gateway"));
+        Self { small: Line::to(address), bulk: Line::to(address), limit, agent }
     }
 
     /// Resolves once a connection stands.
@@ -91,10 +95,11 @@ impl Remote {
 impl Upstream for Remote {
     fn infer(&self, call: InferCall) -> Replies {
         let bulk = (call.raw.len() > BULK_BYTES_MIN).then(|| self.bulk.sender()).flatten();
-        let (sender, limit) = (bulk.or_else(|| self.small.sender()), self.limit);
+        let (sender, limit, agent) = (bulk.or_else(|| self.small.sender()), self.limit, self.agent.clone());
         Replies::one(async move {
             let mut sender = sender.ok_or(Failure::ConnectionLost)?;
-            let request = request(&call)?;
+            let mut request = request(&call)?;
+            request.headers_mut().insert(http::header::USER_AGENT, agent);
             sender.ready().await.map_err(|_| Failure::ConnectionLost)?;
             let response = sender.send_request(request).await.map_err(|_| Failure::ConnectionLost)?;
             read(response, limit).await
@@ -262,7 +267,7 @@ mod tests {
     /// A worker that answers one call with the first `bytes` of its message, and dies before the rest and the trailers.
     async fn dies_after(bytes: usize) -> Result<InferReply, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let remote = Remote::connect(&listener.local_addr().unwrap().to_string(), 1 << 20);
+        let remote = Remote::connect(&listener.local_addr().unwrap().to_string(), 1 << 20, 1);
         let worker = async move {
             let (one, other) = (listener.accept().await.unwrap().0, listener.accept().await.unwrap().0);
             let (mut one, mut other) = (h2::server::handshake(one).await.unwrap(), h2::server::handshake(other).await.unwrap());
@@ -271,7 +276,7 @@ mod tests {
                 accepted = other.accept() => (other, accepted),
             };
             let (_request, mut respond) = accepted.unwrap().unwrap();
-            let load = metadata::write_load(&LoadReport { backlog_us: 7, forecast: None }).map(|v| (metadata::LOAD, v));
+            let load = metadata::write_load(&LoadReport { backlog_us: 7, ..LoadReport::default() }).map(|v| (metadata::LOAD, v));
             let mut head = Response::builder().header("content-type", "application/grpc");
             head.headers_mut().unwrap().extend(load.map(|(name, value)| (http::HeaderName::from_static(name), value)));
             let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();

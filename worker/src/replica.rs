@@ -7,12 +7,13 @@
 //! when all that was taken before is answered. Refusals do not wait for that.
 
 use crate::engine::{Engine, EngineError};
-use crate::lane::{Answer, Delivery, Lane, Outcome};
+use crate::lane::{Lane, Outcome};
 use crate::memory::Reservation;
 use crate::runner::Runner;
 use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
 use policy::check::check_request;
-use policy::profile::{FORECAST_US_MAX, Forecast, Latency, Profile};
+use policy::profile::{Latency, Profile};
+use policy::route::Arrivals;
 use policy::statistics::Statistics;
 use policy::{Envelope, Failure, Moment, Signature, VariantId, WorkerId};
 use proto::call::{InferCall, ReplicaStatistics};
@@ -27,12 +28,14 @@ use tokio::sync::oneshot;
 mod assemble;
 mod inline;
 mod instance;
+mod queue;
 mod running;
 mod split;
 
 pub(crate) use inline::{INLINE_US_MAX, Inline};
 
 use instance::Instance;
+use queue::{Job, Queue, ns};
 use running::Running;
 
 /// A variant loaded on a device, with its queue and its instances.
@@ -70,6 +73,8 @@ struct Shared {
     instances: u32,
     origin: Instant,
     queue: Mutex<Queue>,
+    /// Who sends.
+    arrivals: Mutex<Arrivals>,
     /// The model was seen to mix rows: its requests run alone from then on.
     mixes_rows: AtomicBool,
     /// Microseconds of a batch, the newest counting for a third.
@@ -78,78 +83,6 @@ struct Shared {
     /// Told when a batch is answered, of a model that keeps its order.
     turns: Condvar,
     idle: tokio::sync::Notify,
-}
-
-struct Queue {
-    batcher: Batcher,
-    profile: Profile,
-    /// When it last learned.
-    observed: Moment,
-    jobs: HashMap<Ticket, Job>,
-    /// In an engine now.
-    running: Running,
-    /// Batches taken, and batches answered.
-    taken: u64,
-    answered: u64,
-    /// What became of requests. Counted before their callers are told, so that a caller who asks finds itself counted.
-    statistics: Statistics,
-    /// Set when the replica takes no more: instances finish the queue and end.
-    closed: bool,
-    /// Set when an engine failed for good.
-    failed: Option<String>,
-}
-
-impl Queue {
-    /// Nothing waits and nothing runs.
-    fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.batcher.is_empty()
-    }
-
-    /// What to expect of a batch that starts now. What is refused teaches nothing, so a forecast that refuses would stand for ever: after
-    /// a while without a run the next one is tried whatever it says.
-    fn forecast(&self, now: Moment) -> Forecast {
-        match now.us_since(self.observed) > FORECAST_US_MAX && self.running.is_empty() {
-            true => Forecast::from(Latency::default()),
-            false => self.profile.forecast(),
-        }
-    }
-
-    /// Takes no more, and what waits does so for an instance only.
-    fn close(&mut self) {
-        self.closed = true;
-        self.batcher.close();
-    }
-
-    /// Answers a request that has left the batcher without running.
-    fn refuse(&mut self, ticket: Ticket, failure: Failure) {
-        if let Some(job) = self.jobs.remove(&ticket) {
-            self.statistics.fail.add(1, job.age_ns());
-            Delivery::from(None).give(job.answer, Err(failure));
-        }
-    }
-}
-
-/// A waiting request.
-struct Job {
-    envelope: Arc<Envelope>,
-    raw: Vec<Chain>,
-    rows: u32,
-    arrived: Instant,
-    answer: Answer,
-    trace: Option<proto::call::TraceContext>,
-    /// Open while it waits.
-    queued: Option<tracing::Span>,
-}
-
-impl Job {
-    /// Nanoseconds since it arrived.
-    fn age_ns(&self) -> u64 {
-        ns(self.arrived.elapsed())
-    }
-}
-
-fn ns(length: Duration) -> u64 {
-    u64::try_from(length.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A span of this replica's work, under the caller's.
@@ -185,6 +118,7 @@ impl Replica {
             parts,
             origin: Instant::now(),
             queue: Mutex::new(queue),
+            arrivals: Mutex::default(),
             mixes_rows: AtomicBool::new(false),
             run_us: AtomicU32::new(0),
             work: Condvar::new(),
@@ -215,6 +149,18 @@ impl Replica {
     pub(crate) fn counted(&self) -> ReplicaStatistics {
         let Parts { variant, load, generation, .. } = &self.shared.parts;
         ReplicaStatistics { variant: variant.clone(), load: *load, generation: *generation, statistics: self.statistics() }
+    }
+
+    /// A request of `sender` came over the network.
+    pub(crate) fn arrives(&self, sender: u64) {
+        let now = self.shared.now();
+        self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner).count(now, sender);
+    }
+
+    /// What came of late over what came from `sender`.
+    pub(crate) fn senders(&self, sender: u64) -> f64 {
+        let now = self.shared.now();
+        self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner).senders(now, sender)
     }
 
     /// Queues `call` and waits for its answer. Dropping the future takes the request out of the queue, and stops a run that nobody else

@@ -54,6 +54,8 @@ impl DataPort {
         let message = self.message(&head.headers, body).await?;
         let (envelope, raw) = envelope::read_request(message)?;
         let replica = self.worker.handle.replica(&variant)?;
+        let sender = metadata::sender(&head.headers);
+        replica.arrives(sender);
         let call = InferCall {
             envelope: Arc::new(envelope),
             raw: Tensors::Here(raw),
@@ -63,7 +65,9 @@ impl DataPort {
             caller: Caller { tenant: Arc::from(metadata::text(&head.headers, metadata::TENANT).unwrap_or("default")) },
             trace: trace::of(&head.headers),
         };
-        replica.infer(call, &self.worker.lane).await
+        let mut reply = replica.infer(call, &self.worker.lane).await?;
+        reply.load.senders = replica.senders(sender);
+        Ok(reply)
     }
 
     async fn statistics(&self) -> Result<Chain, Failure> {

@@ -19,7 +19,8 @@ pub(crate) async fn run(args: crate::args::Gateway, telemetry: Arc<dyn Telemetry
     let Doors { front, admin, .. } = doors(&args.front).await?;
     let registry = etcd(&args.etcd)?;
     let limit = message_bytes(&args.front);
-    let dial: Dial = Arc::new(move |worker: &WorkerRecord| Arc::new(Remote::connect(&worker.data, limit)) as Arc<dyn Upstream>);
+    let id = fastrand::u64(..);
+    let dial: Dial = Arc::new(move |worker: &WorkerRecord| Arc::new(Remote::connect(&worker.data, limit, id)) as Arc<dyn Upstream>);
     let snapshot = args.data_dir.map(|dir| dir.join("routing.json"));
     let config = config(&args.front, &args.place, control(args.model_control), snapshot, dial, telemetry);
     let gateway = Gateway::start(config, registry, front, admin)?;

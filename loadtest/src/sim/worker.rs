@@ -5,13 +5,12 @@ use super::{Job, Word, later};
 use fastrand::Rng;
 use policy::batch::{Batch, Batcher, Limits, Pending, Ticket};
 use policy::profile::{FORECAST_US_MAX, Forecast, Latency, Profile};
+use policy::route::Arrivals;
 use policy::{Failure, Moment};
 use std::collections::BTreeMap;
 
 /// Waiting requests of one worker; a worker that is asked for more refuses.
 const QUEUE_LEN_MAX: usize = 1_024;
-/// Half of the time over which arrivals by gateway are counted, in microseconds.
-const HALF_WINDOW_US: u64 = 500_000;
 
 pub(super) struct Worker {
     /// What a batch takes, before its noise.
@@ -63,7 +62,7 @@ impl Worker {
             observed: Moment::default(),
             waiting: BTreeMap::new(),
             running: (0..worker.instances).map(|_| None).collect(),
-            arrivals: Arrivals::new(fleet.gateways as usize),
+            arrivals: Arrivals::default(),
             wakes: None,
             batch: Batch::default(),
         }
@@ -71,7 +70,7 @@ impl Worker {
 
     /// A request comes; `deadline` is when its answer must leave.
     pub(super) fn arrive(&mut self, now: Moment, job: Job, deadline: Option<Moment>) -> Result<(), Failure> {
-        self.arrivals.count(now, job.gateway);
+        self.arrivals.count(now, job.gateway as u64);
         let Job { rows, model, priority, .. } = job;
         let ticket = self.batcher.arrive(now, Pending { rows, bytes: 0, deadline, group: model as u64, priority, timeout_us: None })?;
         self.waiting.insert(ticket, job);
@@ -137,7 +136,7 @@ impl Worker {
         let rest = |run: &Run| (forecast.batch_us(run.rows) - now.us_since(run.started) as f64).max(0.0);
         let running_us = self.running.iter().flatten().map(rest).sum::<f64>() / f64::from(instances.max(1));
         let backlog_us = self.batcher.backlog_us(forecast, instances).saturating_add(running_us as u64);
-        Word { backlog_us, forecast: with_forecast.then_some(forecast), senders: self.arrivals.senders(now, gateway) }
+        Word { backlog_us, forecast: with_forecast.then_some(forecast), senders: self.arrivals.senders(now, gateway as u64) }
     }
 
     /// What is refused teaches nothing, so a forecast that refuses would stand for ever: after a while without a run the next one is
@@ -157,44 +156,4 @@ fn noise(random: &mut Rng, sigma: f64) -> f64 {
     }
     let normal = (-2.0 * (1.0 - random.f64()).ln()).sqrt() * (std::f64::consts::TAU * random.f64()).cos();
     (sigma * normal - sigma * sigma / 2.0).exp()
-}
-
-/// Arrivals by gateway in this half of the window, and in the one before.
-struct Arrivals {
-    halves: [Vec<u32>; 2],
-    half: u64,
-}
-
-impl Arrivals {
-    fn new(gateways: usize) -> Self {
-        Self { halves: [vec![0; gateways], vec![0; gateways]], half: 0 }
-    }
-
-    fn turn(&mut self, now: Moment) {
-        let half = now.as_us() / HALF_WINDOW_US;
-        let [this, before] = &mut self.halves;
-        if half > self.half {
-            std::mem::swap(this, before);
-            this.fill(0);
-        }
-        if half > self.half.saturating_add(1) {
-            before.fill(0);
-        }
-        self.half = half;
-    }
-
-    fn count(&mut self, now: Moment, gateway: usize) {
-        self.turn(now);
-        if let Some(count) = self.halves.first_mut().and_then(|half| half.get_mut(gateway)) {
-            *count = count.saturating_add(1);
-        }
-    }
-
-    /// All of them over those of `gateway`.
-    fn senders(&mut self, now: Moment, gateway: usize) -> f64 {
-        self.turn(now);
-        let all: u32 = self.halves.iter().flatten().fold(0, |sum, count| sum.saturating_add(*count));
-        let own = self.halves.iter().filter_map(|half| half.get(gateway)).fold(0, |sum: u32, count| sum.saturating_add(*count));
-        f64::from(all) / f64::from(own.max(1))
-    }
 }

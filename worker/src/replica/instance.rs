@@ -304,7 +304,7 @@ impl Instance {
         queue.profile.observe(rows, input.saturating_add(infer) as f64 / 1e3);
         queue.observed = self.shared.now();
         let forecast = queue.profile.forecast();
-        LoadReport { backlog_us: queue.batcher.backlog_us(forecast, self.shared.instances), forecast: Some(forecast) }
+        LoadReport { backlog_us: queue.batcher.backlog_us(forecast, self.shared.instances), forecast: Some(forecast), senders: 0.0 }
     }
 }
 
