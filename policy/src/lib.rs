@@ -16,6 +16,7 @@ mod failure;
 mod image;
 mod names;
 pub mod offer;
+pub mod padding;
 pub mod plan;
 pub mod profile;
 pub mod reconcile;
@@ -31,6 +32,7 @@ pub use envelope::{Envelope, InputTensor, OutputTensor, Param, Parameters, Reply
 pub use failure::{Code, Dims, Failure, Retry};
 pub use image::{ImageChannels, ImageLayout, ImageResize, ImageSpec};
 pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
+pub use padding::{PadInput, PadOutput, Padding};
 pub use records::{
     ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, Origin, PlacementRecord,
     PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Slo, Unknown, UnplacedRecord, VersionRecord,

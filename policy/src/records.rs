@@ -1,7 +1,7 @@
 //! The records of the registry. Desired state (`models`, `placements`) and observed state (all others) are separate,
 //! and each record has one writer.
 
-use crate::{Digest, ExecutionProvider, ImageSpec, ModelName, Signature, VariantId, VariantName, Version, WorkerId};
+use crate::{Digest, ExecutionProvider, ImageSpec, ModelName, Padding, Signature, VariantId, VariantName, Version, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -304,6 +304,9 @@ record! {
         /// How pictures become its input.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         image: Option<ImageSpec>,
+        /// Which requests of different lengths may share a batch.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        padding: Option<Padding>,
         /// Names of classes, at most one list per output.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         labels: Vec<Labels>,

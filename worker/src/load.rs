@@ -105,6 +105,7 @@ pub(crate) fn load(
             queue_bytes_max: QUEUE_BYTES_MAX,
         },
         batching: model_config::batching(&model),
+        padding: version.padding.clone(),
         load: attempt,
         inline_us_max: INLINE_US_MAX,
         generation: placement.generation,

@@ -195,6 +195,7 @@ impl Offers {
             signature: completed.map_or_else(Signature::default, |c| c.signature),
             bytes_resident,
             image: found.settings.image.clone(),
+            padding: found.settings.padding.clone(),
             labels: found.labels.clone(),
             origin: found.origin,
             unknown: Unknown::new(),
@@ -211,6 +212,9 @@ impl Offers {
         let facts = self.verdicts.of(&artifact.digest, &found.folder.join(&found.model_file), How::CPU).await?;
         let completed = model_config::complete(config, found.model.as_str(), &facts.inputs, &facts.outputs, found.settings.max_batch_size);
         let mut completed = completed.map_err(|error| WorkerError::Invalid(format!("its configuration: {error}")))?;
+        if let Some(padding) = &found.settings.padding {
+            padding.check(&completed.signature).map_err(|what| WorkerError::Invalid(format!("[padding] in its sluice.toml: {what}")))?;
+        }
         completed.config.default_model_filename.clone_from(&found.model_file);
         Ok((completed, facts.bytes_resident))
     }

@@ -15,7 +15,7 @@ use policy::check::check_request;
 use policy::profile::{Latency, Profile};
 use policy::route::Arrivals;
 use policy::statistics::Statistics;
-use policy::{Envelope, Failure, Moment, Signature, VariantId, WorkerId};
+use policy::{Envelope, Failure, Moment, Padding, Signature, VariantId, WorkerId};
 use proto::call::{InferCall, ReplicaStatistics};
 use proto::chain::Chain;
 use std::collections::HashMap;
@@ -28,6 +28,7 @@ use tokio::sync::oneshot;
 mod assemble;
 mod inline;
 mod instance;
+mod padded;
 mod queue;
 mod running;
 mod split;
@@ -54,6 +55,8 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     /// What the model's configuration says about its queue.
     pub(crate) batching: Batching,
+    /// Which requests of different lengths may share a batch.
+    pub(crate) padding: Option<Padding>,
     /// Tells this load from others in this process.
     pub(crate) load: u64,
     /// Longest run, in microseconds, that may take place on a network thread.
@@ -272,7 +275,7 @@ impl Shared {
             rows: call.rows,
             bytes: raw.iter().map(|c| c.len() as u64).sum(),
             deadline: call.remaining.map(|length| now.after(length)),
-            group: group(&self.parts.signature, &call.envelope),
+            group: group(&self.parts, &call.envelope),
             priority,
             timeout_us,
         };
@@ -324,13 +327,21 @@ impl Shared {
     }
 }
 
-/// Requests of equal non-batch dimensions share a group.
-fn group(signature: &Signature, envelope: &Envelope) -> u64 {
+/// Requests of equal non-batch dimensions share a group, and those whose lengths may be filled up to the same.
+fn group(Parts { signature, padding, .. }: &Parts, envelope: &Envelope) -> u64 {
     let mut hasher = std::hash::DefaultHasher::new();
     let skip = usize::from(signature.max_batch_size > 0);
+    let bucket = padding.as_ref().and_then(|padding| padding.length(envelope)).map(Padding::bucket);
     for spec in &signature.inputs {
-        let input = envelope.inputs.iter().find(|i| i.name == spec.name);
-        input.map(|i| i.shape.get(skip..)).hash(&mut hasher);
+        let shape = envelope.inputs.iter().find(|i| i.name == spec.name).map(|input| &input.shape);
+        let padded = bucket.and_then(|bucket| Some((bucket, padding.as_ref()?.input(&spec.name)?.dim)));
+        match (shape, padded) {
+            (Some(shape), Some((bucket, dim))) => {
+                let dims = shape.iter().enumerate().skip(skip).map(|(i, size)| if i == dim { bucket as i64 } else { *size });
+                dims.for_each(|size| size.hash(&mut hasher));
+            }
+            _ => shape.map(|shape| shape.get(skip..)).hash(&mut hasher),
+        }
     }
     hasher.finish()
 }

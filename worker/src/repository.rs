@@ -3,7 +3,7 @@
 
 use crate::artifact::is_part;
 use crate::error::WorkerError;
-use policy::{ImageSpec, Labels, ModelName, Origin, Slo, Version};
+use policy::{ImageSpec, Labels, ModelName, Origin, Padding, Slo, Version};
 use proto::inference::ModelConfig;
 use proto::model_config::{self, VersionPolicy};
 use serde::Deserialize;
@@ -70,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) slo: Slo,
     /// How an encoded picture becomes its input.
     pub(crate) image: Option<ImageSpec>,
+    /// Which requests of different lengths may share a batch.
+    pub(crate) padding: Option<Padding>,
     labels: Option<LabelSettings>,
 }
 

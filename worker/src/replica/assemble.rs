@@ -1,6 +1,7 @@
 //! Puts the inputs of a batch side by side: a lone request's bytes go to the engine as they are, several are copied once, as are all that
 //! go to an engine with an arena of its own.
 
+use super::padded::Padded;
 use crate::arena::{Arena, ArenaError, Assembly, Region};
 use crate::engine::{EngineError, TensorView};
 use policy::{DataType, Dims, Envelope, Shape, Signature, TensorSpec};
@@ -67,6 +68,7 @@ impl Assembler {
         &'a mut self,
         signature: &'a Signature,
         requests: &[(&'a Envelope, &'a [Chain])],
+        padded: Option<&Padded<'_>>,
     ) -> Result<Inputs<'a>, EngineError> {
         let mut plan: Vec<Planned<'a>> = Vec::with_capacity(signature.inputs.len());
         let mut copied: Option<Assembly<'a>> = None;
@@ -85,6 +87,9 @@ impl Assembler {
             if let (true, Some(rows)) = (parts.len() > 1, shape.first_mut()) {
                 *rows = parts.iter().filter_map(|(s, _)| s.first()).fold(0, |sum: i64, n| sum.saturating_add(*n));
             }
+            if let Some(padded) = padded {
+                padded.shape(&spec.name, &mut shape);
+            }
             if let Some(graph) = &spec.graph_shape {
                 shape = graph_shape(spec, graph, &shape)?;
             }
@@ -98,13 +103,30 @@ impl Assembler {
                     }
                     let Some(copied) = &mut copied else { continue };
                     let chunks = parts.iter().flat_map(|(_, chain)| chain.slices().map(|slice| slice.as_ref()));
-                    Source::Arena(copied.gather(chunks).map_err(no_room)?)
+                    Source::Arena(match padded.filter(|padded| padded.fills(&spec.name)) {
+                        Some(padded) => filled(copied, padded, spec, &parts)?,
+                        None => copied.gather(chunks).map_err(no_room)?,
+                    })
                 }
             };
             plan.push(Planned { name: &spec.name, datatype: spec.datatype, shape, source });
         }
         Ok(Inputs { plan, copied })
     }
+}
+
+/// The bytes of an input of several requests, each filled up to the longest.
+fn filled(copied: &mut Assembly<'_>, padded: &Padded<'_>, spec: &TensorSpec, parts: &[(&Shape, &Chain)]) -> Result<Region, EngineError> {
+    let wrong = || EngineError::BadInput { what: format!("input `{}` cannot be filled up", spec.name) };
+    let lens = parts.iter().map(|(shape, _)| padded.len(&spec.name, spec.datatype, shape));
+    let lens = lens.collect::<Option<Vec<usize>>>().ok_or_else(wrong)?;
+    let region = copied.reserve(lens.iter().fold(0, |sum: usize, len| sum.saturating_add(*len))).map_err(no_room)?;
+    let mut rest = copied.bytes_mut(region);
+    for ((shape, chain), len) in parts.iter().zip(lens) {
+        let room = rest.split_off_mut(..len).ok_or_else(wrong)?;
+        padded.fill(&spec.name, spec.datatype, shape, chain, room).ok_or_else(wrong)?;
+    }
+    Ok(region)
 }
 
 /// Starts a batch in the instance's arena, which is made at the first.

@@ -1,6 +1,7 @@
 //! One engine thread of a replica: takes a batch, runs it, answers, until the replica closes or its engine fails.
 
 use super::assemble::Assembler;
+use super::padded::Padded;
 use super::{Job, Queue, Shared, ns, span, split};
 use crate::engine::{CancelFlag, Engine, EngineError};
 use crate::lane::{Delivery, Mailbox};
@@ -219,13 +220,14 @@ impl Instance {
             })
             .collect();
         let requests: Vec<(&Envelope, &[Chain])> = jobs.iter().map(|job| (&*job.envelope, job.raw.as_slice())).collect();
-        let inputs = self.assembler.assemble(&parts.signature, &requests)?;
+        let padded = Padded::of(parts.padding.as_ref(), requests.iter().map(|(envelope, _)| *envelope));
+        let inputs = self.assembler.assemble(&parts.signature, &requests, padded.as_ref())?;
         let assembled = Instant::now();
         let outputs = self.engine.run(&inputs.views(), &self.cancel)?;
         let ran = Instant::now();
         drop(runs);
         let rows: Vec<u32> = jobs.iter().map(|job| job.rows).collect();
-        let split = split::split(&parts.signature, &outputs, &rows);
+        let split = split::split(&parts.signature, &outputs, &rows, padded.as_ref());
         if let (Err(error), true) = (&split, rows.len() > 1) {
             self.shared.notice_mixed_rows(error);
         }

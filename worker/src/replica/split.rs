@@ -1,5 +1,6 @@
 //! Takes the outputs of a batch apart again: views of the engine's memory, no copies.
 
+use super::padded::Padded;
 use crate::engine::{EngineError, TensorOut};
 use bytes::Bytes;
 use policy::{DataType, Dims, Envelope, OutputTensor, Reply, Served, Shape, Signature, TensorSpec, VariantId};
@@ -49,7 +50,12 @@ impl Part {
 /// # Errors
 /// [`EngineError::NotComputed`] when several requests rode together and an output does not have one row per input row: nobody
 /// knows whose is whose (I5). Each can still run alone. Also when an output's shape is not the one a `reshape` starts from.
-pub(crate) fn split(signature: &Signature, outputs: &[TensorOut], rows: &[u32]) -> Result<Vec<Part>, EngineError> {
+pub(crate) fn split(
+    signature: &Signature,
+    outputs: &[TensorOut],
+    rows: &[u32],
+    padded: Option<&Padded<'_>>,
+) -> Result<Vec<Part>, EngineError> {
     let total: i64 = rows.iter().map(|r| i64::from(*r)).fold(0, i64::saturating_add);
     let mut parts: Vec<Part> = rows.iter().map(|_| Part(Vec::with_capacity(signature.outputs.len()))).collect();
     let together = rows.len() > 1;
@@ -69,7 +75,10 @@ pub(crate) fn split(signature: &Signature, outputs: &[TensorOut], rows: &[u32]) 
             if let (true, Some(first)) = (signature.max_batch_size > 0 && together, shape.first_mut()) {
                 *first = i64::from(*rows);
             }
-            let data = if i == last { std::mem::take(&mut rest) } else { front(output, &mut rest, &shape)? };
+            let mut data = if i == last { std::mem::take(&mut rest) } else { front(output, &mut rest, &shape)? };
+            if let Some(padded) = padded {
+                data = padded.cut(&spec.name, i, output.datatype, &mut shape, data)?;
+            }
             part.0.push(PartTensor { name: output.name.clone(), datatype: output.datatype, shape, data });
         }
     }

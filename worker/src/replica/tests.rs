@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
 mod inline;
+mod lengths;
 mod rules;
 mod shapes;
 mod statistics;
@@ -33,6 +34,7 @@ fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
         latency: Latency { alpha_us: 10.0, beta_us: 5.0 },
         limits: LIMITS,
         batching: Batching::default(),
+        padding: None,
         load: 1,
         inline_us_max: INLINE_US_MAX,
         generation: 0,
@@ -253,8 +255,8 @@ async fn only_the_outputs_asked_for_come_back() {
 #[test]
 fn i5_an_output_without_a_row_per_input_row_is_nobodys_answer() {
     let output = TensorOut { name: "y".into(), datatype: DataType::Fp32, shape: vec![1, 2], data: vec![0; 8].into() };
-    assert!(matches!(split::split(&signature(), std::slice::from_ref(&output), &[1, 1]), Err(EngineError::NotComputed { .. })));
-    assert!(split::split(&signature(), &[output], &[2]).is_ok(), "alone there is no doubt whose it is");
+    assert!(matches!(split::split(&signature(), std::slice::from_ref(&output), &[1, 1], None), Err(EngineError::NotComputed { .. })));
+    assert!(split::split(&signature(), &[output], &[2], None).is_ok(), "alone there is no doubt whose it is");
 }
 
 /// An engine whose output has as many rows as it likes: seven of the first value.
@@ -331,7 +333,7 @@ fn strings_are_split_at_their_own_lengths() {
     let element = |text: &[u8]| [&(text.len() as u32).to_le_bytes()[..], text].concat();
     let data = [element(b"a"), element(b""), element(b"long"), element(b"z")].concat();
     let output = TensorOut { name: "y".into(), datatype: DataType::Bytes, shape: vec![2, 2], data: data.clone().into() };
-    let parts = split::split(&signature(), &[output], &[1, 1]).unwrap();
+    let parts = split::split(&signature(), &[output], &[1, 1], None).unwrap();
     let replies: Vec<_> = parts.into_iter().map(|p| p.into_reply(&variant(), &Envelope::default(), Default::default())).collect();
     assert_eq!(replies[0].raw[0].clone().into_bytes(), [element(b"a"), element(b"")].concat());
     assert_eq!(replies[1].raw[0].clone().into_bytes(), [element(b"long"), element(b"z")].concat());
