@@ -50,7 +50,8 @@ impl Sender {
     /// Sends, and waits for the last answer. Blocks.
     pub(crate) fn run(self) -> io::Result<Sent> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(self.send())
+        // A task: what the runtime blocks on is woken through the kernel, and that for every request.
+        runtime.block_on(async { tokio::spawn(self.send()).await.map_err(io::Error::other)? })
     }
 
     async fn send(self) -> io::Result<Sent> {
@@ -155,7 +156,9 @@ async fn one(shared: &Shared, due: Due, deadline: Option<Duration>, request: Pre
     let sent = shared.start.elapsed();
     // An answer after its deadline is still read: how late it is tells more than that it is.
     let longest = deadline.unwrap_or_default().max(ANSWER_MAX);
-    let outcome = match tokio::time::timeout(longest, shared.client.ask(request)).await {
+    // Boxed: the runtime moves a task several times, and each of these is kilobytes.
+    let exchange = Box::pin(shared.client.ask(request));
+    let outcome = match tokio::time::timeout(longest, exchange).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("no answer within {} s", longest.as_secs())),
     };
