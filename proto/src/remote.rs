@@ -6,11 +6,12 @@ use crate::frame::{Encoding, MessageBody, MessageReader, ReadError};
 use crate::{control, envelope, metadata, status};
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use policy::{Failure, Version};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -24,6 +25,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(2));
 /// Path of the inference call of a worker's data port.
 pub const INFER_PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
+
+/// Made once: a name that is given as text is copied into every request.
+static VARIANT: HeaderName = HeaderName::from_static(metadata::VARIANT);
+static TENANT: HeaderName = HeaderName::from_static(metadata::TENANT);
+static TIMEOUT: HeaderName = HeaderName::from_static(metadata::TIMEOUT);
+static TRACEPARENT: HeaderName = HeaderName::from_static(metadata::TRACEPARENT);
+static TRACESTATE: HeaderName = HeaderName::from_static(metadata::TRACESTATE);
+/// Room for a variant's name, so that writing it does not grow the text piece by piece.
+const VARIANT_BYTES: usize = 128;
 
 type Sender = SendRequest<MessageBody>;
 
@@ -126,20 +136,22 @@ fn post(path: &'static str, message: &Chain) -> Request<MessageBody> {
 fn request(call: &InferCall) -> Result<Request<MessageBody>, Failure> {
     let mut request = post(INFER_PATH, &envelope::write_request(&call.envelope, &call.raw));
     let headers = request.headers_mut();
-    let mut put = |name: &'static str, value: &str| -> Result<(), Failure> {
+    let mut put = |name: &HeaderName, value: &str| -> Result<(), Failure> {
         let value = HeaderValue::from_str(value).map_err(|_| Failure::Malformed { what: format!("{name} is not a header value") })?;
         headers.insert(name, value);
         Ok(())
     };
-    put(metadata::VARIANT, &call.variant.to_string())?;
-    put(metadata::TENANT, &call.caller.tenant)?;
+    let mut variant = String::with_capacity(VARIANT_BYTES);
+    let _ = write!(variant, "{}", call.variant); // a String takes everything
+    put(&VARIANT, &variant)?;
+    put(&TENANT, &call.caller.tenant)?;
     if let Some(remaining) = call.remaining {
-        put(metadata::TIMEOUT, &metadata::format_timeout(remaining))?;
+        put(&TIMEOUT, &metadata::format_timeout(remaining))?;
     }
     if let Some(trace) = &call.trace {
-        put(metadata::TRACEPARENT, &trace.parent)?;
+        put(&TRACEPARENT, &trace.parent)?;
         if !trace.state.is_empty() {
-            put(metadata::TRACESTATE, &trace.state)?;
+            put(&TRACESTATE, &trace.state)?;
         }
     }
     Ok(request)
