@@ -50,8 +50,9 @@ impl Sender {
     /// Sends, and waits for the last answer. Blocks.
     pub(crate) fn run(self) -> io::Result<Sent> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        // A task: what the runtime blocks on is woken through the kernel, and that for every request.
-        runtime.block_on(async { tokio::spawn(self.send()).await.map_err(io::Error::other)? })
+        // Not a task, though a wake through the kernel for each request is its price: in one queue with the answers it would wait for
+        // all that wait to be read, and requests would leave late just when the server is.
+        runtime.block_on(self.send())
     }
 
     async fn send(self) -> io::Result<Sent> {
