@@ -91,7 +91,7 @@ impl Gateway {
             let table = self.core.table.load_full();
             let outlooks: Vec<_> = table.models.iter().filter_map(|(name, m)| m.outlook().map(|o| (name, o))).collect();
             let known = models.iter().all(|model| table.models.get(model).is_some_and(|m| !m.versions.is_empty()));
-            if known && *self.core.has_table.borrow() && !outlooks.iter().any(|(_, o)| matches!(o, Outlook::Pending)) {
+            if known && table.is_built && !outlooks.iter().any(|(_, o)| matches!(o, Outlook::Pending)) {
                 let ready = outlooks.iter().filter(|(_, o)| matches!(o, Outlook::Ready)).count();
                 let failed = outlooks.into_iter().filter_map(|(name, o)| match o {
                     Outlook::Failed(reason) => Some((name.clone(), reason)),

@@ -39,8 +39,6 @@ pub(crate) struct Core {
     pub(crate) budget: Budget,
     /// And whose they are.
     pub(crate) admission: Mutex<Admission>,
-    /// A table is there: read from the registry or from the snapshot.
-    pub(crate) has_table: watch::Sender<bool>,
 }
 
 impl Core {
@@ -65,7 +63,6 @@ impl Core {
             origin: Instant::now(),
             budget,
             admission: Mutex::new(Admission::new(limits)),
-            has_table: watch::channel(false).0,
         }
     }
 
@@ -78,7 +75,6 @@ impl Core {
     pub(crate) fn install(&self, table: Table) {
         self.table.store(Arc::new(table));
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
-        self.has_table.send_replace(true);
     }
 }
 

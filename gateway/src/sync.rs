@@ -67,10 +67,10 @@ impl Core {
     /// Can it serve? It has a table, is not going down, and of the models that could be served at least one is.
     /// The registry does not come into it (I2).
     pub(crate) fn is_ready(&self) -> bool {
-        if !*self.has_table.borrow() || self.is_draining() {
+        let table = self.table.load();
+        if !table.is_built || self.is_draining() {
             return false;
         }
-        let table = self.table.load();
         let mut servable = table.models.values().filter(|m| m.is_wanted() && !m.versions.is_empty()).peekable();
         servable.peek().is_none() || servable.any(|m| m.versions.values().any(|v| v.is_ready()))
     }

@@ -50,6 +50,8 @@ impl Sender {
     /// Sends, and waits for the last answer. Blocks.
     pub(crate) fn run(self) -> io::Result<Sent> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        // Not a task, though a wake through the kernel for each request is its price: in one queue with the answers it would wait for
+        // all that wait to be read, and requests would leave late just when the server is.
         runtime.block_on(self.send())
     }
 
@@ -155,7 +157,9 @@ async fn one(shared: &Shared, due: Due, deadline: Option<Duration>, request: Pre
     let sent = shared.start.elapsed();
     // An answer after its deadline is still read: how late it is tells more than that it is.
     let longest = deadline.unwrap_or_default().max(ANSWER_MAX);
-    let outcome = match tokio::time::timeout(longest, shared.client.ask(request)).await {
+    // Boxed: the runtime moves a task several times, and each of these is kilobytes.
+    let exchange = Box::pin(shared.client.ask(request));
+    let outcome = match tokio::time::timeout(longest, exchange).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("no answer within {} s", longest.as_secs())),
     };

@@ -10,11 +10,15 @@ use policy::check::limits;
 use policy::{DataType, Envelope, Failure, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Shape, SharedMemory};
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use smallvec::SmallVec;
 
 mod typed;
 mod write;
 
 pub use write::{write_head, write_reply, write_request, write_stream_reply};
+
+/// Typed contents of each input.
+type Contents = SmallVec<[Option<pb::InferTensorContents>; 1]>;
 
 /// Reads a request. `raw` has one chain per input, in the envelope's order; typed contents are turned into raw bytes here,
 /// so that nothing behind the door knows of them. An input in shared memory has an empty chain and keeps its parameters.
@@ -74,7 +78,7 @@ const RAW_FIELD: u32 = 7;
 struct Fields {
     envelope: Envelope,
     raw: Vec<Chain>,
-    contents: Vec<Option<pb::InferTensorContents>>,
+    contents: Contents,
 }
 
 impl Fields {
@@ -151,7 +155,7 @@ fn check_input_size(field: &Chain) -> Result<(), Failure> {
 }
 
 /// Raw or typed for the whole request, never both. An input in shared memory takes no raw entry and no typed contents.
-fn unify(envelope: &Envelope, raw: Vec<Chain>, contents: Vec<Option<pb::InferTensorContents>>) -> Result<Vec<Chain>, Failure> {
+fn unify(envelope: &Envelope, raw: Vec<Chain>, contents: Contents) -> Result<Vec<Chain>, Failure> {
     let shared = |input: &InputTensor| SharedMemory::is_named_in(&input.parameters);
     let typed = |contents: &Option<pb::InferTensorContents>| contents.as_ref().is_some_and(typed::has_values);
     let name = |input: &InputTensor| input.name.chars().take(limits::NAME_BYTES_MAX).collect();

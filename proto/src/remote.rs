@@ -6,11 +6,12 @@ use crate::frame::{CallBody, Encoding, MessageBody, MessageReader, ReadError};
 use crate::{control, envelope, metadata, status};
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use policy::{Failure, Version};
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -28,6 +29,14 @@ const FRAME_BYTES: u32 = 64 << 10;
 pub const INFER_PATH: &str = "/inference.GRPCInferenceService/ModelInfer";
 
 type Sender = SendRequest<CallBody>;
+/// Made once: a name that is given as text is copied into every request.
+static VARIANT: HeaderName = HeaderName::from_static(metadata::VARIANT);
+static TENANT: HeaderName = HeaderName::from_static(metadata::TENANT);
+static TIMEOUT: HeaderName = HeaderName::from_static(metadata::TIMEOUT);
+static TRACEPARENT: HeaderName = HeaderName::from_static(metadata::TRACEPARENT);
+static TRACESTATE: HeaderName = HeaderName::from_static(metadata::TRACESTATE);
+/// Room for a variant's name, so that writing it does not grow the text piece by piece.
+const VARIANT_BYTES: usize = 128;
 
 /// Requests over so many bytes go over a connection of their own: on the other one each would hold up a hundred small ones.
 const BULK_BYTES_MIN: u64 = 64 << 10;
@@ -161,20 +170,22 @@ fn request(call: &InferCall) -> Result<Request<CallBody>, Failure> {
     };
     let mut request = post(INFER_PATH, body);
     let headers = request.headers_mut();
-    let mut put = |name: &'static str, value: &str| -> Result<(), Failure> {
+    let mut put = |name: &HeaderName, value: &str| -> Result<(), Failure> {
         let value = HeaderValue::from_str(value).map_err(|_| Failure::Malformed { what: format!("{name} is not a header value") })?;
         headers.insert(name, value);
         Ok(())
     };
-    put(metadata::VARIANT, &call.variant.to_string())?;
-    put(metadata::TENANT, &call.caller.tenant)?;
+    let mut variant = String::with_capacity(VARIANT_BYTES);
+    let _ = write!(variant, "{}", call.variant); // a String takes everything
+    put(&VARIANT, &variant)?;
+    put(&TENANT, &call.caller.tenant)?;
     if let Some(remaining) = call.remaining {
-        put(metadata::TIMEOUT, &metadata::format_timeout(remaining))?;
+        put(&TIMEOUT, &metadata::format_timeout(remaining))?;
     }
     if let Some(trace) = &call.trace {
-        put(metadata::TRACEPARENT, &trace.parent)?;
+        put(&TRACEPARENT, &trace.parent)?;
         if !trace.state.is_empty() {
-            put(metadata::TRACESTATE, &trace.state)?;
+            put(&TRACESTATE, &trace.state)?;
         }
     }
     Ok(request)

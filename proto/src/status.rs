@@ -1,6 +1,6 @@
 //! The one place that turns a [`Failure`] into gRPC status fields, and back.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use policy::{Code, Failure};
 
 /// Tells a client when to try again (gRPC's A6).
@@ -27,8 +27,10 @@ pub fn message(failure: &Failure, id: &str) -> String {
 
 /// `grpc-status: 0`.
 pub fn ok_trailers() -> HeaderMap {
+    /// Made once: a name that is given as text is copied into every answer.
+    static STATUS: HeaderName = HeaderName::from_static("grpc-status");
     let mut map = HeaderMap::with_capacity(2);
-    map.insert("grpc-status", HeaderValue::from_static("0"));
+    map.insert(&STATUS, HeaderValue::from_static("0"));
     map
 }
 

@@ -40,7 +40,7 @@ fn bad_models_are_named_with_their_reason_and_the_good_one_serves() {
     std::fs::copy(kit.models.join("bad/external_ok/weights.bin"), dir.join("external_ok/1/weights.bin")).unwrap();
     std::fs::create_dir_all(dir.join("empty")).unwrap();
     std::fs::create_dir_all(dir.join("hollow/1")).unwrap();
-    let mut up = Sluice::up(&kit, dir, &["--validate-seconds", "3", "--validate-memory-mb", "2048"]);
+    let mut up = Sluice::up(&kit, dir, &["--validate-seconds", "8", "--validate-memory-mb", "2048"]);
     kit.python("conformance.py", &["metadata_and_control", up.port("grpc"), text(dir)]);
     let (_, said, _) = kit.run(&["get", "variants", "-o", "json", "--server", &up.url("admin")]);
     let variants: Vec<serde_json::Value> = serde_json::from_str(&said).unwrap();

@@ -6,17 +6,24 @@ use crate::inflow::{Cut, Inflow, InflowBody};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use std::collections::VecDeque;
+use smallvec::SmallVec;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
 /// A body of known slices and trailers: one message, or none.
-#[derive(Default)]
 pub struct MessageBody {
-    data: VecDeque<Bytes>,
+    /// Most messages are one slice, others a head and a tensor.
+    data: smallvec::IntoIter<[Bytes; 2]>,
     trailers: Option<HeaderMap>,
     data_len: u64,
+    is_message: bool,
+}
+
+impl Default for MessageBody {
+    fn default() -> Self {
+        Self { data: SmallVec::new().into_iter(), trailers: None, data_len: 0, is_message: false }
+    }
 }
 
 impl MessageBody {
@@ -26,16 +33,17 @@ impl MessageBody {
     }
 
     pub(super) fn framed(message: &Chain, compressed: bool, trailers: Option<HeaderMap>) -> Self {
-        let data: VecDeque<Bytes> = framed(message, compressed).collect();
+        let data: SmallVec<[Bytes; 2]> = framed(message, compressed).collect();
         let data_len = data.iter().map(|d| d.len() as u64).sum();
-        Self { data, trailers, data_len }
+        Self { data: data.into_iter(), trailers, data_len, is_message: true }
     }
 }
 
 impl MessageBody {
     /// The bytes as they are, without a frame: the body of an HTTP answer that is not gRPC.
     pub fn plain(bytes: &Chain) -> Self {
-        Self { data: bytes.slices().cloned().collect(), trailers: None, data_len: bytes.len() as u64 }
+        let data: SmallVec<[Bytes; 2]> = bytes.slices().cloned().collect();
+        Self { data: data.into_iter(), trailers: None, data_len: bytes.len() as u64, is_message: false }
     }
 }
 
@@ -44,7 +52,7 @@ impl Body for MessageBody {
     type Error = std::convert::Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let frame = match self.data.pop_front() {
+        let frame = match self.data.next() {
             Some(data) => {
                 self.data_len = self.data_len.saturating_sub(data.len() as u64);
                 Some(Frame::data(data))
@@ -55,12 +63,12 @@ impl Body for MessageBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.data.is_empty() && self.trailers.is_none()
+        self.data.len() == 0 && self.trailers.is_none()
     }
 
     /// A length is told only of plain bodies: gRPC has no use for it.
     fn size_hint(&self) -> SizeHint {
-        if self.trailers.is_some() { SizeHint::default() } else { SizeHint::with_exact(self.data_len) }
+        if self.is_message { SizeHint::default() } else { SizeHint::with_exact(self.data_len) }
     }
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 use crate::body::{STALL_MAX, stalled};
 use crate::budget::Budget;
+use http_body::Body as _;
 use std::io::Write as _;
 
 async fn read(encoding: Encoding, bytes: Vec<u8>, limit: usize) -> Result<Vec<Vec<u8>>, ReadError> {
@@ -73,6 +74,14 @@ async fn a_large_request_is_handed_on_as_it_comes_and_its_end_is_checked() {
         let Err(Failure::Malformed { what: got }) = fed(wrong, 1 << 20).await else { panic!("{what}") };
         assert!(got.contains(what), "{got}");
     }
+}
+
+#[test]
+fn only_a_plain_body_tells_its_length() {
+    let bytes = Chain::from(vec![0; 9]);
+    assert_eq!(MessageBody::plain(&bytes).size_hint().exact(), Some(9));
+    assert_eq!(MessageBody::message(&bytes, None).size_hint().exact(), None);
+    assert_eq!(MessageBody::default().size_hint().exact(), Some(0));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
@@ -77,6 +77,18 @@ impl Sender {
     }
 }
 
+/// Sends each of the requests once, one after the other.
+pub(crate) async fn each_once(canned: &Canned, authority: &str) -> anyhow::Result<()> {
+    let send = async {
+        let mut sender = Sender::connect(canned.protocol, authority).await?;
+        for request in canned.requests(authority)? {
+            sender.send(request).await?;
+        }
+        Ok(())
+    };
+    LocalSet::new().run_until(send).await
+}
+
 /// Sends to `authority` for `length` from `concurrency` callers.
 pub(crate) async fn closed_loop(canned: &Canned, authority: &str, concurrency: usize, length: Duration) -> anyhow::Result<Slice> {
     let set = LocalSet::new();
@@ -89,15 +101,19 @@ pub(crate) async fn closed_loop(canned: &Canned, authority: &str, concurrency: u
             }
         }
         senders.truncate(concurrency);
+        let requests = Rc::new((canned.requests(authority)?, Cell::new(0usize)));
         let latencies = Rc::new(RefCell::new(Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3)?));
         let (started, mut callers) = (Instant::now(), Vec::new());
         for mut sender in senders {
-            let (request, latencies) = (canned.request(authority)?, latencies.clone());
+            let (requests, latencies) = (requests.clone(), latencies.clone());
             callers.push(tokio::task::spawn_local(async move {
                 let mut bytes = 0;
+                let (requests, turns) = &*requests;
                 while started.elapsed() < length {
+                    let turn = turns.replace(turns.get().wrapping_add(1)).checked_rem(requests.len()).unwrap_or_default();
+                    let request = requests.get(turn).context("nothing to send")?.clone();
                     let sent = Instant::now();
-                    bytes = sender.send(request.clone()).await?;
+                    bytes = sender.send(request).await?;
                     latencies.borrow_mut().saturating_record(u64::try_from(sent.elapsed().as_nanos()).unwrap_or(u64::MAX));
                 }
                 anyhow::Ok(bytes)

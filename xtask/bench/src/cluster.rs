@@ -1,13 +1,11 @@
 //! The same model spread over processes: etcd, a controller, a worker, a gateway.
 
+use crate::etcd::Etcd;
 use crate::server::Server;
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use std::ffi::OsStr;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
-use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
 
 /// Longest wait for the model.
 const READY_MAX: Duration = Duration::from_secs(60);
@@ -17,21 +15,14 @@ pub(crate) struct Cluster {
     pub(crate) gateway: Server,
     pub(crate) worker: Server,
     _controller: Server,
-    _etcd: Child,
+    _etcd: Etcd,
 }
 
 impl Cluster {
     /// Starts everything under `dir`, and waits until the gateway answers for `model`.
     pub(crate) async fn start(sluice: &Path, etcd: &Path, models: &Path, dir: &Path, model: &str) -> anyhow::Result<Self> {
-        let (clients, peers) = (free_url().await?, free_url().await?);
-        let mut command = Command::new(etcd);
-        command.arg("--data-dir").arg(dir.join("etcd")).args(["--log-level", "error", "--name", "bench"]);
-        command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
-        command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
-        command.args(["--initial-cluster", &format!("bench={peers}")]);
-        let etcd = command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn();
-        let etcd = etcd.with_context(|| etcd_missing(command.as_std().get_program()))?;
-        let common = ["--etcd", &clients, "--cluster", "bench", "--log", "warn", "--admin", "127.0.0.1:0"];
+        let etcd = Etcd::start(etcd, dir).await?;
+        let common = ["--etcd", &etcd.url, "--cluster", "bench", "--log", "warn", "--admin", "127.0.0.1:0"];
         let start = async |role: &str, more: &[&OsStr]| {
             let arguments = std::iter::once(role).chain(common).map(OsStr::new).chain(more.iter().copied());
             Server::part(sluice, arguments).await
@@ -63,15 +54,4 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
-}
-
-/// A port that was free a moment ago.
-async fn free_url() -> anyhow::Result<String> {
-    let address = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
-    ensure!(address.port() != 0, "no free port");
-    Ok(format!("http://{address}"))
-}
-
-fn etcd_missing(program: &OsStr) -> String {
-    format!("{}: cargo xtask bench fetches it; by hand name one with --etcd", program.display())
 }

@@ -3,11 +3,15 @@
 //! Every bench prints a table of medians with their spread, then one line per target, and fails when a target is missed.
 #![allow(clippy::print_stdout, reason = "printing is what a bench is for")]
 
+mod allocations;
 mod batcher;
 mod client;
 mod cluster;
 mod echo;
+mod etcd;
+mod gateway;
 mod hop;
+mod load;
 mod message;
 mod overload;
 mod report;
@@ -16,10 +20,14 @@ mod server;
 mod serving;
 mod simulated;
 
+use allocations::Counting;
 use clap::{Parser, Subcommand};
 use report::Report;
 use std::path::PathBuf;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting::new();
 
 /// Measures Sluice against itself and against what it is built on.
 #[derive(Debug, Parser)]
@@ -50,6 +58,10 @@ struct Args {
 enum Bench {
     /// The smallest model through `sluice up` and through gateway and worker, beside a bare hyper server that echoes
     Serving,
+    /// The gateway alone, before a worker without an engine, beside a proxy that reads nothing
+    Gateway,
+    /// The load generator at a high rate: whether requests leave when they are due
+    Load,
     /// Every routing policy over an unequal fleet, simulated
     Router {
         /// Longer and more runs
@@ -77,6 +89,26 @@ enum Bench {
         #[arg(long)]
         answer: usize,
     },
+    /// Serve as a worker without an engine
+    #[command(hide = true)]
+    Canned,
+    /// Carry HTTP/2 requests on, unread
+    #[command(hide = true)]
+    Proxy {
+        /// `host:port` of the server behind it
+        #[arg(long)]
+        upstream: String,
+    },
+    /// Serve as a gateway whose allocations are counted
+    #[command(hide = true)]
+    Counted {
+        /// Address of etcd
+        #[arg(long)]
+        url: String,
+        /// Name of the cluster
+        #[arg(long)]
+        cluster: String,
+    },
 }
 
 fn main() -> ExitCode {
@@ -95,18 +127,25 @@ fn main() -> ExitCode {
 /// Runs what was asked for; false when a target was missed.
 async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut report = Report::new();
-    match args.bench {
+    match &args.bench {
         Bench::Serving => serving::run(args, &mut report).await?,
-        Bench::Router { full } => router::run(full, &mut report)?,
-        Bench::Batcher { full } => batcher::run(full, &mut report)?,
+        Bench::Gateway => gateway::run(args, &mut report).await?,
+        Bench::Load => load::run(args, &mut report).await?,
+        Bench::Router { full } => router::run(*full, &mut report)?,
+        Bench::Batcher { full } => batcher::run(*full, &mut report)?,
         Bench::Overload => overload::run(args, &mut report).await?,
         Bench::All { full } => {
             serving::run(args, &mut report).await?;
+            gateway::run(args, &mut report).await?;
+            load::run(args, &mut report).await?;
             overload::run(args, &mut report).await?;
-            router::run(full, &mut report)?;
-            batcher::run(full, &mut report)?;
+            router::run(*full, &mut report)?;
+            batcher::run(*full, &mut report)?;
         }
-        Bench::Echo { answer } => return echo::serve(answer).await.map(|()| true),
+        Bench::Echo { answer } => return echo::serve(*answer).await.map(|()| true),
+        Bench::Canned => return gateway::upstream::serve().await.map(|()| true),
+        Bench::Proxy { upstream } => return gateway::upstream::proxy(upstream).await.map(|()| true),
+        Bench::Counted { url, cluster } => return gateway::counted::serve(url, cluster).await.map(|()| true),
     }
     report.finish(args.json.as_deref())
 }

@@ -1,4 +1,4 @@
-//! The one request that benches send: a row of the smallest model, as gRPC and as REST carry it.
+//! The requests that benches send: a row of the smallest model, as gRPC and as REST carry it, or of others over gRPC.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request};
@@ -44,30 +44,20 @@ fn framed(message: &impl prost::Message) -> Bytes {
     body.into()
 }
 
-/// A request that is encoded once and sent again and again.
+/// Requests that are encoded once and sent again and again, in turn.
 #[derive(Debug, Clone)]
 pub(crate) struct Canned {
     pub(crate) protocol: Protocol,
-    body: Bytes,
+    bodies: Vec<Bytes>,
     json_len: usize,
 }
 
 impl Canned {
     pub(crate) fn new(protocol: Protocol) -> Self {
-        let data = vec![0u8; FEATURES * size_of::<f32>()];
         match protocol {
-            Protocol::Grpc => {
-                let shape = vec![1, FEATURES as i64];
-                let input = InferInputTensor { name: "input".into(), datatype: "FP32".into(), shape, ..Default::default() };
-                let request = ModelInferRequest {
-                    model_name: MODEL.into(),
-                    inputs: vec![input],
-                    raw_input_contents: vec![data.into()],
-                    ..Default::default()
-                };
-                Self { protocol, body: framed(&request), json_len: 0 }
-            }
+            Protocol::Grpc => Self::rows([MODEL.to_owned()], FEATURES),
             Protocol::Rest => {
+                let data = vec![0u8; FEATURES * size_of::<f32>()];
                 let json = serde_json::json!({
                     "inputs": [{ "name": "input", "datatype": "FP32", "shape": [1, FEATURES], "parameters": { "binary_data_size": data.len() } }],
                     "parameters": { "binary_data_output": true },
@@ -75,14 +65,30 @@ impl Canned {
                 let mut body = json.to_string().into_bytes();
                 let json_len = body.len();
                 body.extend(data);
-                Self { protocol, body: body.into(), json_len }
+                Self { protocol, bodies: vec![body.into()], json_len }
             }
         }
     }
 
-    /// The request for a server at `authority`.
-    pub(crate) fn request(&self, authority: &str) -> anyhow::Result<Request<Full<Bytes>>> {
-        let body = Full::new(self.body.clone());
+    /// A row of so many numbers over gRPC, for each of `models`.
+    pub(crate) fn rows(models: impl IntoIterator<Item = String>, numbers: usize) -> Self {
+        let data = Bytes::from(vec![0u8; numbers.saturating_mul(size_of::<f32>())]);
+        let body = |model_name| {
+            let shape = vec![1, numbers as i64];
+            let input = InferInputTensor { name: "input".into(), datatype: "FP32".into(), shape, ..Default::default() };
+            let raw_input_contents = vec![data.clone()];
+            framed(&ModelInferRequest { model_name, inputs: vec![input], raw_input_contents, ..Default::default() })
+        };
+        Self { protocol: Protocol::Grpc, bodies: models.into_iter().map(body).collect(), json_len: 0 }
+    }
+
+    /// The requests for a server at `authority`.
+    pub(crate) fn requests(&self, authority: &str) -> anyhow::Result<Vec<Request<Full<Bytes>>>> {
+        self.bodies.iter().map(|body| self.request(authority, body)).collect()
+    }
+
+    fn request(&self, authority: &str, body: &Bytes) -> anyhow::Result<Request<Full<Bytes>>> {
+        let body = Full::new(body.clone());
         let request = match self.protocol {
             Protocol::Grpc => Request::post(format!("http://{authority}/inference.GRPCInferenceService/ModelInfer"))
                 .header("content-type", HeaderValue::from_static("application/grpc"))

@@ -75,8 +75,13 @@ impl Server {
         Ok(self.child.kill().await?)
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> anyhow::Result<u32> {
+        self.child.id().context("the server has ended")
+    }
+
     fn process(&self, file: &str) -> anyhow::Result<String> {
-        let pid = self.child.id().context("the server has ended")?;
+        let pid = self.id()?;
         Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
     }
 
