@@ -254,7 +254,11 @@ impl Shared {
     }
 
     fn now(&self) -> Moment {
-        Moment::default().after(self.origin.elapsed())
+        self.at(Instant::now())
+    }
+
+    fn at(&self, instant: Instant) -> Moment {
+        Moment::default().after(instant.saturating_duration_since(self.origin))
     }
 
     fn gone(&self) -> Failure {
@@ -270,7 +274,8 @@ impl Shared {
     fn enqueue(&self, call: InferCall, raw: Vec<Chain>, lane: &Lane) -> Result<(Ticket, oneshot::Receiver<Outcome>), Failure> {
         let Asked { priority, timeout_us } = Asked::of(&call.envelope)?;
         let (answer, receiver) = lane.answer();
-        let now = self.now();
+        let arrived = Instant::now();
+        let now = self.at(arrived);
         let pending = Pending {
             rows: call.rows,
             bytes: raw.iter().map(|c| c.len() as u64).sum(),
@@ -281,7 +286,7 @@ impl Shared {
         };
         let queued = Some(span!("queue", call.trace, self.parts.variant));
         let InferCall { envelope, rows, trace, .. } = call;
-        let job = Job { envelope, raw, rows, arrived: Instant::now(), answer, trace, queued };
+        let job = Job { envelope, raw, rows, arrived, answer, trace, queued };
         let mut queue = self.lock();
         if queue.closed || queue.failed.is_some() {
             drop(queue);
