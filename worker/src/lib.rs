@@ -31,6 +31,8 @@ mod replica;
 mod repository;
 mod runtime;
 mod serve;
+#[cfg(feature = "test-util")]
+pub mod stand_in;
 #[cfg(test)]
 mod testing;
 pub mod validate;

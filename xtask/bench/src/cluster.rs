@@ -1,5 +1,6 @@
 //! The same model spread over processes: etcd, a controller, a worker, a gateway.
 
+use crate::Args;
 use crate::server::Server;
 use anyhow::{Context as _, ensure};
 use std::ffi::OsStr;
@@ -21,8 +22,9 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything under `dir`, and waits until the gateway answers for `model`.
-    pub(crate) async fn start(sluice: &Path, etcd: &Path, models: &Path, dir: &Path, model: &str) -> anyhow::Result<Self> {
+    /// Starts everything under `dir`, the worker with `flags` too, and waits until the gateway answers for `model`.
+    pub(crate) async fn start(args: &Args, models: &Path, dir: &Path, model: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        let (sluice, etcd) = (&args.sluice, &args.etcd);
         let (clients, peers) = (free_url().await?, free_url().await?);
         let mut command = Command::new(etcd);
         command.arg("--data-dir").arg(dir.join("etcd")).args(["--log-level", "error", "--name", "bench"]);
@@ -40,7 +42,8 @@ impl Cluster {
         let controller = start("controller", &[text("--id"), text("c")]).await?;
         let (worker, gateway) = (dir.join("worker"), dir.join("gateway"));
         let listen = [text("--id"), text("w"), text("--listen"), text("127.0.0.1:0"), text("--models"), models.as_os_str()];
-        let worker = start("worker", &[&listen[..], &[text("--data-dir"), worker.as_os_str()]].concat()).await?;
+        let flags: Vec<&OsStr> = flags.iter().map(|flag| text(flag)).collect();
+        let worker = start("worker", &[&listen[..], &[text("--data-dir"), worker.as_os_str()], &flags].concat()).await?;
         let ports = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data-dir"].map(OsStr::new);
         let gateway = start("gateway", &[&ports[..], &[gateway.as_os_str()]].concat()).await?;
         let cluster = Self { gateway, worker, _controller: controller, _etcd: etcd };

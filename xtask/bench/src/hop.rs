@@ -19,7 +19,7 @@ const OPEN_MIN: Duration = Duration::from_secs(1);
 /// Runs it with `models`, which has the smallest model alone, beside `up`.
 pub(crate) async fn run(args: &Args, models: &Path, up: &Server, report: &mut Report) -> anyhow::Result<()> {
     let (slice, dir) = (Duration::from_millis(args.slice_ms), tempfile::tempdir()?);
-    let cluster = Cluster::start(&args.sluice, &args.etcd, models, dir.path(), MODEL).await?;
+    let cluster = Cluster::start(args, models, dir.path(), MODEL, &[]).await?;
     let canned = Canned::new(Protocol::Grpc);
     let bare = bare(up, &canned).await?;
     let hop = [&cluster.gateway, &cluster.worker];

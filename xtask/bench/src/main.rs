@@ -7,7 +7,10 @@ mod batcher;
 mod client;
 mod cluster;
 mod echo;
+mod fake_latency;
 mod hop;
+mod ideal;
+mod inprocess;
 mod message;
 mod overload;
 mod report;
@@ -15,6 +18,8 @@ mod router;
 mod server;
 mod serving;
 mod simulated;
+mod swing;
+mod truth;
 
 use clap::{Parser, Subcommand};
 use report::Report;
@@ -30,6 +35,12 @@ struct Args {
     /// Model directory with `mlp` and `mobilenetv2`
     #[arg(long)]
     models: PathBuf,
+    /// Model directory with `efficientnet_lite0` and `minilm_l6`; `demo` beside the other one when not given
+    #[arg(long, value_name = "DIR")]
+    demo_models: Option<PathBuf>,
+    /// ONNX Runtime library, for measurements of the engine alone
+    #[arg(long, env = "SLUICE_ONNXRUNTIME", default_value = "libonnxruntime.so")]
+    onnxruntime: PathBuf,
     /// The `etcd` binary
     #[arg(long, env = "SLUICE_ETCD", default_value = "etcd")]
     etcd: PathBuf,
@@ -48,8 +59,14 @@ struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Bench {
-    /// The smallest model through `sluice up` and through gateway and worker, beside a bare hyper server that echoes
+    /// The smallest model beside a bare hyper server that echoes, then `ideal`
     Serving,
+    /// Real networks at concurrency 8, beside the engine alone in its best setting
+    Ideal,
+    /// How far rates are apart from process to process
+    Swing,
+    /// One trace live and in virtual time, at fake-latency engines and at a real model
+    SimTruth,
     /// Every routing policy over an unequal fleet, simulated
     Router {
         /// Longer and more runs
@@ -77,6 +94,31 @@ enum Bench {
         #[arg(long)]
         answer: usize,
     },
+    /// Serve a described fleet by engines that only take time; benches start this one themselves
+    #[command(hide = true)]
+    FakeLatency {
+        /// The fleet's description
+        #[arg(long)]
+        fleet: PathBuf,
+        /// Decides the noise of the engines
+        #[arg(long)]
+        seed: u64,
+    },
+    /// Run a model without a server; benches start this one themselves
+    #[command(hide = true)]
+    InProcess {
+        #[command(flatten)]
+        subject: inprocess::Subject,
+        #[command(flatten)]
+        setting: inprocess::Setting,
+    },
+}
+
+impl Args {
+    /// Where the demo's models are.
+    fn demo_models(&self) -> PathBuf {
+        self.demo_models.clone().unwrap_or_else(|| self.models.with_file_name("demo"))
+    }
 }
 
 fn main() -> ExitCode {
@@ -96,17 +138,28 @@ fn main() -> ExitCode {
 async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut report = Report::new();
     match args.bench {
-        Bench::Serving => serving::run(args, &mut report).await?,
+        Bench::Serving => {
+            serving::run(args, &mut report).await?;
+            ideal::run(args, &mut report).await?;
+        }
+        Bench::Ideal => ideal::run(args, &mut report).await?,
+        Bench::Swing => swing::run(args, &mut report).await?,
+        Bench::SimTruth => truth::run(args, &mut report).await?,
         Bench::Router { full } => router::run(full, &mut report)?,
         Bench::Batcher { full } => batcher::run(full, &mut report)?,
         Bench::Overload => overload::run(args, &mut report).await?,
         Bench::All { full } => {
             serving::run(args, &mut report).await?;
+            ideal::run(args, &mut report).await?;
+            swing::run(args, &mut report).await?;
+            truth::run(args, &mut report).await?;
             overload::run(args, &mut report).await?;
             router::run(full, &mut report)?;
             batcher::run(full, &mut report)?;
         }
         Bench::Echo { answer } => return echo::serve(answer).await.map(|()| true),
+        Bench::FakeLatency { ref fleet, seed } => return fake_latency::serve(fleet, seed).await.map(|()| true),
+        Bench::InProcess { ref subject, setting } => return inprocess::serve(&args.onnxruntime, subject, setting).map(|()| true),
     }
     report.finish(args.json.as_deref())
 }

@@ -1,7 +1,7 @@
 //! Servers under measurement: children that never outlive the bench, and what they cost.
 
 use anyhow::Context as _;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -10,6 +10,9 @@ use tokio::process::{Child, Command};
 
 /// Longest wait for a server.
 const READY_MAX: Duration = Duration::from_secs(120);
+
+/// What this program wants to be told in any case, where it is started by itself.
+pub(crate) const OWN: [&str; 4] = ["--sluice", "-", "--models", "-"];
 
 /// A running server.
 pub(crate) struct Server {
@@ -26,6 +29,12 @@ impl Server {
     /// Starts `program` and waits for its lines `listening:` and `ready:`.
     pub(crate) async fn start(program: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<Self> {
         Self::started(program, arguments, "ready:").await
+    }
+
+    /// Starts another of this program: what a bench measures against.
+    pub(crate) async fn own(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<Self> {
+        let arguments: Vec<_> = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+        Self::start(&std::env::current_exe()?, OWN.map(OsString::from).into_iter().chain(arguments)).await
     }
 
     /// The same for a part of a cluster, which is ready when the others say so.
