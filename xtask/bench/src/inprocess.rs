@@ -5,6 +5,7 @@
 use crate::server::OWN;
 use anyhow::{Context as _, ensure};
 use policy::DataType;
+use rustix::time::{ClockId, clock_gettime};
 use std::fmt;
 use std::io::{BufRead as _, Write as _};
 use std::num::NonZeroUsize;
@@ -79,10 +80,17 @@ impl InProcess {
         Ok(process)
     }
 
+    /// Rows a second over `length`, and the processor seconds of each.
+    pub(crate) async fn run(&mut self, length: Duration) -> anyhow::Result<(f64, f64)> {
+        self.orders.write_all(format!("{}\n", length.as_millis()).as_bytes()).await?;
+        let line = self.line().await?;
+        let (rate, cpu) = line.split_once(' ').with_context(|| format!("the in-process run says {line:?}"))?;
+        Ok((rate.parse()?, cpu.parse()?))
+    }
+
     /// Rows a second over `length`.
     pub(crate) async fn rate(&mut self, length: Duration) -> anyhow::Result<f64> {
-        self.orders.write_all(format!("{}\n", length.as_millis()).as_bytes()).await?;
-        Ok(self.line().await?.parse()?)
+        Ok(self.run(length).await?.0)
     }
 
     async fn line(&mut self) -> anyhow::Result<String> {
@@ -91,7 +99,8 @@ impl InProcess {
     }
 }
 
-/// The process itself: reads milliseconds from its input, runs for that long, prints rows a second; until the input ends.
+/// The process itself: reads milliseconds from its input, runs for that long, prints rows a second and processor seconds of a row; until
+/// the input ends.
 pub(crate) fn serve(library: &Path, subject: &Subject, setting: Setting) -> anyhow::Result<()> {
     let runtime = Runtime::open(&[library.to_owned()])?;
     let spec = LoadSpec { allow_spinning: setting.spinning, ..LoadSpec::cpu(&subject.file, setting.threads) };
@@ -109,24 +118,36 @@ pub(crate) fn serve(library: &Path, subject: &Subject, setting: Setting) -> anyh
     writeln!(out, "ready")?;
     for line in std::io::stdin().lock().lines() {
         let length = Duration::from_millis(line?.trim().parse()?);
-        let rates = std::thread::scope(|scope| {
+        let before = cpu();
+        let runs = std::thread::scope(|scope| {
             let inputs = &inputs;
-            let runs: Vec<_> =
-                engines.iter_mut().map(|engine| scope.spawn(move || runs_per_second(engine.as_mut(), inputs, length))).collect();
-            runs.into_iter().map(|run| run.join().unwrap_or_else(|_| anyhow::bail!("a run panicked"))).collect::<anyhow::Result<Vec<f64>>>()
+            let runs: Vec<_> = engines.iter_mut().map(|engine| scope.spawn(move || repeat(engine.as_mut(), inputs, length))).collect();
+            let joined = runs.into_iter().map(|run| run.join().unwrap_or_else(|_| anyhow::bail!("a run panicked")));
+            joined.collect::<anyhow::Result<Vec<_>>>()
         })?;
-        writeln!(out, "{}", rates.iter().sum::<f64>() * f64::from(setting.rows))?;
+        let used = cpu().saturating_sub(before).as_secs_f64();
+        let rows = |runs: f64| runs * f64::from(setting.rows);
+        let rate: f64 = runs.iter().map(|(count, seconds)| rows(f64::from(*count)) / seconds).sum();
+        let count: u32 = runs.iter().map(|(count, _)| count).sum();
+        writeln!(out, "{rate} {}", used / rows(f64::from(count)).max(1.0))?;
     }
     Ok(())
 }
 
-fn runs_per_second(engine: &mut dyn Engine, inputs: &[Input], length: Duration) -> anyhow::Result<f64> {
+/// How often it ran in about `length`, and seconds until the last run ended.
+fn repeat(engine: &mut dyn Engine, inputs: &[Input], length: Duration) -> anyhow::Result<(u32, f64)> {
     let (started, mut runs) = (Instant::now(), 0u32);
     while started.elapsed() < length {
         run(engine, inputs)?;
         runs = runs.saturating_add(1);
     }
-    Ok(f64::from(runs) / started.elapsed().as_secs_f64())
+    Ok((runs, started.elapsed().as_secs_f64()))
+}
+
+/// Processor time of this process.
+fn cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 fn run(engine: &mut dyn Engine, inputs: &[Input]) -> anyhow::Result<()> {

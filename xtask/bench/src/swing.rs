@@ -78,13 +78,10 @@ pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> 
     }
     ours.report(&format!("{}, sluice up", NETWORK.name), report);
     if let Some(one) = sides.first() {
-        let (ours, one) = (spread(&ours.rate), spread(&one.rate));
-        report.target(
-            format!("{}: spread over processes, ours beside one session's {one:.1} %", NETWORK.name),
-            ours,
-            Bound::AtMost(one),
-            "%",
-        );
+        // What the machine does meanwhile is in both, and taken out of both.
+        let (ours, one) = (spread(&ours.relative), spread(&one.relative).round());
+        let name = format!("{}: processes apart, over the steady one, ours beside one session's", NETWORK.name);
+        report.target(name, ours, Bound::AtMost(one), "%");
     }
     Ok(())
 }
