@@ -22,6 +22,7 @@ mod world;
 mod tests;
 
 pub use fleet::{Fleet, FleetModel, FleetWorker};
+pub use worker::noise;
 
 use crate::error::LoadError;
 use crate::measure::{Measured, Measurement, Subject};

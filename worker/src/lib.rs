@@ -32,6 +32,8 @@ mod repository;
 pub mod runner;
 mod runtime;
 mod serve;
+#[cfg(feature = "test-util")]
+pub mod stand_in;
 #[cfg(test)]
 mod testing;
 pub mod validate;

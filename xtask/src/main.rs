@@ -56,7 +56,8 @@ enum Task {
     },
     /// Measure alternatives in one interleaved run, and say which targets are met
     Bench {
-        /// Passed to the bench: `serving`, `gateway`, `load`, `overload`, `router`, `batcher` or `all`; --rounds N and --json FILE before it
+        /// Passed to the bench: `serving`, `gateway`, `load`, `ideal`, `swing`, `sim-truth`, `overload`, `router`, `batcher` or `all`;
+        /// --rounds N and --json FILE before it
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

@@ -149,8 +149,8 @@ impl Worker {
     }
 }
 
-/// A log-normal factor of mean 1 (Box and Muller).
-fn noise(random: &mut Rng, sigma: f64) -> f64 {
+/// The noise on a batch's time: a log-normal factor of mean 1 (Box and Muller).
+pub fn noise(random: &mut Rng, sigma: f64) -> f64 {
     if sigma == 0.0 {
         return 1.0;
     }

@@ -325,3 +325,19 @@ fn a_site_with_fewer_than_half_of_its_replicas_healthy_leans_on_others_without_a
     candidates[3].standing = Standing::Excluded;
     assert_eq!(go(&candidates), 60, "two of five healthy: what a request does not want says nothing");
 }
+
+#[test]
+fn an_uneven_replica_that_is_idle_is_not_refused_for_its_rare_slow_runs() {
+    let uneven = Candidate { alpha_us: 20_000.0, kappa: 3.0, instances: 2, ..idle() };
+    let check = |candidate: Candidate, remaining_us, is_taken: bool| {
+        let choice = choose_at(&[candidate], Some(remaining_us), [0.5; 2]);
+        assert_eq!(choice.is_ok(), is_taken, "{candidate:?} {remaining_us}: {choice:?}");
+    };
+    check(uneven, 60_000, true);
+    check(uneven, 20_000, true);
+    check(uneven, 19_999, false);
+    check(Candidate { in_flight: 1, ..uneven }, 60_000, true);
+    check(Candidate { in_flight: 2, ..uneven }, 60_000, false);
+    check(Candidate { backlog_us: 1, ..uneven }, 60_000, false);
+    check(Candidate { in_flight: 2, ..uneven }, 75_000, true);
+}

@@ -1,5 +1,6 @@
 //! The same model spread over processes: etcd, a controller, a worker, a gateway.
 
+use crate::Args;
 use crate::etcd::Etcd;
 use crate::server::Server;
 use anyhow::Context as _;
@@ -19,9 +20,9 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything under `dir`, and waits until the gateway answers for `model`.
-    pub(crate) async fn start(sluice: &Path, etcd: &Path, models: &Path, dir: &Path, model: &str) -> anyhow::Result<Self> {
-        let etcd = Etcd::start(etcd, dir).await?;
+    /// Starts everything under `dir`, the worker with `flags` too, and waits until the gateway answers for `model`.
+    pub(crate) async fn start(args: &Args, models: &Path, dir: &Path, model: &str, flags: &[&str]) -> anyhow::Result<Self> {
+        let (sluice, etcd) = (&args.sluice, Etcd::start(&args.etcd, dir).await?);
         let common = ["--etcd", &etcd.url, "--cluster", "bench", "--log", "warn", "--admin", "127.0.0.1:0"];
         let start = async |role: &str, more: &[&OsStr]| {
             let arguments = std::iter::once(role).chain(common).map(OsStr::new).chain(more.iter().copied());
@@ -31,7 +32,8 @@ impl Cluster {
         let controller = start("controller", &[text("--id"), text("c")]).await?;
         let (worker, gateway) = (dir.join("worker"), dir.join("gateway"));
         let listen = [text("--id"), text("w"), text("--listen"), text("127.0.0.1:0"), text("--models"), models.as_os_str()];
-        let worker = start("worker", &[&listen[..], &[text("--data-dir"), worker.as_os_str()]].concat()).await?;
+        let flags: Vec<&OsStr> = flags.iter().map(|flag| text(flag)).collect();
+        let worker = start("worker", &[&listen[..], &[text("--data-dir"), worker.as_os_str()], &flags].concat()).await?;
         let ports = ["--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--data-dir"].map(OsStr::new);
         let gateway = start("gateway", &[&ports[..], &[gateway.as_os_str()]].concat()).await?;
         let cluster = Self { gateway, worker, _controller: controller, _etcd: etcd };

@@ -19,23 +19,30 @@ const OPEN_MIN: Duration = Duration::from_secs(1);
 /// Runs it with `models`, which has the smallest model alone, beside `up`.
 pub(crate) async fn run(args: &Args, models: &Path, up: &Server, report: &mut Report) -> anyhow::Result<()> {
     let (slice, dir) = (Duration::from_millis(args.slice_ms), tempfile::tempdir()?);
-    let cluster = Cluster::start(&args.sluice, &args.etcd, models, dir.path(), MODEL).await?;
+    let cluster = Cluster::start(args, models, &dir.path().join("none"), MODEL, &["--isolation", "none"]).await?;
+    let apart = Cluster::start(args, models, &dir.path().join("process"), MODEL, &["--isolation", "process"]).await?;
     let canned = Canned::new(Protocol::Grpc);
     let bare = bare(up, &canned).await?;
-    let hop = [&cluster.gateway, &cluster.worker];
+    let (hop, isolated) = ([&cluster.gateway, &cluster.worker], [&apart.gateway, &apart.worker]);
+    let (mut apart, mut cost) = (Cell::default(), Samples::default());
     let (mut floor, mut ours, mut share) = (Cell::default(), Cell::default(), Samples::default());
     let (mut one_up, mut one_hop, mut added) = (Cell::default(), Cell::default(), Samples::default());
     for _ in 0..args.rounds {
         let a = floor.measure(&[&bare], &canned, CALLERS, slice).await?.rate;
         let b = ours.measure(&hop, &canned, CALLERS, slice).await?.rate;
         share.push(b / a.max(1.0));
+        let c = apart.measure(&isolated, &canned, CALLERS, slice).await?.rate;
+        cost.push(100.0 * (1.0 - c / b.max(1.0)));
         one_up.measure(&[up], &canned, 1, slice).await?;
         one_hop.measure(&hop, &canned, 1, slice).await?;
         added.push(one_hop.p50_us.last() - one_up.p50_us.last());
     }
     ours.report("gRPC at 32, gateway + worker", report);
     report.row("gRPC at 32, gateway + worker: share of the bare rate", &share, "");
+    apart.report("gRPC at 32, gateway + worker, isolation process", report);
+    report.row("gRPC at 32, isolation process: costs of the rate", &cost, "%");
     report.row("gRPC at 1, gateway + worker: added to p50", &added, "us");
+    report.target("gRPC at 32, isolation process: costs of the rate", cost.median(), Bound::AtMost(25.0), "%");
     report.target("gRPC at 32, gateway + worker: share of the bare rate", share.median(), Bound::AtLeast(0.35), "");
     report.target("gRPC at 32, gateway + worker: CPU of both a request", ours.cpu_us.median(), Bound::AtMost(45.0), "us");
     report.target("gRPC at 1, gateway + worker: added to p50", added.median(), Bound::AtMost(150.0), "us");

@@ -9,8 +9,11 @@ mod client;
 mod cluster;
 mod echo;
 mod etcd;
+mod fake_latency;
 mod gateway;
 mod hop;
+mod ideal;
+mod inprocess;
 mod load;
 mod message;
 mod overload;
@@ -19,6 +22,8 @@ mod router;
 mod server;
 mod serving;
 mod simulated;
+mod swing;
+mod truth;
 
 use allocations::Counting;
 use clap::{Parser, Subcommand};
@@ -38,6 +43,12 @@ struct Args {
     /// Model directory with `mlp` and `mobilenetv2`
     #[arg(long)]
     models: PathBuf,
+    /// Model directory with `efficientnet_lite0` and `minilm_l6`; `demo` beside the other one when not given
+    #[arg(long, value_name = "DIR")]
+    demo_models: Option<PathBuf>,
+    /// ONNX Runtime library, for measurements of the engine alone
+    #[arg(long, env = "SLUICE_ONNXRUNTIME", default_value = "libonnxruntime.so")]
+    onnxruntime: PathBuf,
     /// The `etcd` binary
     #[arg(long, env = "SLUICE_ETCD", default_value = "etcd")]
     etcd: PathBuf,
@@ -56,12 +67,18 @@ struct Args {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Bench {
-    /// The smallest model through `sluice up` and through gateway and worker, beside a bare hyper server that echoes
+    /// The smallest model beside a bare hyper server that echoes, then `ideal`
     Serving,
     /// The gateway alone, before a worker without an engine, beside a proxy that reads nothing
     Gateway,
     /// The load generator at a high rate: whether requests leave when they are due
     Load,
+    /// Real networks at concurrency 8, beside the engine alone in its best setting
+    Ideal,
+    /// How far rates are apart from process to process
+    Swing,
+    /// One trace live and in virtual time, at fake-latency engines and at a real model
+    SimTruth,
     /// Every routing policy over an unequal fleet, simulated
     Router {
         /// Longer and more runs
@@ -109,6 +126,31 @@ enum Bench {
         #[arg(long)]
         cluster: String,
     },
+    /// Serve a described fleet by engines that only take time; benches start this one themselves
+    #[command(hide = true)]
+    FakeLatency {
+        /// The fleet's description
+        #[arg(long)]
+        fleet: PathBuf,
+        /// Decides the noise of the engines
+        #[arg(long)]
+        seed: u64,
+    },
+    /// Run a model without a server; benches start this one themselves
+    #[command(hide = true)]
+    InProcess {
+        #[command(flatten)]
+        subject: inprocess::Subject,
+        #[command(flatten)]
+        setting: inprocess::Setting,
+    },
+}
+
+impl Args {
+    /// Where the demo's models are.
+    fn demo_models(&self) -> PathBuf {
+        self.demo_models.clone().unwrap_or_else(|| self.models.with_file_name("demo"))
+    }
 }
 
 fn main() -> ExitCode {
@@ -128,17 +170,26 @@ fn main() -> ExitCode {
 async fn run(args: &Args) -> anyhow::Result<bool> {
     let mut report = Report::new();
     match &args.bench {
-        Bench::Serving => serving::run(args, &mut report).await?,
+        Bench::Serving => {
+            serving::run(args, &mut report).await?;
+            ideal::run(args, &mut report).await?;
+        }
         Bench::Gateway => gateway::run(args, &mut report).await?,
         Bench::Load => load::run(args, &mut report).await?,
+        Bench::Ideal => ideal::run(args, &mut report).await?,
+        Bench::Swing => swing::run(args, &mut report).await?,
+        Bench::SimTruth => truth::run(args, &mut report).await?,
         Bench::Router { full } => router::run(*full, &mut report)?,
         Bench::Batcher { full } => batcher::run(*full, &mut report)?,
         Bench::Overload => overload::run(args, &mut report).await?,
         Bench::All { full } => {
             serving::run(args, &mut report).await?;
+            ideal::run(args, &mut report).await?;
+            swing::run(args, &mut report).await?;
             gateway::run(args, &mut report).await?;
             load::run(args, &mut report).await?;
             overload::run(args, &mut report).await?;
+            truth::run(args, &mut report).await?;
             router::run(*full, &mut report)?;
             batcher::run(*full, &mut report)?;
         }
@@ -146,6 +197,8 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
         Bench::Canned => return gateway::upstream::serve().await.map(|()| true),
         Bench::Proxy { upstream } => return gateway::upstream::proxy(upstream).await.map(|()| true),
         Bench::Counted { url, cluster } => return gateway::counted::serve(url, cluster).await.map(|()| true),
+        Bench::FakeLatency { fleet, seed } => return fake_latency::serve(fleet, *seed).await.map(|()| true),
+        Bench::InProcess { subject, setting } => return inprocess::serve(&args.onnxruntime, subject, *setting).map(|()| true),
     }
     report.finish(args.json.as_deref())
 }

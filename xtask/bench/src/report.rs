@@ -31,6 +31,10 @@ impl Samples {
         self.sum() / self.0.len() as f64
     }
 
+    pub(crate) fn min(&self) -> f64 {
+        self.at(0.0)
+    }
+
     pub(crate) fn max(&self) -> f64 {
         self.at(1.0)
     }

@@ -1,7 +1,7 @@
 //! Servers under measurement: children that never outlive the bench, and what they cost.
 
 use anyhow::Context as _;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -10,6 +10,9 @@ use tokio::process::{Child, Command};
 
 /// Longest wait for a server.
 const READY_MAX: Duration = Duration::from_secs(120);
+
+/// What this program wants to be told in any case, where it is started by itself.
+pub(crate) const OWN: [&str; 4] = ["--sluice", "-", "--models", "-"];
 
 /// A running server.
 pub(crate) struct Server {
@@ -26,6 +29,12 @@ impl Server {
     /// Starts `program` and waits for its lines `listening:` and `ready:`.
     pub(crate) async fn start(program: &Path, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<Self> {
         Self::started(program, arguments, "ready:").await
+    }
+
+    /// Starts another of this program: what a bench measures against.
+    pub(crate) async fn own(arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> anyhow::Result<Self> {
+        let arguments: Vec<_> = arguments.into_iter().map(|argument| argument.as_ref().to_owned()).collect();
+        Self::start(&std::env::current_exe()?, OWN.map(OsString::from).into_iter().chain(arguments)).await
     }
 
     /// The same for a part of a cluster, which is ready when the others say so.
@@ -85,12 +94,15 @@ impl Server {
         Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
     }
 
-    /// Processor time it has used.
+    /// Processor time that it and its runners have used.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
-        let stat = self.process("stat")?;
-        let (_, fields) = stat.rsplit_once(')').context("/proc stat")?;
-        // utime and stime, the 14th and 15th field; the name took two.
-        let ticks: u64 = fields.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<u64>().ok()).sum();
+        let mut ticks = ticks(&self.process("stat")?)?;
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.id()?))?.flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            for child in children.split_whitespace() {
+                ticks = ticks.saturating_add(self::ticks(&std::fs::read_to_string(format!("/proc/{child}/stat"))?)?);
+            }
+        }
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
@@ -101,4 +113,10 @@ impl Server {
         let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib << 10)
     }
+}
+
+/// Clock ticks in a process's `stat`: utime and stime, the 14th and 15th field; the name took two.
+fn ticks(stat: &str) -> anyhow::Result<u64> {
+    let (_, fields) = stat.rsplit_once(')').context("/proc stat")?;
+    Ok(fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum())
 }

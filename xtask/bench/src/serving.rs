@@ -57,8 +57,7 @@ impl Cell {
 /// A bare server that answers as many bytes as `of` does.
 pub(crate) async fn bare(of: &Server, canned: &Canned) -> anyhow::Result<Server> {
     let answer = Cell::default().measure(&[of], canned, 1, Duration::from_millis(300)).await?.answer_bytes;
-    let arguments = ["--sluice", "-", "--models", "-", "echo", "--answer", &answer.to_string()].map(str::to_owned);
-    Server::start(&std::env::current_exe()?, arguments).await
+    Server::own(["echo", "--answer", &answer.to_string()]).await
 }
 
 /// Runs it.

@@ -21,7 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["policy", "proto", "registry"]),
     ("controller", &["policy", "proto", "registry"]),
     ("loadtest", &["policy", "proto", "registry"]),
-    ("bench", &["policy", "proto", "registry", "gateway", "loadtest"]),
+    ("bench", &["policy", "proto", "registry", "gateway", "worker", "loadtest"]),
     ("demo", &["policy", "proto"]),
     ("xtask", &[]),
 ];
