@@ -2,6 +2,7 @@
 
 use crate::adapt::Wishes;
 use crate::shard::{Core, Shard};
+use crate::split;
 use crate::table::{ModelVersion, Replica};
 use policy::check::check_request;
 use policy::profile::FORECAST_US_MAX;
@@ -81,15 +82,53 @@ impl Shard {
         context: Context,
     ) -> Result<InferReply, Failure> {
         let wishes = Wishes::take(&self.core, &context, version, &mut envelope, &mut raw).await?;
-        let checked = check_request(version.signature(), &envelope)?;
+        let mut reply = match check_request(version.signature(), &envelope) {
+            Ok(checked) => self.answer_one(version, envelope, raw, checked.rows, context).await?,
+            Err(Failure::BatchTooLarge { .. }) if version.record.split => {
+                Box::pin(self.answer_split(version, envelope, raw, context)).await?
+            }
+            Err(failure) => return Err(failure),
+        };
+        wishes.fulfil(version, &mut reply)?;
+        Ok(reply)
+    }
+
+    /// Answers a request above the largest batch in parts, which are all sent at once.
+    async fn answer_split(
+        &self,
+        version: &Arc<ModelVersion>,
+        envelope: Envelope,
+        raw: Tensors,
+        context: Context,
+    ) -> Result<InferReply, Failure> {
+        let raw = context.in_time(raw.collect()).await??;
+        let answer = |(part, raw): (Envelope, Vec<Chain>)| {
+            let context = context.clone();
+            async move {
+                let rows = check_request(version.signature(), &part)?.rows;
+                let reply = self.answer_one(version, part, Tensors::Here(raw), rows, context).await?;
+                Ok::<_, Failure>((i64::from(rows), reply))
+            }
+        };
+        let parts = split::parts(version.signature(), &envelope, raw)?;
+        split::joined(futures_util::future::try_join_all(parts.into_iter().map(answer)).await?)
+    }
+
+    /// Answers a request of `rows` rows whose envelope is right.
+    async fn answer_one(
+        &self,
+        version: &Arc<ModelVersion>,
+        envelope: Envelope,
+        raw: Tensors,
+        rows: u32,
+        context: Context,
+    ) -> Result<InferReply, Failure> {
         if let Tensors::Here(raw) = &raw {
             check_bytes_inputs(&envelope, raw)?;
         }
         let pin = pinned(version, &envelope)?;
-        let request = Request { envelope: Arc::new(envelope), raw, rows: checked.rows, context, pin };
-        let mut reply = self.answer_checked(version, &request).await?;
-        wishes.fulfil(version, &mut reply)?;
-        Ok(reply)
+        let request = Request { envelope: Arc::new(envelope), raw, rows, context, pin };
+        self.answer_checked(version, &request).await
     }
 
     /// Sends a request to a replica, and to one on another worker when that may help.

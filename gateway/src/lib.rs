@@ -25,6 +25,7 @@ mod settings;
 mod shard;
 mod shm;
 mod snapshot;
+mod split;
 mod statistics;
 mod stream;
 mod sync;

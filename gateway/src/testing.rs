@@ -66,6 +66,7 @@ pub(crate) fn version(number: u64, state: VersionState) -> VersionRecord {
         signature: Signature::default(),
         bytes_resident: 1,
         image: None,
+        split: false,
         padding: None,
         labels: Vec::new(),
         origin: policy::Origin::Directory,

@@ -66,6 +66,7 @@ mod tests {
             signature: Signature::default(),
             bytes_resident: 0,
             image: None,
+            split: false,
             padding: None,
             labels: vec![],
             origin,

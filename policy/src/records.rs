@@ -304,6 +304,9 @@ record! {
         /// How pictures become its input.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         image: Option<ImageSpec>,
+        /// Requests above the largest batch are answered in parts.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        split: bool,
         /// Which requests of different lengths may share a batch.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         padding: Option<Padding>,

@@ -195,6 +195,7 @@ impl Offers {
             signature: completed.map_or_else(Signature::default, |c| c.signature),
             bytes_resident,
             image: found.settings.image.clone(),
+            split: found.settings.split,
             padding: found.settings.padding.clone(),
             labels: found.labels.clone(),
             origin: found.origin,

@@ -70,6 +70,8 @@ pub(crate) struct Settings {
     pub(crate) slo: Slo,
     /// How an encoded picture becomes its input.
     pub(crate) image: Option<ImageSpec>,
+    /// Requests above the largest batch are answered in parts.
+    pub(crate) split: bool,
     /// Which requests of different lengths may share a batch.
     pub(crate) padding: Option<Padding>,
     labels: Option<LabelSettings>,

@@ -214,3 +214,30 @@ async fn a_tenant_that_holds_its_share_is_refused_and_no_other() {
     assert_eq!(shard.core.admission.lock().unwrap().bytes(), 0, "what was given up is given back");
     assert!(shard.core.admit("t", 4).is_ok());
 }
+
+#[tokio::test]
+async fn a_request_above_the_largest_batch_is_refused_or_answered_in_parts() {
+    for split in [false, true] {
+        let (shard, workers) = gateway([("a", Behaviour::Answers), ("b", Behaviour::Answers)]).await;
+        let mut record = version(1, VersionState::Valid);
+        record.split = split;
+        let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1], optional: false, graph_shape: None };
+        record.signature = Signature { max_batch_size: 4, inputs: vec![spec.clone()], outputs: vec![spec] };
+        let content = Content::default().version(&record).worker(&worker("a", 1)).replica(&replica("a", 1, 1, ReplicaState::Ready));
+        shard.core.install(content.table());
+        let input = InputTensor {
+            name: "x".into(),
+            datatype: "FP32".into(),
+            shape: Shape::from_slice(&[10]),
+            byte_length: 40,
+            ..Default::default()
+        };
+        let envelope = Envelope { model: "m".into(), inputs: vec![input], ..Default::default() };
+        let context = Context { caller: Caller { tenant: Arc::from("t") }, trace: None, deadline: None };
+        let answer = shard.answer(envelope, Tensors::Here(vec![Chain::from(vec![0; 40])]), context).await;
+        match split {
+            true => assert_eq!((answer.is_ok(), workers.asked()), (true, 3), "4, 4 and 2 rows"),
+            false => assert!(matches!(answer, Err(Failure::BatchTooLarge { rows: 10, .. }))),
+        }
+    }
+}

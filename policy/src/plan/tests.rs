@@ -42,6 +42,7 @@ pub(super) fn version(model: &str, number: u64, content: u64, bytes_resident: u6
         signature: Signature::default(),
         bytes_resident,
         image: None,
+        split: false,
         padding: None,
         labels: Vec::new(),
         origin: crate::Origin::Directory,

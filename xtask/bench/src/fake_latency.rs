@@ -157,6 +157,7 @@ impl Records {
             signature: signature(model.max_batch_size),
             bytes_resident: 0,
             image: None,
+            split: false,
             padding: None,
             labels: Vec::new(),
             origin: Origin::Directory,

@@ -140,6 +140,7 @@ fn version(model: ModelName, version: Version) -> anyhow::Result<VersionRecord> 
         signature: signature(),
         bytes_resident: 1,
         image: None,
+        split: false,
         padding: None,
         labels: Vec::new(),
         origin: Origin::Directory,
