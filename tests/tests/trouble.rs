@@ -54,7 +54,7 @@ fn bad_models_are_named_with_their_reason_and_the_good_one_serves() {
         ("external_outside", ".."),
         ("external_absolute", "absolute"),
         ("crash", "crashed"),
-        ("hang", "3 s"),
+        ("hang", "8 s"),
         ("memory_bomb", "2048 MiB"),
     ];
     for (name, needle) in expected {

@@ -30,7 +30,7 @@ pub struct Described {
     pub latency: Latency,
 }
 
-/// A running worker. Its port closes when it is dropped.
+/// A running worker, kept for as long as it should serve.
 pub struct StandIn {
     _server: Server,
     _handle: WorkerHandle,

@@ -30,6 +30,8 @@ pub(crate) async fn serve(fleet: &Path, seed: u64) -> anyhow::Result<()> {
     let fleet = Fleet::parse(&std::fs::read_to_string(fleet)?)?;
     let [model] = fleet.models.as_slice() else { anyhow::bail!("{} models; expected one", fleet.models.len()) };
     ensure!(fleet.gateways == 1, "{} gateways; expected one", fleet.gateways);
+    // A gateway sends only to replicas that take what the version takes.
+    ensure!(fleet.workers.iter().all(|worker| worker.rows_max.is_none()), "rows_max of a worker; expected the model's alone");
     let (registry, keys) = (registry::open(RegistryConfig::Embedded { data_dir: None })?, Keys::new("fake"));
     let mut records = Records { keys: keys.clone(), txn: Txn::new() };
     records.model(model)?;
@@ -56,7 +58,7 @@ fn describe(model: &FleetModel, worker: &FleetWorker, number: usize) -> anyhow::
     Ok(Described {
         worker: WorkerId::new(format!("w{number}"))?,
         variant: VariantId::parse(&format!("{}:1:fp32@ort", model.name))?,
-        signature: signature(worker.rows_max.map_or(model.max_batch_size, |rows| rows.min(model.max_batch_size))),
+        signature: signature(model.max_batch_size),
         latency: Latency { alpha_us: worker.alpha_us, beta_us: worker.beta_us },
     })
 }

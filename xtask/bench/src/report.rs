@@ -64,6 +64,8 @@ pub(crate) enum Bound {
 
 /// Everything a bench has to say.
 pub(crate) struct Report {
+    /// What ran here before: beside others' work, rates and shares of rates say little.
+    load: String,
     notes: Vec<String>,
     rows: Vec<(String, Samples, &'static str)>,
     targets: Vec<(String, f64, Bound, &'static str)>,
@@ -71,7 +73,9 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new() -> Self {
-        Self { notes: Vec::new(), rows: Vec::new(), targets: Vec::new() }
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let load = load.split(' ').next().unwrap_or_default().to_owned();
+        Self { load, notes: Vec::new(), rows: Vec::new(), targets: Vec::new() }
     }
 
     /// What must be known to read the table.
@@ -91,7 +95,7 @@ impl Report {
 
     /// Prints all, writes it to `json` when given; true when every target is met.
     pub(crate) fn finish(self, json: Option<&Path>) -> anyhow::Result<bool> {
-        let host = host();
+        let host = format!("{}, load average {} before", host(), self.load);
         println!("\n{host}");
         self.notes.iter().for_each(|note| println!("{note}"));
         println!("{:<52} {:>12} {:>25}", "median of the rounds", "", "quartiles");

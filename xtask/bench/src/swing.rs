@@ -78,10 +78,13 @@ pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> 
     }
     ours.report(&format!("{}, sluice up", NETWORK.name), report);
     if let Some(one) = sides.first() {
+        let mut target = |what: &str, ours: &Samples, one: &Samples| {
+            let name = format!("{}: processes apart{what}, ours beside one session's", NETWORK.name);
+            report.target(name, spread(ours), Bound::AtMost(spread(one)), "%");
+        };
+        target("", &ours.rate, &one.rate);
         // What the machine does meanwhile is in both, and taken out of both.
-        let (ours, one) = (spread(&ours.relative), spread(&one.relative).round());
-        let name = format!("{}: processes apart, over the steady one, ours beside one session's", NETWORK.name);
-        report.target(name, ours, Bound::AtMost(one), "%");
+        target(", over the steady one", &ours.relative, &one.relative);
     }
     Ok(())
 }
