@@ -62,6 +62,7 @@ fn obey(library: &std::path::Path) -> std::io::Result<()> {
                     inputs: Window::new(shared.inputs),
                     outputs: Window::new(shared.outputs),
                     current: current.clone(),
+                    names: Vec::new(),
                     last: Vec::new(),
                 };
                 let runtime = runtime.clone();
@@ -135,6 +136,8 @@ struct Served {
     inputs: Window,
     outputs: Window,
     current: Arc<Current>,
+    /// Of the inputs, in the signature's order.
+    names: Vec<String>,
     /// Outputs that are not written yet, since the slot was too small.
     last: Vec<TensorOut>,
 }
@@ -146,6 +149,7 @@ impl Served {
         let told = loaded.as_ref().map(|engine| (engine.provider(), engine.signature()));
         let sent = serde_json::to_vec(&told).map_err(std::io::Error::other).and_then(|json| self.mail.send(&LoadTold { json }));
         let (Ok(mut engine), Ok(())) = (loaded, sent) else { return };
+        self.names = engine.signature().inputs.iter().map(|spec| spec.name.clone()).collect();
         while let Ok(ask) = self.mail.receive::<Ask>() {
             let told = match self.answer(engine.as_mut(), &ask) {
                 Ok(told) => told,
@@ -180,8 +184,7 @@ impl Served {
         let ends = ask.inputs.iter().map(|tensor| tensor.region().and_then(|region| region.offset.checked_add(region.len)));
         let end = ends.collect::<Option<Vec<_>>>().and_then(|ends| ends.into_iter().max().or(Some(0)));
         end.and_then(|end| self.inputs.reach(end)).ok_or_else(|| misplaced("inputs"))?;
-        let names: Vec<String> = engine.signature().inputs.iter().map(|spec| spec.name.clone()).collect();
-        let view = |tensor| view(&self.inputs, &names, tensor);
+        let view = |tensor| view(&self.inputs, &self.names, tensor);
         let views: Vec<_> = ask.inputs.iter().map(view).collect::<Option<_>>().ok_or_else(|| misplaced("inputs"))?;
         engine.run(&views, &self.current.begin(ask.run))
     }
