@@ -245,7 +245,11 @@ mod tests {
         write(dir.path(), "good/1/model.onnx", "x");
         write(dir.path(), "good/2/model.onnx", "x");
         write(dir.path(), "good/03/model.onnx", "not a version, as in Triton");
-        write(dir.path(), "good/sluice.toml", "max_batch_size = 8\n[slo]\nlatency_ms = 50\n");
+        write(
+            dir.path(),
+            "good/sluice.toml",
+            "max_batch_size = 8\nsplit = true\n[slo]\nlatency_ms = 50\n[padding]\ninputs = [{ name = \"x\", dim = 1, value = 0 }]\n",
+        );
         write(dir.path(), "empty/readme", "x");
         write(dir.path(), "hollow/1/other.onnx", "x");
         write(dir.path(), "typo/1/model.onnx", "x");
@@ -265,6 +269,8 @@ mod tests {
         let (found, problems) = scan(dir.path()).unwrap();
         let names: Vec<_> = found.iter().map(|f| format!("{}:{}", f.model, f.version)).collect();
         assert_eq!(names, ["good:1", "good:2", "triton:10", "triton:2", "unread:1"]);
+        let Settings { split, padding, .. } = &found[0].settings;
+        assert_eq!((*split, padding.as_ref().and_then(|p| p.input("x")).map(|x| (x.dim, x.value))), (true, Some((1, 0.0))));
         assert_eq!(wanted_versions(&found[..2]), Wanted::default());
         assert_eq!(wanted_versions(&found[2..4]), Wanted { versions: vec![], latest: Some(u32::MAX) });
         let [two, ten] = [2, 10].map(|n| Version::parse(&n.to_string()).unwrap());
