@@ -64,7 +64,8 @@ impl Front {
         if let Some((envelope, layout, records)) = opening.and_then(|(front, len)| envelope::read_opening(&front, len)) {
             let (feeder, inflow) = inflow(layout);
             let coming = reader.feed(feeder, records);
-            return self.infer_coming(coming, envelope, Tensors::Coming(inflow), context, encoding).await;
+            // Boxed: what is kept for a large request must not make the future of every small one larger.
+            return Box::pin(self.infer_coming(coming, envelope, Tensors::Coming(inflow), context, encoding)).await;
         }
         let read = async {
             let (message, held) = reader.only().await?;

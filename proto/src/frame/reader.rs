@@ -155,8 +155,10 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
                     return Ok(None);
                 }
             }
-            let mut front = self.buffered.clone();
-            let (flag, len) = (front.get_u8(), u64::from(front.get_u32()));
+            let mut prefix = [0; PREFIX_BYTES];
+            prefix.iter_mut().zip(self.buffered.slices().flat_map(|slice| slice.iter())).for_each(|(to, from)| *to = *from);
+            let [flag, length @ ..] = prefix;
+            let len = u64::from(u32::from_be_bytes(length));
             if flag != 0 || len <= STREAM_BYTES_MIN || len > self.limit as u64 {
                 return Ok(None);
             }
@@ -165,7 +167,7 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
                     return Ok(None);
                 }
             }
-            front = self.buffered.clone();
+            let mut front = self.buffered.clone();
             front.advance(PREFIX_BYTES);
             Ok(Some((front, len)))
         };
