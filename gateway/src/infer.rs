@@ -146,6 +146,13 @@ impl Shard {
             }
             let sent = Instant::now();
             let result = self.send(replica, request).await;
+            if let Ok(reply) = &result {
+                replica.gauge.report(self.core.now(), &reply.load);
+                // What came while it was sent came at its sender's pace.
+                if let (Tensors::Here(_), Some(worked_us)) = (&request.raw, Served::total_us(&reply.reply.parameters)) {
+                    replica.gauge.travelled(sent.elapsed().as_secs_f64() * 1e6 - worked_us as f64, request.raw.len());
+                }
+            }
             if let (Some(remaining_us), Ok(_) | Err(Failure::DeadlineExceeded { .. })) = (chosen.remaining_us, &result) {
                 let actual_us = Moment::default().after(sent.elapsed()).as_us();
                 version.learned().headroom.record(chosen.predicted_us, actual_us, remaining_us);
@@ -239,19 +246,10 @@ impl Shard {
             caller: request.context.caller.clone(),
             trace: trace::pass_on(&span, request.context.trace.as_ref()),
         };
-        let sent = Instant::now();
         let mut replies = upstream.infer(call);
         let answer = async move { replies.next().await.unwrap_or(Err(Failure::BadReply { what: "no reply".to_owned() })) };
         // At the deadline the replies are dropped, which cancels the call.
-        let result = request.context.in_time(answer.instrument(span)).await.flatten();
-        if let Ok(reply) = &result {
-            replica.gauge.report(self.core.now(), &reply.load);
-            // What came while it was sent came at its sender's pace.
-            if let (Tensors::Here(_), Some(worked_us)) = (&request.raw, Served::total_us(&reply.reply.parameters)) {
-                replica.gauge.travelled(sent.elapsed().as_secs_f64() * 1e6 - worked_us as f64, request.raw.len());
-            }
-        }
-        result
+        request.context.in_time(answer.instrument(span)).await.flatten()
     }
 }
 

@@ -140,26 +140,16 @@ impl Feeder {
     pub fn missing(&self) -> u64 {
         self.0.layout.total.saturating_sub(self.0.lock().arrived)
     }
-
-    /// All is here.
-    pub fn finish(self) {
-        self.end();
-    }
-
-    fn end(&self) {
-        let mut state = self.0.lock();
-        let whole = state.arrived == self.0.layout.total;
-        state.ended.get_or_insert(whole);
-        let woken = state.wake();
-        drop(state);
-        woken.into_iter().for_each(Waker::wake);
-    }
 }
 
 impl Drop for Feeder {
     /// What is not whole by now never will be.
     fn drop(&mut self) {
-        self.end();
+        let mut state = self.0.lock();
+        state.ended = Some(state.arrived == self.0.layout.total);
+        let woken = state.wake();
+        drop(state);
+        woken.into_iter().for_each(Waker::wake);
     }
 }
 
@@ -284,7 +274,7 @@ mod tests {
                 feeder.push(Bytes::copy_from_slice(slice)).unwrap();
             }
             prop_assert!(feeder.push(Bytes::from_static(b"x")).is_err(), "more than was promised");
-            feeder.finish();
+            drop(feeder);
             let twice = [inflow.clone(), inflow];
             for inflow in twice {
                 let out = inflow.collect().now_or_never().unwrap().unwrap();
@@ -322,7 +312,7 @@ mod tests {
         let bytes = Bytes::from(records(&tensors));
         let (mut feeder, inflow) = inflow(layout(&tensors));
         bytes.chunks(1 << 20).for_each(|slice| feeder.push(bytes.slice_ref(slice)).unwrap());
-        feeder.finish();
+        drop(feeder);
         assert!(inflow.is_whole());
         let again = inflow.clone();
         inflow.collect().now_or_never().unwrap().unwrap();

@@ -315,6 +315,35 @@ mod tests {
         }
     }
 
+    /// Which of two connections a call of so many bytes comes by.
+    async fn line_of(remote: &Remote, ends: &mut [h2::server::Connection<tokio::net::TcpStream, bytes::Bytes>; 2], bytes: usize) -> usize {
+        let mut call = InferCall { raw: Tensors::Here(vec![Chain::from(vec![0; bytes])]), ..call() };
+        Arc::make_mut(&mut call.envelope).inputs.push(policy::InputTensor::default());
+        let mut replies = remote.infer(call);
+        let [one, other] = ends;
+        tokio::select! {
+            Some(Ok(_)) = one.accept() => 0,
+            Some(Ok(_)) = other.accept() => 1,
+            _ = replies.next() => panic!("nobody answers"),
+        }
+    }
+
+    #[tokio::test]
+    async fn large_requests_have_a_connection_of_their_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let remote = Remote::connect(&listener.local_addr().unwrap().to_string(), 1 << 20, 1);
+        let (one, other) = (listener.accept().await.unwrap().0, listener.accept().await.unwrap().0);
+        let (one, other) = tokio::join!(h2::server::handshake(one), h2::server::handshake(other));
+        let mut ends = [one.unwrap(), other.unwrap()];
+        while remote.small.sender().is_none() || remote.bulk.sender().is_none() {
+            tokio::task::yield_now().await;
+        }
+        let large = line_of(&remote, &mut ends, 100_000).await;
+        for (bytes, is_large) in [(100, false), (100_000, true), (60_000, false)] {
+            assert_eq!(line_of(&remote, &mut ends, bytes).await == large, is_large, "{bytes}");
+        }
+    }
+
     #[tokio::test]
     async fn i5_an_answer_is_whole_with_its_message_and_lost_with_part_of_it() {
         let whole = dies_after(usize::MAX).await.unwrap();

@@ -154,16 +154,10 @@ impl Replica {
         ReplicaStatistics { variant: variant.clone(), load: *load, generation: *generation, statistics: self.statistics() }
     }
 
-    /// A request of `sender` came over the network.
-    pub(crate) fn arrives(&self, sender: u64) {
+    /// A request of `sender` came over the network; what came of late from all over what came from it.
+    pub(crate) fn arrives(&self, sender: u64) -> f64 {
         let now = self.shared.now();
-        self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner).count(now, sender);
-    }
-
-    /// What came of late over what came from `sender`.
-    pub(crate) fn senders(&self, sender: u64) -> f64 {
-        let now = self.shared.now();
-        self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner).senders(now, sender)
+        self.shared.arrivals.lock().unwrap_or_else(PoisonError::into_inner).count(now, sender)
     }
 
     /// Queues `call` and waits for its answer. Dropping the future takes the request out of the queue, and stops a run that nobody else

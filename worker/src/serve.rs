@@ -54,8 +54,7 @@ impl DataPort {
         let message = self.message(&head.headers, body).await?;
         let (envelope, raw) = envelope::read_request(message)?;
         let replica = self.worker.handle.replica(&variant)?;
-        let sender = metadata::sender(&head.headers);
-        replica.arrives(sender);
+        let senders = replica.arrives(metadata::sender(&head.headers));
         let call = InferCall {
             envelope: Arc::new(envelope),
             raw: Tensors::Here(raw),
@@ -66,7 +65,7 @@ impl DataPort {
             trace: trace::of(&head.headers),
         };
         let mut reply = replica.infer(call, &self.worker.lane).await?;
-        reply.load.senders = replica.senders(sender);
+        reply.load.senders = senders;
         Ok(reply)
     }
 

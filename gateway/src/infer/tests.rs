@@ -61,8 +61,9 @@ impl Upstream for Fake {
         Replies::one(async move {
             match behaviour {
                 Behaviour::Answers => {
-                    let reply = Reply { model: id, version: "1".into(), ..Reply::default() };
-                    Ok(InferReply { reply, raw: vec![], load: LoadReport::default() })
+                    let parameters = policy::Served::default().into_parameters();
+                    let reply = Reply { model: id, version: "1".into(), parameters, ..Reply::default() };
+                    Ok(InferReply { reply, raw: vec![], load: LoadReport { senders: 3.0, ..LoadReport::default() } })
                 }
                 Behaviour::Waits(told) => {
                     told.notified().await;
@@ -213,6 +214,16 @@ async fn a_tenant_that_holds_its_share_is_refused_and_no_other() {
     }
     assert_eq!(shard.core.admission.lock().unwrap().bytes(), 0, "what was given up is given back");
     assert!(shard.core.admit("t", 4).is_ok());
+}
+
+#[tokio::test]
+async fn what_a_reply_tells_and_how_long_it_took_is_kept_for_the_next_choice() {
+    let (shard, _) = gateway([("a", Behaviour::Answers), ("b", Behaviour::Answers)]).await;
+    ask(&shard, None).await.unwrap();
+    let table = shard.core.table.load_full();
+    let gauges: Vec<_> =
+        table.resolve("m", "1").unwrap().replicas.iter().map(|r| (r.gauge.senders(), r.gauge.path().to_parts()[0])).collect();
+    assert!(gauges.iter().any(|(senders, rtt_us)| *senders == 3.0 && *rtt_us > 0.0), "{gauges:?}");
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ impl Gateway {
 
 impl Gauge {
     fn candidate(&self, now: Moment, slo_us: Option<f64>) -> Candidate {
-        let forecast = self.forecast.aged(now.us_since(self.reported));
+        let forecast = self.forecast.aged(now.us_since(self.forecast_at));
         let rows_max = forecast.rows_max(self.rows_max);
         Candidate {
             alpha_us: forecast.latency.alpha_us,

@@ -39,8 +39,10 @@ impl Forecast {
     /// runs show that it is over.
     #[must_use]
     pub fn aged(self, quiet_us: u64) -> Self {
-        let left = (-(quiet_us as f64) / SLOW_BELIEVED_US).exp();
-        Self { slow: if self.slow > 1.0 { 1.0 + (self.slow - 1.0) * left } else { self.slow }, ..self }
+        match self.slow > 1.0 {
+            true => Self { slow: 1.0 + (self.slow - 1.0) * (-(quiet_us as f64) / SLOW_BELIEVED_US).exp(), ..self },
+            false => self,
+        }
     }
 
     /// Expected microseconds of a batch of `rows`.

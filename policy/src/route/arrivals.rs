@@ -17,8 +17,8 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// A request of `sender`.
-    pub fn count(&mut self, now: Moment, sender: u64) {
+    /// A request of `sender` comes; all arrivals over those of `sender`, at least 1.
+    pub fn count(&mut self, now: Moment, sender: u64) -> f64 {
         self.turn(now);
         let known = self.counts.iter().position(|(known, ..)| *known == sender);
         let place = known.or_else(|| {
@@ -29,16 +29,18 @@ impl Arrivals {
         if let Some((_, this, _)) = place.and_then(|place| self.counts.get_mut(place)) {
             *this = this.saturating_add(1);
         }
+        self.senders(now, sender)
     }
 
     /// All arrivals over those of `sender`, at least 1.
     pub fn senders(&mut self, now: Moment, sender: u64) -> f64 {
         self.turn(now);
-        let sum = |of: &dyn Fn(u64) -> bool| {
-            let counted = self.counts.iter().filter(|(known, ..)| of(*known));
-            counted.fold(0u32, |sum, (_, this, before)| sum.saturating_add(*this).saturating_add(*before))
-        };
-        let (all, own) = (sum(&|_| true), sum(&|known| known == sender));
+        let (mut all, mut own) = (0u32, 0u32);
+        for (known, this, before) in &self.counts {
+            let count = this.saturating_add(*before);
+            all = all.saturating_add(count);
+            own = own.saturating_add(if *known == sender { count } else { 0 });
+        }
         (f64::from(all) / f64::from(own.max(1))).max(1.0)
     }
 
@@ -77,7 +79,9 @@ mod tests {
     #[test]
     fn made_up_senders_do_not_fill_the_memory() {
         let mut arrivals = Arrivals::default();
-        (0..100_000).for_each(|sender| arrivals.count(Moment::from_us(sender), sender));
+        for sender in 0..100_000 {
+            arrivals.count(Moment::from_us(sender), sender);
+        }
         assert!(arrivals.counts.len() <= SENDERS_MAX);
     }
 }

@@ -236,7 +236,7 @@ proptest! {
         let (mut feeder, inflow) = crate::inflow::inflow(layout);
         feeder.push(records.into_bytes()).unwrap();
         feeder.push(Bytes::copy_from_slice(&bytes[cut.min(bytes.len())..])).unwrap();
-        feeder.finish();
+        drop(feeder);
         let out = futures_util::FutureExt::now_or_never(inflow.collect()).unwrap().unwrap();
         prop_assert_eq!(lengths(&out), lengths(&raw));
     }

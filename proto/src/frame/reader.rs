@@ -194,7 +194,7 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
                 self.passed = self.passed.saturating_add(here);
                 part.slices().try_for_each(|slice| feeder.push(slice.clone())).map_err(ReadError::Bad)?;
             }
-            feeder.finish();
+            drop(feeder); // all is here
             (self.prefix, self.began, self.passed) = (None, None, 0);
             let ended = tokio::time::timeout(STALL_MAX, self.next()).await.map_err(|_| ReadError::Bad(stalled()))?;
             if ended?.is_some() { Err(malformed("the call has more than one message")) } else { Ok(()) }

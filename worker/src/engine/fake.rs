@@ -6,6 +6,7 @@ use super::{
 use bytes::Bytes;
 use policy::{DataType, TensorSpec};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 /// What a [`FakeEngine`] computes: inputs, already found to fit the signature, to outputs.
 pub type Compute = Box<dyn FnMut(&[TensorView<'_>], &CancelFlag) -> Result<Vec<TensorOut>, EngineError> + Send>;
@@ -65,26 +66,28 @@ impl FakeEngine {
     pub fn endless() -> Self {
         let signature = signature(vec![spec("x", DataType::Fp32, &[-1, 4])], vec![spec("y", DataType::Fp32, &[-1, 4])]);
         let compute = |_: &[TensorView<'_>], cancel: &CancelFlag| {
-            let stop = Arc::new(Stop::default());
-            if let Some(_armed) = cancel.arm(stop.clone()) {
-                stop.wait();
-            }
+            pause(Duration::MAX, cancel)?;
             Err(EngineError::Cancelled)
         };
         Self::new(signature, Box::new(compute))
     }
 }
 
-/// For computations that wait: waits until terminated.
+/// For computations that take time: waits for `length`.
+///
+/// # Errors
+/// [`EngineError::Cancelled`] once `cancel` is set.
+pub fn pause(length: Duration, cancel: &CancelFlag) -> Result<(), EngineError> {
+    let stop = Arc::new(Stop::default());
+    let _armed = cancel.arm(stop.clone()).ok_or(EngineError::Cancelled)?;
+    let stopped = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let (stopped, _) = stop.1.wait_timeout_while(stopped, length, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner);
+    if *stopped { Err(EngineError::Cancelled) } else { Ok(()) }
+}
+
+/// Was the pause ended?
 #[derive(Default)]
 struct Stop(Mutex<bool>, Condvar);
-
-impl Stop {
-    fn wait(&self) {
-        let stopped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.1.wait_while(stopped, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner));
-    }
-}
 
 impl Terminate for Stop {
     fn terminate(&self) {

@@ -354,22 +354,24 @@ fn endless() -> (Box<dyn Engine>, mpsc::Receiver<&'static str>) {
     (Box::new(FakeEngine::new(signature, Box::new(compute))), told)
 }
 
+/// Waits until the engine says so.
+async fn heard(told: &mpsc::Receiver<&'static str>, word: &str) {
+    while told.try_recv() != Ok(word) {
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test]
 async fn i7_a_run_is_stopped_when_the_last_of_its_callers_has_gone() {
     let (engine, told) = endless();
     let replica = start(engine);
-    let heard = async |word: &str| {
-        while told.try_recv() != Ok(word) {
-            tokio::task::yield_now().await;
-        }
-    };
     let first = spawn(&replica, call(1.0, 1, None));
-    heard("began").await;
+    heard(&told, "began").await;
     let pair = [spawn(&replica, call(2.0, 1, None)), spawn(&replica, call(3.0, 1, None))];
     queued(&replica, 2).await;
     first.abort();
-    heard("stopped").await;
-    heard("began").await; // the pair, together
+    heard(&told, "stopped").await;
+    heard(&told, "began").await; // the pair, together
     let [one, other] = pair;
     one.abort();
     assert!(one.await.unwrap_err().is_cancelled());
@@ -378,7 +380,7 @@ async fn i7_a_run_is_stopped_when_the_last_of_its_callers_has_gone() {
     }
     assert!(told.try_recv().is_err(), "somebody waits still");
     other.abort();
-    heard("stopped").await;
+    heard(&told, "stopped").await;
     replica.drain().await;
     let counted = replica.statistics();
     assert_eq!((counted.fail.count, counted.success.count), (3, 0));
@@ -391,24 +393,19 @@ const OVERDUE: Duration = Duration::from_secs(12);
 async fn a_run_that_does_not_end_is_stopped_and_its_callers_are_told() {
     let (engine, told) = endless();
     let replica = start(engine);
-    let heard = async |word: &str| {
-        while told.try_recv() != Ok(word) {
-            tokio::task::yield_now().await;
-        }
-    };
     let waiting = spawn(&replica, call(1.0, 1, None));
-    heard("began").await;
+    heard(&told, "began").await;
     let now = replica.shared.now();
     replica.watch_at(now.after(Duration::from_secs(9)));
     assert!(told.try_recv().is_err(), "ten seconds are allowed");
     replica.watch_at(now.after(OVERDUE));
-    heard("stopped").await;
+    heard(&told, "stopped").await;
     let Err(Failure::Engine { reason }) = waiting.await.unwrap() else { panic!("an answer") };
     assert!(reason.contains("did not end"), "{reason}");
     let next = spawn(&replica, call(2.0, 1, None));
-    heard("began").await; // the engine is as usable as before
+    heard(&told, "began").await; // the engine is as usable as before
     next.abort();
-    heard("stopped").await;
+    heard(&told, "stopped").await;
 }
 
 #[tokio::test]

@@ -16,22 +16,7 @@ impl Window {
         Self { fd, map: None }
     }
 
-    /// The bytes of `region`; none when the file is shorter than that.
-    pub(super) fn bytes(&mut self, region: Region) -> Option<&[u8]> {
-        let start = self.start(region)?;
-        // SAFETY: `start` tells that the mapping holds the region, and the file cannot get shorter. The other side writes there between
-        // runs only.
-        Some(unsafe { std::slice::from_raw_parts(start, region.len) })
-    }
-
-    /// The same to write to.
-    pub(super) fn bytes_mut(&mut self, region: Region) -> Option<&mut [u8]> {
-        let start = self.start(region)?;
-        // SAFETY: as above; what is written here is read by the other side after the answer only.
-        Some(unsafe { std::slice::from_raw_parts_mut(start, region.len) })
-    }
-
-    /// Makes sure that `bytes` of the file are mapped, for regions that are looked at together.
+    /// Makes sure that `bytes` of the file are mapped; none when it is shorter than that.
     pub(super) fn reach(&mut self, bytes: usize) -> Option<()> {
         if self.map.as_ref().is_some_and(|map| map.len() >= bytes) {
             return Some(());
@@ -44,19 +29,25 @@ impl Window {
         Some(())
     }
 
-    /// The bytes of `region` where [`reach`](Self::reach) has been there.
+    /// The bytes of `region`, as far as [`reach`](Self::reach) has been.
     pub(super) fn reached(&self, region: Region) -> Option<&[u8]> {
         let map = self.map.as_ref()?;
         let end = region.offset.checked_add(region.len)?;
-        // SAFETY: within the mapping; for the rest as above.
+        // SAFETY: within the mapping, and the file cannot get shorter. The other side writes there between runs only.
         (end <= map.len()).then(|| unsafe { std::slice::from_raw_parts(map.as_ptr().add(region.offset), region.len) })
     }
 
-    fn start(&mut self, region: Region) -> Option<*mut u8> {
-        let end = region.offset.checked_add(region.len)?;
-        self.reach(end)?;
+    /// The bytes of `region`.
+    pub(super) fn bytes(&mut self, region: Region) -> Option<&[u8]> {
+        self.reach(region.offset.checked_add(region.len)?)?;
+        self.reached(region)
+    }
+
+    /// The same to write to.
+    pub(super) fn bytes_mut(&mut self, region: Region) -> Option<&mut [u8]> {
+        self.reach(region.offset.checked_add(region.len)?)?;
         let map = self.map.as_ref()?;
-        // SAFETY: `reach` has mapped up to `end`.
-        Some(unsafe { map.as_mut_ptr().add(region.offset) })
+        // SAFETY: `reach` has mapped all of the region; what is written here the other side reads after it was told only.
+        Some(unsafe { std::slice::from_raw_parts_mut(map.as_mut_ptr().add(region.offset), region.len) })
     }
 }

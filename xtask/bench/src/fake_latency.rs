@@ -1,25 +1,25 @@
 //! A cluster whose engines are fakes: they compute nothing and take the time that a fleet's description says. A gateway and the described
 //! workers in one process; router, queues, batches and the sockets between them are the real ones.
 
+use crate::records;
 use anyhow::ensure;
 use fastrand::Rng;
 use gateway::{Dial, Gateway, GatewayConfig, ModelControl, Telemetry};
 use loadtest::sim::{Fleet, FleetModel, FleetWorker, noise};
 use policy::admit::Budget;
 use policy::profile::Latency;
-use policy::{Capabilities, DataType, Digest, ExecutionProvider, ModelName, ModelRecord, Origin, ReplicaRecord, ReplicaState};
-use policy::{SCHEMA, Signature, Slo, TensorSpec, Unknown, VariantId, VersionRecord, VersionState, WorkerId, WorkerRecord};
+use policy::{ModelName, Signature, WorkerId, WorkerRecord};
 use proto::call::Upstream;
 use proto::remote::Remote;
 use registry::{Keys, RegistryConfig, Txn, encode};
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use worker::engine::fake::FakeEngine;
-use worker::engine::{CancelFlag, Engine, EngineError, EngineSignature, TensorOut, TensorView, Terminate};
+use worker::engine::fake::{FakeEngine, pause};
+use worker::engine::{CancelFlag, Engine, EngineSignature, TensorOut, TensorView};
 use worker::stand_in::{Described, StandIn};
 
 /// Elements of a row.
@@ -40,7 +40,7 @@ pub(crate) async fn serve(fleet: &Path, seed: u64) -> anyhow::Result<()> {
     for (number, worker) in described.enumerate() {
         let data = TcpListener::bind("127.0.0.1:0").await?;
         let described = describe(model, worker, number)?;
-        records.worker(&described, worker, data.local_addr()?.to_string())?;
+        records.worker(&described, worker, &data.local_addr()?.to_string())?;
         let engines = (0..worker.instances).map(|_| engine(worker, fleet.service_noise, random.fork())).collect();
         workers.push(StandIn::start(described, engines, data)?);
     }
@@ -57,32 +57,28 @@ pub(crate) async fn serve(fleet: &Path, seed: u64) -> anyhow::Result<()> {
 fn describe(model: &FleetModel, worker: &FleetWorker, number: usize) -> anyhow::Result<Described> {
     Ok(Described {
         worker: WorkerId::new(format!("w{number}"))?,
-        variant: VariantId::parse(&format!("{}:1:fp32@ort", model.name))?,
+        variant: records::variant(&ModelName::new(&*model.name)?)?,
         signature: signature(model.max_batch_size),
         latency: Latency { alpha_us: worker.alpha_us, beta_us: worker.beta_us },
     })
 }
 
-fn spec(name: &str) -> TensorSpec {
-    TensorSpec { name: name.to_owned(), datatype: DataType::Fp32, shape: vec![-1, ELEMENTS], optional: false, graph_shape: None }
-}
-
 fn signature(max_batch_size: u32) -> Signature {
-    Signature { max_batch_size, inputs: vec![spec("x")], outputs: vec![spec("y")] }
+    Signature { max_batch_size, inputs: vec![records::numbers("x", ELEMENTS)], outputs: vec![records::numbers("y", ELEMENTS)] }
 }
 
 /// Takes `slow` times the worker's line times noise, and gives back what it got.
 fn engine(worker: &FleetWorker, sigma: f64, mut random: Rng) -> Box<dyn Engine> {
     let (latency, slow) = (Latency { alpha_us: worker.alpha_us, beta_us: worker.beta_us }, worker.slow);
-    let signature = EngineSignature { inputs: vec![spec("x")], outputs: vec![spec("y")], ..EngineSignature::default() };
+    let signature = EngineSignature {
+        inputs: vec![records::numbers("x", ELEMENTS)],
+        outputs: vec![records::numbers("y", ELEMENTS)],
+        ..EngineSignature::default()
+    };
     let compute = move |inputs: &[TensorView<'_>], cancel: &CancelFlag| {
         let rows = inputs.first().and_then(|x| x.shape.first()).and_then(|rows| u32::try_from(*rows).ok()).unwrap_or_default();
         let us = slow * latency.batch_us(rows) * noise(&mut random, sigma);
-        let stop = Arc::new(Stop::default());
-        let Some(_armed) = cancel.arm(stop.clone()) else { return Err(EngineError::Cancelled) };
-        if stop.within(Duration::from_secs_f64(us / 1e6)) {
-            return Err(EngineError::Cancelled);
-        }
+        pause(Duration::from_secs_f64(us / 1e6), cancel)?;
         let output = |x: &TensorView<'_>| TensorOut {
             name: Arc::from("y"),
             datatype: x.datatype,
@@ -92,26 +88,6 @@ fn engine(worker: &FleetWorker, sigma: f64, mut random: Rng) -> Box<dyn Engine> 
         Ok(inputs.iter().map(output).collect())
     };
     Box::new(FakeEngine::new(signature, Box::new(compute)))
-}
-
-/// Takes time, unless it is told to stop.
-#[derive(Default)]
-struct Stop(Mutex<bool>, Condvar);
-
-impl Stop {
-    /// Waits for `length`; true when it was told to stop before that.
-    fn within(&self, length: Duration) -> bool {
-        let stopped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stopped, _) = self.1.wait_timeout_while(stopped, length, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner);
-        *stopped
-    }
-}
-
-impl Terminate for Stop {
-    fn terminate(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.1.notify_all();
-    }
 }
 
 /// What gateways read, as workers and an operator would have written it.
@@ -127,91 +103,18 @@ impl Records {
     }
 
     fn model(&mut self, model: &FleetModel) -> anyhow::Result<()> {
-        let (name, version) = (ModelName::new(&*model.name)?, policy::Version::try_from(1)?);
-        let latency_ms = model.slo_ms.map(|ms| ms as u32);
-        let record = ModelRecord {
-            schema: SCHEMA,
-            name: name.clone(),
-            wanted: true,
-            versions: Vec::new(),
-            latest: None,
-            replicas: None,
-            provider: ExecutionProvider::Cpu,
-            fallback: None,
-            instances: None,
-            slo: Slo { latency_ms, ..Slo::default() },
-            by_call: false,
-            derived: true,
-            generation: 0,
-            unknown: Unknown::new(),
-        };
-        self.put(self.keys.model(&model.name), &record)?;
-        let record = VersionRecord {
-            schema: SCHEMA,
-            model: name,
-            version,
-            state: VersionState::Valid,
-            reference: policy::VariantName::new("fp32@ort")?,
-            artifact: digest()?,
-            files: Vec::new(),
-            model_file: String::new(),
-            config: None,
-            signature: signature(model.max_batch_size),
-            bytes_resident: 0,
-            image: None,
-            split: false,
-            padding: None,
-            labels: Vec::new(),
-            origin: Origin::Directory,
-            unknown: Unknown::new(),
-        };
-        self.put(self.keys.version(&model.name, version.into()), &record)
+        let name = ModelName::new(&*model.name)?;
+        self.put(self.keys.model(&model.name), &records::model(name.clone(), model.slo_ms.map(|ms| ms as u32)))?;
+        let version = records::version(name, signature(model.max_batch_size))?;
+        self.put(self.keys.version(&model.name, version.version.into()), &version)
     }
 
-    fn worker(&mut self, described: &Described, worker: &FleetWorker, data: String) -> anyhow::Result<()> {
-        let Described { worker: id, variant, signature, latency } = described;
-        let record = WorkerRecord {
-            schema: SCHEMA,
-            id: id.clone(),
-            incarnation: 1,
-            data,
-            admin: String::new(),
-            host: id.to_string(),
-            site: String::new(),
-            zone: worker.zone.clone(),
-            devices: Vec::new(),
-            capabilities: Capabilities::default(),
-            epoch: 1,
-            draining: false,
-            unknown: Unknown::new(),
-        };
-        self.put(self.keys.worker(id.as_str()), &record)?;
-        let record = ReplicaRecord {
-            schema: SCHEMA,
-            worker: id.clone(),
-            incarnation: 1,
-            variant: variant.clone(),
-            device: "fake".to_owned(),
-            epoch: 1,
-            state: ReplicaState::Ready,
-            bytes_resident: 0,
-            instances: worker.instances,
-            provider: ExecutionProvider::Cpu,
-            fallback: None,
-            artifact: digest()?,
-            generation: 0,
-            signature: Some(signature.clone()),
-            reload_failed: None,
-            alpha_us: latency.alpha_us,
-            beta_us: latency.beta_us,
-            unknown: Unknown::new(),
-        };
-        self.put(self.keys.replica(id.as_str(), &variant.to_string()), &record)
+    fn worker(&mut self, described: &Described, worker: &FleetWorker, data: &str) -> anyhow::Result<()> {
+        let Described { worker: id, variant, signature, latency } = described.clone();
+        self.put(self.keys.worker(id.as_str()), &records::worker(id.clone(), ("", &worker.zone), data))?;
+        let key = self.keys.replica(id.as_str(), &variant.to_string());
+        self.put(key, &records::replica(id, variant, signature, latency, worker.instances)?)
     }
-}
-
-fn digest() -> anyhow::Result<Digest> {
-    Ok(Digest::new("0".repeat(64))?)
 }
 
 fn gateway_config(keys: Keys) -> GatewayConfig {

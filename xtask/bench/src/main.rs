@@ -17,6 +17,7 @@ mod inprocess;
 mod load;
 mod message;
 mod overload;
+mod records;
 mod report;
 mod router;
 mod server;
