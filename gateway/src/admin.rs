@@ -28,6 +28,7 @@ fn router(core: Arc<Core>) -> axum::Router {
             "/metrics",
             get(move || async move {
                 metrics.metrics.in_flight_bytes.set(i64::try_from(metrics.budget.held()).unwrap_or(i64::MAX));
+                metrics.metrics.waiting.set(i64::try_from(metrics.door.waiting()).unwrap_or(i64::MAX));
                 ([("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics.metrics.render())
             }),
         )

@@ -54,7 +54,7 @@ impl Shard {
         trace::continue_from(&span, trace.as_ref());
         let context = Context { trace, ..context };
         let started = Instant::now();
-        let admitted = self.core.admit(&context.caller.tenant, raw.len());
+        let admitted = self.core.door.enter(self.core.now(), &context, raw.len()).await;
         let _place = admitted.inspect_err(|failure| self.core.metrics.refused(failure.wire().0))?;
         let table = self.core.table.load_full();
         let result = match table.resolve(&envelope.model, &envelope.version) {

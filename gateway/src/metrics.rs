@@ -33,6 +33,8 @@ pub(crate) struct Metrics {
     pub(crate) retries: Counter,
     /// Bytes of requests held now.
     pub(crate) in_flight_bytes: Gauge,
+    /// Requests that wait for others to leave.
+    pub(crate) waiting: Gauge,
     registry: Arc<Registry>,
 }
 
@@ -58,14 +60,15 @@ impl Metrics {
         let failure = Family::default();
         let duration = Family::new_with_constructor(buckets);
         let refused = Family::default();
-        let (retries, in_flight_bytes) = (Counter::default(), Gauge::default());
+        let (retries, in_flight_bytes, waiting) = (Counter::default(), Gauge::default(), Gauge::default());
         registry.register("requests_success", "Requests answered", success.clone());
         registry.register("requests_failure", "Requests of a known model that failed", failure.clone());
         registry.register("request_duration_seconds", "Time from the last byte in to the answer", duration.clone());
         registry.register("errors", "Errors answered, by gRPC code", refused.clone());
         registry.register("retries", "Attempts on a second worker", retries.clone());
         registry.register("in_flight_bytes", "Bytes of requests held", in_flight_bytes.clone());
-        Self { success, failure, duration, refused, retries, in_flight_bytes, registry: Arc::new(registry) }
+        registry.register("waiting", "Requests that wait for others to leave", waiting.clone());
+        Self { success, failure, duration, refused, retries, in_flight_bytes, waiting, registry: Arc::new(registry) }
     }
 
     pub(crate) fn of_model(&self, model: &str, version: Version) -> ModelMetrics {

@@ -1,5 +1,6 @@
 //! What a request sees: the shared core of a gateway, and the connections of the network runtime it came in on.
 
+use crate::admit::Door;
 use crate::config::GatewayConfig;
 use crate::metrics::Metrics;
 use crate::picture::{PictureLimits, Pictures};
@@ -8,14 +9,14 @@ use crate::shm::Regions;
 use crate::statistics::Totals;
 use crate::table::Table;
 use arc_swap::ArcSwap;
-use policy::admit::{self, Admission};
+use policy::admit::Limits;
 use policy::{Moment, WorkerId, WorkerRecord};
 use proto::budget::Budget;
 use proto::call::Upstream;
 use registry::Registry;
 use registry::admin::AdminService;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
 
@@ -37,14 +38,16 @@ pub(crate) struct Core {
     origin: Instant,
     /// Bytes of requests held.
     pub(crate) budget: Budget,
-    /// And whose they are.
-    pub(crate) admission: Mutex<Admission>,
+    /// Whose requests are worked on.
+    pub(crate) door: Door,
 }
 
 impl Core {
     pub(crate) fn new(config: GatewayConfig, registry: Arc<dyn Registry>) -> Self {
         let budget = Budget::new(config.in_flight_bytes_max);
-        let limits = admit::Limits { bytes_max: config.in_flight_bytes_max, budget: config.tenant, ..Default::default() };
+        // The rest is for those who wait.
+        let worked_on = config.in_flight_bytes_max.div_ceil(4).saturating_mul(3);
+        let limits = Limits { bytes_max: worked_on, budget: config.tenant, ..Default::default() };
         let operator = AdminService::new(registry, config.keys.clone());
         let regions = if config.allow_client_shm { Regions::on(budget.clone(), config.message_bytes_max as u64) } else { Regions::off() };
         let settings = Settings::new(config.telemetry.clone());
@@ -62,7 +65,7 @@ impl Core {
             default_tenant: Arc::from("default"),
             origin: Instant::now(),
             budget,
-            admission: Mutex::new(Admission::new(limits)),
+            door: Door::new(limits),
         }
     }
 

@@ -93,7 +93,7 @@ pub struct Admitted {
 }
 
 /// Names a request that waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Ticket(u64);
 
 /// How a request came in.
@@ -112,7 +112,7 @@ impl Admission {
         Self { limits, tenants: BTreeMap::new(), bytes: 0, turns, tickets: 0, swept: Moment::default() }
     }
 
-    /// Takes in a request of `tenant` with `bytes` known so far. A refused one takes nothing, of the rate neither.
+    /// Takes in a request of `tenant` that holds `bytes`. A refused one takes nothing, of the rate neither.
     ///
     /// # Errors
     /// [`Failure::Quota`] when the tenant has used up its own, [`Failure::MessageTooLarge`] when it could never hold so much, and
@@ -156,29 +156,6 @@ impl Admission {
         let Some((tenant, bytes)) = self.turns.cancel(ticket.0) else { return false };
         self.give_share(&tenant, bytes);
         true
-    }
-
-    /// More bytes of a request came. Those who wait are not asked: one that is in must get out.
-    ///
-    /// # Errors
-    /// As [`Self::enter`]; the request holds what it held.
-    pub fn grow(&mut self, admitted: &mut Admitted, more: u64) -> Result<(), Failure> {
-        let budget = self.budget(&admitted.tenant);
-        let wanted = admitted.bytes.saturating_add(more);
-        if wanted > budget.bytes_max {
-            return Err(Failure::MessageTooLarge { got: wanted, limit: budget.bytes_max });
-        }
-        if more > self.bytes_left() {
-            return Err(self.overloaded());
-        }
-        let Some(holds) = self.tenants.get_mut(&admitted.tenant) else { return Ok(()) };
-        if holds.bytes.saturating_add(more) > budget.bytes_max {
-            return Err(quota(&admitted.tenant, format!("{} bytes in flight", budget.bytes_max), RETRY_MS));
-        }
-        holds.bytes = holds.bytes.saturating_add(more);
-        self.bytes = self.bytes.saturating_add(more);
-        admitted.bytes = wanted;
-        Ok(())
     }
 
     /// A request has its answer, or nobody wants it any more.

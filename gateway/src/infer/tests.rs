@@ -128,12 +128,16 @@ pub(crate) async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<W
     (shard, workers)
 }
 
+/// A request of `tenant`.
+pub(crate) fn of(tenant: &str) -> Context {
+    Context { caller: Caller { tenant: Arc::from(tenant) }, trace: None, deadline: None }
+}
+
 async fn ask(shard: &Shard, timeout: Option<Duration>) -> Result<InferReply, Failure> {
     let input =
         InputTensor { name: "x".into(), datatype: "FP32".into(), shape: Shape::from_slice(&[1]), byte_length: 4, ..Default::default() };
     let envelope = Envelope { model: "m".into(), inputs: vec![input], ..Default::default() };
-    let context =
-        Context { caller: Caller { tenant: Arc::from("t") }, trace: None, deadline: timeout.map(|length| Instant::now() + length) };
+    let context = Context { deadline: timeout.map(|length| Instant::now() + length), ..of("t") };
     shard.answer(envelope, Tensors::Here(vec![Chain::from(vec![0; 4])]), context).await
 }
 
@@ -195,25 +199,36 @@ async fn i7_at_its_deadline_a_call_is_answered_and_given_up() {
 
 #[tokio::test]
 async fn a_tenant_that_holds_its_share_is_refused_and_no_other() {
-    let (shard, _) = gateway([("a", Behaviour::Hangs), ("b", Behaviour::Hangs)]).await;
+    let (shard, workers) = gateway([("a", Behaviour::Hangs), ("b", Behaviour::Hangs)]).await;
     let held: Vec<_> = (0..2)
         .map(|_| {
             let shard = shard.clone();
             tokio::spawn(async move { ask(&shard, None).await })
         })
         .collect();
-    while shard.core.admission.lock().unwrap().tenants().next().is_none_or(|(_, requests, _)| requests < 2) {
+    while workers.asked() < 2 {
         tokio::task::yield_now().await;
     }
     let refused = ask(&shard, None).await.unwrap_err();
     assert!(matches!(&refused, Failure::Quota { tenant, .. } if tenant == "t"), "{refused}");
-    assert!(shard.core.admit("another", 4).is_ok());
+    assert!(shard.core.door.enter(shard.core.now(), &of("another"), 4).await.is_ok());
     held.iter().for_each(tokio::task::JoinHandle::abort);
     for held in held {
         let _ = held.await;
     }
-    assert_eq!(shard.core.admission.lock().unwrap().bytes(), 0, "what was given up is given back");
-    assert!(shard.core.admit("t", 4).is_ok());
+    assert_eq!(shard.core.door.bytes(), 0, "what was given up is given back");
+    assert!(shard.core.door.enter(shard.core.now(), &of("t"), 4).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_finds_three_quarters_of_the_bytes_worked_on_waits_for_its_turn() {
+    let (shard, workers) = gateway([("a", Behaviour::Answers), ("b", Behaviour::Answers)]).await;
+    let most = shard.core.door.enter(shard.core.now(), &of("another"), 3 << 18).await.unwrap();
+    let mut asking = std::pin::pin!(ask(&shard, None));
+    assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(asking.as_mut().poll(cx).is_pending())).await);
+    assert_eq!((workers.asked(), shard.core.door.waiting()), (0, 1));
+    drop(most);
+    assert!(asking.await.is_ok());
 }
 
 #[tokio::test]
@@ -244,8 +259,7 @@ async fn a_request_above_the_largest_batch_is_refused_or_answered_in_parts() {
             ..Default::default()
         };
         let envelope = Envelope { model: "m".into(), inputs: vec![input], ..Default::default() };
-        let context = Context { caller: Caller { tenant: Arc::from("t") }, trace: None, deadline: None };
-        let answer = shard.answer(envelope, Tensors::Here(vec![Chain::from(vec![0; 40])]), context).await;
+        let answer = shard.answer(envelope, Tensors::Here(vec![Chain::from(vec![0; 40])]), of("t")).await;
         match split {
             true => assert_eq!((answer.is_ok(), workers.asked()), (true, 3), "4, 4 and 2 rows"),
             false => assert!(matches!(answer, Err(Failure::BatchTooLarge { rows: 10, .. }))),

@@ -23,7 +23,6 @@ fn code(result: Result<impl Sized, Failure>) -> Code {
 enum Step {
     Enter(usize, u64),
     EnterOrWait(usize, u64),
-    Grow(usize, u64),
     Leave(usize),
     Cancel(usize),
     Next,
@@ -33,7 +32,6 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (0..TENANTS.len(), 0u64..500).prop_map(|(t, b)| Step::Enter(t, b)),
         4 => (0..TENANTS.len(), 0u64..500).prop_map(|(t, b)| Step::EnterOrWait(t, b)),
-        2 => (0usize..20, 0u64..300).prop_map(|(i, b)| Step::Grow(i, b)),
         3 => (0usize..20).prop_map(Step::Leave),
         1 => (0usize..20).prop_map(Step::Cancel),
         2 => Just(Step::Next),
@@ -78,11 +76,6 @@ proptest! {
                     Ok(Entry::Waiting(ticket)) => waiting.push(ticket),
                     Err(_) => {}
                 },
-                Step::Grow(at, more) if at < inside.len() => {
-                    let before = inside[at].bytes;
-                    let grown = admission.grow(&mut inside[at], more).is_ok();
-                    prop_assert_eq!(inside[at].bytes, if grown { before + more } else { before });
-                }
                 Step::Leave(at) if at < inside.len() => admission.leave(inside.swap_remove(at)),
                 Step::Cancel(at) if at < waiting.len() => {
                     let ticket = waiting.swap_remove(at);

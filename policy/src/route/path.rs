@@ -64,7 +64,7 @@ mod tests {
     fn the_shortest_trips_tell_the_distance_and_a_longer_way_is_believed_in_time() {
         let mut path = Path::default();
         assert_eq!((path.rtt_us(), path.bytes_per_us()), (0.0, f64::INFINITY));
-        for us in [20_900.0, 20_100.0, 95_000.0, 20_300.0] {
+        for us in [20_900.0, 20_100.0, 20_300.0, 95_000.0] {
             path.observe(us, 100);
         }
         assert!((20_000.0..22_500.0).contains(&path.rtt_us()), "{path:?}");

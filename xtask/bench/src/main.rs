@@ -70,11 +70,13 @@ struct Args {
 enum Bench {
     /// The smallest model beside a bare hyper server that echoes, then `ideal`
     Serving,
+    /// The part of `serving` with the smallest model
+    Smallest,
     /// The gateway alone, before a worker without an engine, beside a proxy that reads nothing
     Gateway,
     /// The load generator at a high rate: whether requests leave when they are due
     Load,
-    /// Real networks at concurrency 8, beside the engine alone in its best setting
+    /// The part of `serving` with real networks at concurrency 8, beside the engine alone in its best setting
     Ideal,
     /// How far rates are apart from process to process
     Swing,
@@ -175,6 +177,7 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             serving::run(args, &mut report).await?;
             ideal::run(args, &mut report).await?;
         }
+        Bench::Smallest => serving::run(args, &mut report).await?,
         Bench::Gateway => gateway::run(args, &mut report).await?,
         Bench::Load => load::run(args, &mut report).await?,
         Bench::Ideal => ideal::run(args, &mut report).await?,

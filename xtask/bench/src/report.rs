@@ -83,9 +83,11 @@ impl Report {
         self.notes.push(text.into());
     }
 
-    /// A line of the table.
+    /// A line of the table; told at once, for whoever watches.
     pub(crate) fn row(&mut self, name: impl Into<String>, samples: &Samples, unit: &'static str) {
-        self.rows.push((name.into(), samples.clone(), unit));
+        let name = name.into();
+        eprintln!("{name:<52} {:>12.2} {unit}", samples.median());
+        self.rows.push((name, samples.clone(), unit));
     }
 
     /// A figure that should be on one side of a bound.
