@@ -217,3 +217,22 @@ fn view<'a>(inputs: &'a Window, names: &'a [String], tensor: &'a Tensor) -> Opti
 fn misplaced(what: &str) -> EngineError {
     EngineError::Failed { reason: format!("{what} lie where no memory is shared") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_is_for_its_run_whether_it_comes_before_it_or_after() {
+        let current = Current::default();
+        let running = current.begin(1);
+        assert!(!running.is_cancelled());
+        current.stop(1);
+        assert!(running.is_cancelled());
+        current.stop(2);
+        assert!(current.begin(2).is_cancelled(), "it was here first");
+        let next = current.begin(3);
+        current.stop(2);
+        assert!(!next.is_cancelled());
+    }
+}
