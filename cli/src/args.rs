@@ -167,6 +167,9 @@ pub(crate) struct Engines {
     /// Engine threads per replica; the core plan decides when not given
     #[arg(long, env = "SLUICE_INSTANCES")]
     pub(crate) instances: Option<std::num::NonZeroUsize>,
+    /// Give each engine thread of a replica cores of its own. For a machine that does little else: beside other work it only waits
+    #[arg(long, env = "SLUICE_BIND_CORES")]
+    pub(crate) bind_cores: bool,
     /// Main memory in MiB that replicas may take; what the machine has when not given
     #[arg(long, env = "SLUICE_MEMORY_MIB")]
     pub(crate) memory_mib: Option<u64>,

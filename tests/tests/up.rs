@@ -233,3 +233,36 @@ fn the_admin_port_tells_liveness_readiness_and_metrics() {
     assert!(http_get(up.port("admin"), "/readyz").contains("200 OK"));
     assert!(http_get(up.port("admin"), "/metrics").contains("sluice_gateway_requests_success_total"));
 }
+
+/// Cores that each engine thread of process `pid` may run on.
+fn cores_of_engines(pid: &str) -> Vec<String> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten().map(|task| task.path());
+    let engines = tasks.filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("sluice-engine")));
+    let status = engines.filter_map(|task| std::fs::read_to_string(task.join("status")).ok());
+    let mut cores: Vec<_> =
+        status.filter_map(|text| Some(text.split_once("Cpus_allowed_list:")?.1.lines().next()?.trim().to_owned())).collect();
+    cores.sort();
+    cores
+}
+
+#[test]
+fn instances_keep_to_cores_of_their_own_where_that_is_asked_for() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/slow"]);
+    let any = std::fs::read_to_string("/proc/self/status").unwrap();
+    let any = any.split_once("Cpus_allowed_list:").unwrap().1.lines().next().unwrap().trim().to_owned();
+    for (isolation, bound) in [("none", false), ("none", true), ("process", true)] {
+        let flags = ["--isolation", isolation, "--bind-cores"];
+        let up = Sluice::up(&kit, repository.path(), if bound { &flags } else { &flags[..2] });
+        let engines = || match isolation {
+            "none" => cores_of_engines(&up.id()),
+            _ => up.children().iter().flat_map(|child| cores_of_engines(child)).collect(),
+        };
+        let alone = std::thread::available_parallelism().unwrap().get() == 1;
+        until("its engine threads are bound", Duration::from_secs(10), || {
+            let (cores, mut distinct) = (engines(), engines());
+            distinct.dedup();
+            !cores.is_empty() && cores.iter().all(|cores| alone || (*cores == any) != bound) && (!bound || cores == distinct)
+        });
+    }
+}

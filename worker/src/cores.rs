@@ -1,5 +1,6 @@
 //! Which part of the machine's cores a replica's instances use.
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::num::NonZeroUsize;
 
 /// Instances of a replica and threads of each; together they never use more than the cores.
@@ -11,6 +12,8 @@ pub struct CorePlan {
     pub instances: NonZeroUsize,
     /// Threads that work on one run, the instance's own among them.
     pub intra_threads: NonZeroUsize,
+    /// Does each instance keep to cores of its own?
+    pub bound: bool,
 }
 
 /// A replica with more instances than this holds its weights too often.
@@ -28,13 +31,53 @@ impl CorePlan {
         let instances = instances.clamp(1, cores.get());
         let intra = cores.get().checked_div(instances).unwrap_or(1);
         let at_least_one = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
-        Self { cores, instances: at_least_one(instances), intra_threads: at_least_one(intra) }
+        Self { cores, instances: at_least_one(instances), intra_threads: at_least_one(intra), bound: false }
     }
+
+    /// Cores of instance `at` with `threads` threads, by number; none when it is not bound, or when not all instances find cores of
+    /// their own.
+    pub(crate) fn of_instance(&self, at: usize, threads: NonZeroUsize) -> Vec<usize> {
+        let allowed = allowed();
+        let all = self.instances.get().saturating_mul(threads.get());
+        if !self.bound || all > allowed.len() {
+            return Vec::new();
+        }
+        allowed.into_iter().skip(at.saturating_mul(threads.get())).take(threads.get()).collect()
+    }
+}
+
+/// Cores this thread may run on, by number.
+fn allowed() -> Vec<usize> {
+    let set = sched_getaffinity(None);
+    set.map(|set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect()).unwrap_or_default()
+}
+
+/// Binds this thread, and those that it starts from now on, to `cores`; to none in particular when empty. A core that is gone since
+/// is no reason not to serve, so nothing is said when the system refuses.
+pub(crate) fn bind(cores: &[usize]) {
+    let mut set = CpuSet::new();
+    cores.iter().filter(|core| **core < CpuSet::MAX_CPU).for_each(|core| set.set(*core));
+    if set.count() > 0 {
+        let _ = sched_setaffinity(None, &set);
+    }
+}
+
+/// Does `work` while this thread is bound to `cores`, so that the threads it starts are.
+pub(crate) fn bound_to<T>(cores: &[usize], work: impl FnOnce() -> T) -> T {
+    if cores.is_empty() {
+        return work();
+    }
+    let before = allowed();
+    bind(cores);
+    let done = work();
+    bind(&before);
+    done
 }
 
 impl std::fmt::Display for CorePlan {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} cores: {} instances of {} threads per replica", self.cores, self.instances, self.intra_threads)
+        let bound = if self.bound { ", each on cores of its own" } else { "" };
+        write!(f, "{} cores: {} instances of {} threads per replica{bound}", self.cores, self.instances, self.intra_threads)
     }
 }
 
@@ -49,5 +92,29 @@ mod tests {
             let plan = CorePlan::with_instances(NonZeroUsize::new(cores).unwrap(), instances);
             prop_assert!(plan.instances.get() * plan.intra_threads.get() <= cores);
         }
+    }
+
+    #[test]
+    fn bound_instances_share_no_core_and_others_keep_to_none() {
+        let here = NonZeroUsize::new(allowed().len()).unwrap();
+        let plan = CorePlan::new(here);
+        assert!(plan.of_instance(0, plan.intra_threads).is_empty());
+        let plan = CorePlan { bound: true, ..plan };
+        let mut all: Vec<_> = (0..plan.instances.get()).flat_map(|at| plan.of_instance(at, plan.intra_threads)).collect();
+        assert_eq!(all.len(), plan.instances.get() * plan.intra_threads.get());
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), plan.instances.get() * plan.intra_threads.get());
+        let more = NonZeroUsize::new(plan.intra_threads.get() + here.get()).unwrap();
+        assert!(plan.of_instance(0, more).is_empty(), "there are not so many");
+    }
+
+    #[test]
+    fn threads_started_by_bound_work_keep_its_cores_and_this_one_is_free_again() {
+        let before = allowed();
+        let last = before[before.len() - 1..].to_vec();
+        let (own, child) = bound_to(&last, || (allowed(), std::thread::spawn(allowed).join().unwrap()));
+        assert_eq!((own, child), (last.clone(), last));
+        assert_eq!(allowed(), before);
     }
 }

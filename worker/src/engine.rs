@@ -48,6 +48,11 @@ pub trait Engine: Send {
         None
     }
 
+    /// Cores that whoever runs this engine should keep to, by number; none in particular when empty.
+    fn cores(&self) -> &[usize] {
+        &[]
+    }
+
     /// Computes one batch. Returns [`EngineError::Cancelled`] soon after `cancel` is set, also when it was set before.
     ///
     /// # Errors
@@ -144,6 +149,8 @@ pub struct LoadSpec {
     pub fallback: Fallback,
     /// Threads that work on one run, the caller's among them.
     pub intra_threads: NonZeroUsize,
+    /// Cores those threads keep to, by number; none in particular when empty.
+    pub cores: Vec<usize>,
     /// Let those threads spin while they wait: microseconds of latency for whole cores. Off, since cores are shared.
     pub allow_spinning: bool,
     /// Where a provider that compiles may keep what it compiled; without it each load compiles anew.
@@ -162,6 +169,7 @@ impl LoadSpec {
             device_id: 0,
             fallback: Fallback::Never,
             intra_threads,
+            cores: Vec::new(),
             allow_spinning: false,
             cache_dir: None,
             profile: None,

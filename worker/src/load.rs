@@ -78,7 +78,8 @@ pub(crate) fn load(
         ..LoadSpec::cpu(folder.join(&version.model_file), intra_threads)
     };
     let (mut engines, mut runner) = (Vec::with_capacity(plan.instances.get()), None);
-    for _ in 0..plan.instances.get() {
+    for at in 0..plan.instances.get() {
+        let spec = LoadSpec { cores: plan.of_instance(at, intra_threads), ..spec.clone() };
         let loaded = loader.load(&placement.device, &spec)?;
         engines.push(loaded.engine);
         runner = loaded.runner;
@@ -133,7 +134,10 @@ pub(crate) fn load(
 /// Instances and threads of a replica: what its placement says, else this worker's plan.
 pub(crate) fn core_plan(config: &WorkerConfig, placement: &PlacementRecord) -> CorePlan {
     match placement.instances {
-        Some(instances) => CorePlan::with_instances(config.cores.cores, usize::try_from(instances).unwrap_or(usize::MAX)),
+        Some(instances) => {
+            let instances = usize::try_from(instances).unwrap_or(usize::MAX);
+            CorePlan { bound: config.cores.bound, ..CorePlan::with_instances(config.cores.cores, instances) }
+        }
         None => config.cores,
     }
 }

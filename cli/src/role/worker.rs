@@ -78,6 +78,7 @@ pub(crate) fn config(engines: &Engines, place: &Place, id: WorkerId, runtime: &R
     }
     let cores = engines.cores.or_else(|| NonZeroUsize::new(usize::try_from(capabilities.cores).unwrap_or(1))).unwrap_or(NonZeroUsize::MIN);
     let cores = engines.instances.map_or_else(|| CorePlan::new(cores), |n| CorePlan::with_instances(cores, n.get()));
+    let cores = CorePlan { bound: engines.bind_cores, ..cores };
     tracing::info!("core plan: {cores}");
     Ok(WorkerConfig {
         id,

@@ -11,6 +11,7 @@ mod tensor;
 mod tests;
 
 use super::{Engine, EngineError, ExecutionProvider, Fallback, LoadSpec};
+use crate::cores;
 use ::ort::environment::Environment;
 use ::ort::logging::LogLevel;
 use std::fmt;
@@ -90,12 +91,13 @@ impl Runtime {
     /// [`EngineError::ProviderNotUsed`] when the asked provider took no node and no fallback is allowed;
     /// [`EngineError::ModelInvalid`] and [`EngineError::UnsupportedOperator`] for a model that cannot be loaded.
     pub fn load(&self, spec: &LoadSpec) -> Result<Box<dyn Engine>, EngineError> {
-        let loaded = match session::load(self, spec, spec.provider, None) {
+        // The runtime's own threads start with the session and inherit the cores.
+        let loaded = cores::bound_to(&spec.cores, || match session::load(self, spec, spec.provider, None) {
             Err(refused @ EngineError::ProviderNotUsed { .. }) if spec.fallback == Fallback::Cpu => {
                 session::load(self, spec, ExecutionProvider::Cpu, Some(refused.to_string()))
             }
             other => other,
-        };
+        });
         trim_heap();
         Ok(Box::new(loaded?))
     }

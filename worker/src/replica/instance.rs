@@ -3,6 +3,7 @@
 use super::assemble::Assembler;
 use super::padded::Padded;
 use super::{Job, Queue, Shared, ns, span, split};
+use crate::cores;
 use crate::engine::{CancelFlag, Engine, EngineError};
 use crate::lane::{Delivery, Mailbox};
 use policy::batch::Batch;
@@ -44,6 +45,7 @@ impl Instance {
 
     /// Its life on a thread of its own.
     pub(super) fn run(mut self) {
+        cores::bind(self.engine.cores());
         let (mut batch, mut jobs) = (Batch::default(), Vec::new());
         while self.next_batch(&mut batch, &mut jobs) {
             if !self.run_taken(&mut jobs, None) {

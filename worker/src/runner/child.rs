@@ -5,6 +5,7 @@ use super::mail::{Ask, LoadTold, Mail, Tensor, Told, ring};
 use super::orders::{self, Order, Shared};
 use super::window::Window;
 use crate::arena::{ALIGN, Region};
+use crate::cores;
 use crate::engine::ort::Runtime;
 use crate::engine::{CancelFlag, Engine, EngineError, LoadSpec, TensorOut, TensorView};
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -145,6 +146,7 @@ struct Served {
 impl Served {
     /// Loads, tells how it went, and runs until it is told to end.
     fn serve(mut self, runtime: Result<Arc<Runtime>, EngineError>, spec: &LoadSpec) {
+        cores::bind(&spec.cores);
         let loaded = runtime.and_then(|runtime| runtime.load(spec));
         let told = loaded.as_ref().map(|engine| (engine.provider(), engine.signature()));
         let sent = serde_json::to_vec(&told).map_err(std::io::Error::other).and_then(|json| self.mail.send(&LoadTold { json }));

@@ -61,7 +61,7 @@ pub(super) fn load(
         return Err(refused("it took no node of the graph".to_owned(), used));
     }
     let report = ProviderReport { asked: spec.provider, used, summary: provider, fallback };
-    OrtEngine::new(session, report).map_err(|e| match e {
+    OrtEngine::new(session, report, spec.cores.clone()).map_err(|e| match e {
         LoadError::Runtime(e) => message::of_load(&e, &spec.path),
         LoadError::Model(reason) => EngineError::ModelInvalid { reason },
     })
@@ -121,6 +121,7 @@ pub(super) struct OrtEngine {
     session: Session,
     signature: EngineSignature,
     report: ProviderReport,
+    cores: Vec<usize>,
     input_names: Vec<CString>,
     output_names: Vec<(CString, Arc<str>)>,
     memory: MemoryInfo<'static>,
@@ -140,7 +141,7 @@ impl Terminate for Stop {
 }
 
 impl OrtEngine {
-    fn new(session: Session, report: ProviderReport) -> Result<Self, LoadError> {
+    fn new(session: Session, report: ProviderReport, cores: Vec<usize>) -> Result<Self, LoadError> {
         let signature = signature(&session)?;
         let c_name = |spec: &TensorSpec| CString::new(spec.name.as_str()).map_err(|e| LoadError::Runtime(e.into()));
         let input_names = signature.inputs.iter().map(c_name).collect::<Result<_, _>>()?;
@@ -149,7 +150,7 @@ impl OrtEngine {
         let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::Default)?;
         let scratch = signature.inputs.iter().map(|_| Vec::new()).collect();
         let stop = Arc::new(Stop(RunOptions::new()?));
-        Ok(Self { session, signature, report, input_names, output_names, memory, stop, scratch })
+        Ok(Self { session, signature, report, cores, input_names, output_names, memory, stop, scratch })
     }
 
     fn call(&mut self, inputs: &[TensorView<'_>], places: &[usize], cancel: &CancelFlag) -> Result<Vec<Output>, RunError> {
@@ -204,6 +205,10 @@ impl From<Error> for RunError {
 }
 
 impl Engine for OrtEngine {
+    fn cores(&self) -> &[usize] {
+        &self.cores
+    }
+
     fn provider(&self) -> &ProviderReport {
         &self.report
     }
