@@ -97,7 +97,7 @@ impl Gauge {
         self.reported_us.store(now.as_us(), Ordering::Relaxed);
         self.doubtful_until_us.store(0, Ordering::Relaxed);
         self.senders.store((load.senders as f32).to_bits(), Ordering::Relaxed);
-        if let Some(Forecast { latency, kappa, slow }) = load.forecast {
+        if let Some(Forecast { latency, kappa, slow }) = load.forecast.filter(|forecast| forecast.latency.is_plausible()) {
             let values = [latency.alpha_us, latency.beta_us, kappa, slow];
             self.forecast.iter().zip(values).for_each(|(bits, value)| bits.store((value as f32).to_bits(), Ordering::Relaxed));
         }
@@ -160,6 +160,20 @@ impl Gauge {
     pub(crate) fn is_doubtful(&self, now: Moment) -> bool {
         self.doubtful_until_us.load(Ordering::Relaxed) > now.as_us()
     }
+}
+
+/// What was measured of a replica at its load. What cannot be is not believed, which is said of a `new` one: at 0 microseconds it would
+/// get every request.
+fn believed(replica: &ReplicaRecord, new: bool) -> Latency {
+    let told = Latency { alpha_us: replica.alpha_us, beta_us: replica.beta_us };
+    if told.is_plausible() {
+        return told;
+    }
+    if new {
+        let (worker, variant) = (&replica.worker, &replica.variant);
+        tracing::warn!(%worker, %variant, alpha_us = told.alpha_us, beta_us = told.beta_us, "no latency that can be; 10 ms a row is assumed");
+    }
+    Latency::UNKNOWN
 }
 
 /// Told to a client of a gateway that knows nothing yet: about a reconnect to the registry.
@@ -245,7 +259,7 @@ impl Table {
             let found = Replica {
                 worker: replica.worker.clone(),
                 variant: replica.variant.clone(),
-                latency: Latency { alpha_us: replica.alpha_us, beta_us: replica.beta_us },
+                latency: believed(replica, known.is_none()),
                 instances: replica.instances,
                 distance: Distance::between(here, (&worker.site, &worker.zone)),
                 gauge: known.map(|r| r.gauge.clone()).unwrap_or_default(),

@@ -30,6 +30,9 @@ pub struct Latency {
 }
 
 impl Latency {
+    /// What a replica is believed to take where nothing believable was measured: 10 ms a row.
+    pub const UNKNOWN: Self = Self { alpha_us: 10_000.0, beta_us: 0.0 };
+
     /// Least squares through measured `(rows, microseconds)`, both coefficients kept at or above zero.
     /// With a single batch size everything is charged to the rows.
     pub fn fit(samples: &[(u32, f64)]) -> Self {
@@ -54,7 +57,7 @@ impl Latency {
     }
 
     /// Can it be the latency of something: finite, nothing below zero, not zero for all sizes, and at most an hour a row or
-    /// batch? A caller that gets one from outside (a record, a file) warns when not; [`Profile::new`] goes by its default then.
+    /// batch? A caller that gets one from outside (a record, a file) warns when not and goes by [`Self::UNKNOWN`], as [`Profile::new`] does.
     pub fn is_plausible(&self) -> bool {
         let fine = |us: f64| (0.0..=US_MAX).contains(&us);
         fine(self.alpha_us) && fine(self.beta_us) && self.alpha_us + self.beta_us >= US_MIN

@@ -19,6 +19,11 @@ fn model_file() -> String {
 /// Fields a newer writer added: kept when an older process rewrites the record.
 pub type Unknown = BTreeMap<String, serde_json::Value>;
 
+/// A number that may be missing or none: JSON has no way to say NaN but `null`.
+fn number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Option::<f64>::deserialize(from).map(Option::unwrap_or_default)
+}
+
 macro_rules! record {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
@@ -161,9 +166,11 @@ record! {
         /// A reload that did not work out. What is reported, and routable, is what was loaded before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reload_failed: Option<ReloadFailure>,
-        /// Microseconds per row, from calibration.
+        /// Microseconds per row, from calibration; 0 in both where there is no number.
+        #[serde(default, deserialize_with = "number")]
         alpha_us: f64,
         /// Fixed microseconds per batch, from calibration.
+        #[serde(default, deserialize_with = "number")]
         beta_us: f64,
     }
 }

@@ -25,8 +25,6 @@ const CALIBRATION_MAX: Duration = Duration::from_millis(200);
 const CALIBRATION_ROWS: [u32; 3] = [1, 2, 4];
 /// Runs of each.
 const CALIBRATION_RUNS: usize = 5;
-/// What a replica is believed to take per row when it could not be exercised.
-const UNKNOWN_ROW_US: f64 = 10_000.0;
 
 /// A warm replica and what was measured on the way.
 pub(crate) struct Warm {
@@ -93,7 +91,7 @@ pub(crate) fn load(
             latency = Some(calibrate(engine.as_mut(), &version.signature, guess)?);
         }
     }
-    let latency = latency.unwrap_or(Latency { alpha_us: UNKNOWN_ROW_US, beta_us: 0.0 });
+    let latency = latency.unwrap_or(Latency::UNKNOWN);
     let provider = engines.first().map(|e| e.provider().clone()).ok_or_else(|| WorkerError::Signature("no engine".to_owned()))?;
     let parts = Parts {
         variant: placement.variant.clone(),

@@ -120,3 +120,27 @@ fn i5_requests_are_checked_against_what_is_loaded_not_against_what_was_offered_l
     let content = content.replica(&loaded("b", 2, 9));
     assert_eq!(rows_and_replicas(&content), (9, vec!["b".to_owned()]));
 }
+
+#[test]
+fn a_latency_that_cannot_be_is_not_believed_whoever_tells_it() {
+    let content = |alpha_us: serde_json::Value| {
+        let mut record = serde_json::to_value(replica("w", 1, 1, ReplicaState::Ready)).unwrap();
+        record["beta_us"] = alpha_us.clone();
+        match alpha_us {
+            serde_json::Value::Bool(_) => drop(record.as_object_mut().unwrap().retain(|name, _| !name.ends_with("a_us"))),
+            other => record["alpha_us"] = other,
+        }
+        let content = Content::default().worker(&worker("w", 1)).version(&version(1, VersionState::Valid));
+        content.put(Content::keys().replica("w", "m:1:fp32@ort"), &record)
+    };
+    let latency = |alpha_us| content(alpha_us).table().resolve("m", "").unwrap().replicas[0].latency;
+    assert_eq!(latency(serde_json::json!(7.0)), Latency { alpha_us: 7.0, beta_us: 7.0 });
+    // None, as NaN is written; zero; less; more than an hour; not there at all.
+    for absurd in [serde_json::Value::Null, 0.into(), (-5).into(), 1e12.into(), false.into()] {
+        assert_eq!(latency(absurd.clone()), Latency::UNKNOWN, "{absurd}");
+    }
+    let gauge = Gauge::default();
+    let told = Forecast { latency: Latency { alpha_us: f64::NAN, beta_us: 0.0 }, kappa: 1.0, slow: 1.0 };
+    gauge.report(Moment::default(), &LoadReport { forecast: Some(told), ..LoadReport::default() });
+    assert_eq!(gauge.forecast(Latency::UNKNOWN).latency, Latency::UNKNOWN);
+}

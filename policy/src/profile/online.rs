@@ -9,8 +9,6 @@ const FORGETTING: f64 = 0.98;
 const PRIOR_WEIGHT: f64 = 2.0;
 /// Sizes measured at load.
 const PRIOR_ROWS: [u32; 3] = [1, 2, 4];
-/// What a replica is believed to take, when nothing believable was measured: 10 ms a row.
-const UNKNOWN: Latency = Latency { alpha_us: 10_000.0, beta_us: 0.0 };
 /// Pull towards the prior's proportion of row and batch cost, as a share of the data's weight: it decides only where the sizes
 /// that ran cannot tell the two apart.
 const PULL: f64 = 1e-3;
@@ -86,7 +84,7 @@ impl Profile {
                 sums.add(PRIOR_WEIGHT / (us * us), f64::from(rows), us);
             }
         }
-        let prior = if prior.is_plausible() { prior } else { UNKNOWN };
+        let prior = if prior.is_plausible() { prior } else { Latency::UNKNOWN };
         Self { prior, latency: prior, sums, slow: 1.0, tail: Tail::default() }
     }
 

@@ -54,13 +54,13 @@ struct Args {
     #[arg(long, env = "SLUICE_ETCD", default_value = "etcd")]
     etcd: PathBuf,
     /// Interleaved rounds
-    #[arg(long, default_value_t = 9)]
+    #[arg(long, default_value_t = 9, global = true)]
     rounds: usize,
     /// Milliseconds of each measurement
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, global = true)]
     slice_ms: u64,
     /// Write the figures here, too
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     json: Option<PathBuf>,
     #[command(subcommand)]
     bench: Bench,
@@ -205,4 +205,17 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
         Bench::InProcess { subject, setting } => return inprocess::serve(&args.onnxruntime, subject, *setting).map(|()| true),
     }
     report.finish(args.json.as_deref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_and_the_file_may_stand_before_or_behind_the_bench() {
+        for words in ["--json f --rounds 3 all", "all --json f --rounds 3", "--rounds 3 router --full --json f"] {
+            let args = Args::try_parse_from(["bench", "--sluice", "s", "--models", "m"].into_iter().chain(words.split(' '))).unwrap();
+            assert_eq!((args.rounds, args.json.as_deref()), (3, Some(std::path::Path::new("f"))), "{words}");
+        }
+    }
 }
