@@ -1,6 +1,7 @@
 //! One request's way through the gateway: check, choose, send, perhaps once more, answer.
 
 use crate::adapt::Wishes;
+use crate::metrics::Stage;
 use crate::shard::{Core, Shard};
 use crate::split;
 use crate::table::{ModelVersion, Replica};
@@ -54,7 +55,9 @@ impl Shard {
         trace::continue_from(&span, trace.as_ref());
         let context = Context { trace, ..context };
         let started = Instant::now();
+        let at = self.core.metrics.at(Stage::Door);
         let admitted = self.core.door.enter(self.core.now(), &context, raw.len()).await;
+        at.ended(&admitted);
         let _place = admitted.inspect_err(|failure| self.core.metrics.refused(failure.wire().0))?;
         let table = self.core.table.load_full();
         let result = match table.resolve(&envelope.model, &envelope.version) {
@@ -138,7 +141,10 @@ impl Shard {
         while tried.len() < ATTEMPTS_MAX {
             let chosen = match self.choose(version, request, &tried) {
                 Ok(chosen) => chosen,
-                Err(failure) => return Err(last.unwrap_or(failure)),
+                Err(failure) => {
+                    self.core.metrics.lost(Stage::Choose, &failure);
+                    return Err(last.unwrap_or(failure));
+                }
             };
             let replica = chosen.replica;
             if !tried.is_empty() {
@@ -248,8 +254,14 @@ impl Shard {
         };
         let mut replies = upstream.infer(call);
         let answer = async move { replies.next().await.unwrap_or(Err(Failure::BadReply { what: "no reply".to_owned() })) };
+        let at = self.core.metrics.at(Stage::Worker);
         // At the deadline the replies are dropped, which cancels the call.
-        request.context.in_time(answer.instrument(span)).await.flatten()
+        let told = request.context.in_time(answer.instrument(span)).await;
+        at.ended(&told);
+        if let Ok(Err(failure)) = &told {
+            self.core.metrics.lost(Stage::Queue, failure);
+        }
+        told.flatten()
     }
 }
 

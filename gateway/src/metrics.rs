@@ -1,6 +1,6 @@
 //! Counters and histograms of the gateway, in Prometheus' text form.
 
-use policy::{Code, Version};
+use policy::{Code, Failure, Version};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -22,6 +22,64 @@ struct CodeLabels {
     code: &'static str,
 }
 
+/// Where a request was when it ended without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// Its bytes were coming.
+    Receive,
+    /// It waited for others to leave.
+    Door,
+    /// No worker could be in time.
+    Choose,
+    /// It was on its way to a worker, or there.
+    Worker,
+    /// A worker said that it took it out of its queue.
+    Queue,
+}
+
+impl Stage {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Door => "door",
+            Self::Choose => "choose",
+            Self::Worker => "worker",
+            Self::Queue => "queue",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LostLabels {
+    stage: &'static str,
+    why: &'static str,
+}
+
+/// A request at a stage: one that is dropped there has lost its caller.
+pub(crate) struct At<'m> {
+    metrics: &'m Metrics,
+    stage: Stage,
+    ended: bool,
+}
+
+impl At<'_> {
+    /// It came through, or not.
+    pub(crate) fn ended<T>(mut self, outcome: &Result<T, Failure>) {
+        self.ended = true;
+        if let Err(failure) = outcome {
+            self.metrics.lost(self.stage, failure);
+        }
+    }
+}
+
+impl Drop for At<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.metrics.lost(self.stage, &Failure::Cancelled);
+        }
+    }
+}
+
 /// All of a gateway's metrics. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Metrics {
@@ -29,6 +87,7 @@ pub(crate) struct Metrics {
     failure: Family<ModelLabels, Counter>,
     duration: Family<ModelLabels, Histogram, fn() -> Histogram>,
     refused: Family<CodeLabels, Counter>,
+    lost: Family<LostLabels, Counter>,
     /// Attempts on a second worker.
     pub(crate) retries: Counter,
     /// Bytes of requests held now.
@@ -59,16 +118,17 @@ impl Metrics {
         let success = Family::default();
         let failure = Family::default();
         let duration = Family::new_with_constructor(buckets);
-        let refused = Family::default();
+        let (refused, lost) = (Family::default(), Family::default());
         let (retries, in_flight_bytes, waiting) = (Counter::default(), Gauge::default(), Gauge::default());
         registry.register("requests_success", "Requests answered", success.clone());
         registry.register("requests_failure", "Requests of a known model that failed", failure.clone());
         registry.register("request_duration_seconds", "Time from the last byte in to the answer", duration.clone());
         registry.register("errors", "Errors answered, by gRPC code", refused.clone());
+        registry.register("lost", "Requests whose time was up or whose caller had gone, by where they were then", lost.clone());
         registry.register("retries", "Attempts on a second worker", retries.clone());
         registry.register("in_flight_bytes", "Bytes of requests held", in_flight_bytes.clone());
         registry.register("waiting", "Requests that wait for others to leave", waiting.clone());
-        Self { success, failure, duration, refused, retries, in_flight_bytes, waiting, registry: Arc::new(registry) }
+        Self { success, failure, duration, refused, lost, retries, in_flight_bytes, waiting, registry: Arc::new(registry) }
     }
 
     pub(crate) fn of_model(&self, model: &str, version: Version) -> ModelMetrics {
@@ -78,6 +138,22 @@ impl Metrics {
             failure: self.failure.get_or_create_owned(&labels),
             duration: self.duration.get_or_create_owned(&labels),
         }
+    }
+
+    /// A request enters `stage`.
+    pub(crate) fn at(&self, stage: Stage) -> At<'_> {
+        At { metrics: self, stage, ended: false }
+    }
+
+    /// A request ended at `stage`: counted when that was for its time or its caller.
+    pub(crate) fn lost(&self, stage: Stage, failure: &Failure) {
+        let why = match failure {
+            Failure::Hopeless { .. } => "hopeless",
+            Failure::Cancelled => "cancelled",
+            other if other.wire().0 == Code::DeadlineExceeded => "expired",
+            _ => return,
+        };
+        self.lost.get_or_create(&LostLabels { stage: stage.as_str(), why }).inc();
     }
 
     pub(crate) fn refused(&self, code: Code) {
@@ -98,6 +174,12 @@ impl Metrics {
             Code::Unauthenticated => "UNAUTHENTICATED",
         };
         self.refused.get_or_create(&CodeLabels { code }).inc();
+    }
+
+    /// Requests lost at `stage` for `why`.
+    #[cfg(test)]
+    pub(crate) fn lost_at(&self, stage: &'static str, why: &'static str) -> u64 {
+        self.lost.get_or_create(&LostLabels { stage, why }).get()
     }
 
     /// Everything as text.

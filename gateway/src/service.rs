@@ -2,6 +2,7 @@
 
 use crate::identify::identify;
 use crate::infer::Context;
+use crate::metrics::Stage;
 use crate::oip::Oip;
 use crate::rest;
 use crate::shard::Shard;
@@ -57,12 +58,17 @@ impl Front {
             Ok(reader) => reader,
             Err(failure) => return self.refuse(&failure),
         };
+        let at = self.shard.core.metrics.at(Stage::Receive);
         let opening = match context.in_time(reader.opening()).await.flatten() {
             Ok(opening) => opening,
-            Err(failure) => return self.refuse(&failure),
+            Err(failure) => {
+                at.ended(&Err::<(), _>(failure.clone()));
+                return self.refuse(&failure);
+            }
         };
         if let Some((envelope, layout, records)) = opening.and_then(|(front, len)| envelope::read_opening(&front, len)) {
             let (feeder, inflow) = inflow(layout);
+            at.ended(&Ok(())); // it goes on from here while the rest comes
             let coming = reader.feed(feeder, records);
             // Boxed: what is kept for a large request must not make the future of every small one larger.
             return Box::pin(self.infer_coming(coming, envelope, Tensors::Coming(inflow), context, encoding)).await;
@@ -72,7 +78,9 @@ impl Front {
             let (envelope, raw) = envelope::read_request(message)?;
             Ok((envelope, raw, held))
         };
-        match context.in_time(read).await.flatten() {
+        let read = context.in_time(read).await.flatten();
+        at.ended(&read);
+        match read {
             Ok((envelope, raw, _held)) => self.infer_read(envelope, Tensors::Here(raw), context, encoding).await,
             Err(failure) => self.refuse(&failure),
         }

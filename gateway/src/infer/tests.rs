@@ -198,6 +198,40 @@ async fn i7_at_its_deadline_a_call_is_answered_and_given_up() {
 }
 
 #[tokio::test]
+async fn i7_who_got_no_answer_in_time_is_counted_where_it_was() {
+    let lost = |shard: &Shard, stage, why| shard.core.metrics.lost_at(stage, why);
+    let (shard, workers) = gateway([("a", Behaviour::Hangs), ("b", Behaviour::Hangs)]).await;
+    ask(&shard, Some(Duration::from_millis(5))).await.unwrap_err();
+    assert_eq!(lost(&shard, "worker", "expired"), 1);
+    ask(&shard, Some(Duration::ZERO)).await.unwrap_err();
+    assert_eq!(lost(&shard, "choose", "expired"), 1);
+    workers.call_dropped().await;
+    let full = shard.core.door.enter(shard.core.now(), &of("another"), 3 << 18).await.unwrap();
+    ask(&shard, Some(Duration::from_millis(5))).await.unwrap_err();
+    assert_eq!(lost(&shard, "door", "expired"), 1);
+    drop(full);
+    let asking = tokio::spawn({
+        let shard = shard.clone();
+        async move { ask(&shard, None).await }
+    });
+    while workers.asked() < 2 {
+        tokio::task::yield_now().await;
+    }
+    asking.abort();
+    assert!(asking.await.unwrap_err().is_cancelled());
+    assert_eq!((lost(&shard, "worker", "cancelled"), lost(&shard, "door", "cancelled")), (1, 0));
+    assert!(shard.core.metrics.render().contains("sluice_gateway_lost_total{stage=\"worker\",why=\"expired\"} 1"));
+    for (failure, why) in [(Failure::DeadlineExceeded { late_us: 1 }, "expired"), (Failure::Hopeless { late_us: 1 }, "hopeless")] {
+        let (shard, _) = gateway([("a", Behaviour::Fails(failure.clone())), ("b", Behaviour::Fails(failure))]).await;
+        ask(&shard, None).await.unwrap_err();
+        assert_eq!((lost(&shard, "queue", why), lost(&shard, "worker", why)), (1, 0));
+    }
+    let (shard, _) = gateway([("a", Behaviour::Answers), ("b", Behaviour::Answers)]).await;
+    ask(&shard, Some(Duration::from_secs(60))).await.unwrap();
+    assert!(!shard.core.metrics.render().contains("lost_total{"), "an answer is no loss");
+}
+
+#[tokio::test]
 async fn a_tenant_that_holds_its_share_is_refused_and_no_other() {
     let (shard, workers) = gateway([("a", Behaviour::Hangs), ("b", Behaviour::Hangs)]).await;
     let held: Vec<_> = (0..2)

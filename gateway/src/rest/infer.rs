@@ -2,6 +2,7 @@
 //! the same request as one over gRPC.
 
 use super::body::{JSON_INLINE_MAX, aside, refuse};
+use crate::metrics::Stage;
 use crate::service::Front;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response as AxumResponse};
@@ -72,7 +73,10 @@ impl Front {
             };
             Ok((request, permit))
         };
-        let (request, _permit) = context.in_time(read).await.flatten().inspect_err(|failure| core.metrics.refused(failure.wire().0))?;
+        let at = core.metrics.at(Stage::Receive);
+        let read = context.in_time(read).await.flatten();
+        at.ended(&read);
+        let (request, _permit) = read.inspect_err(|failure| core.metrics.refused(failure.wire().0))?;
         id.clone_from(&request.envelope.id);
         let reply = self.shard.answer(request.envelope, Tensors::Here(request.raw), context).await?;
         let mut named = reply.reply;

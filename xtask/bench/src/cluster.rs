@@ -20,10 +20,19 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything under `dir`, the worker with `flags` too, and waits until the gateway answers for `model`.
-    pub(crate) async fn start(args: &Args, models: &Path, dir: &Path, model: &str, flags: &[&str]) -> anyhow::Result<Self> {
+    /// Starts everything under `dir`, the worker with `flags` too, and waits until the gateway answers for `model`. One in a hundred
+    /// requests is traced to `collector`.
+    pub(crate) async fn start(
+        args: &Args,
+        models: &Path,
+        dir: &Path,
+        model: &str,
+        flags: &[&str],
+        collector: &Server,
+    ) -> anyhow::Result<Self> {
         let (sluice, etcd) = (&args.sluice, Etcd::start(&args.etcd, dir).await?);
-        let common = ["--etcd", &etcd.url, "--cluster", "bench", "--log", "warn", "--admin", "127.0.0.1:0"];
+        let otlp = format!("http://{}", collector.grpc);
+        let common = ["--etcd", &etcd.url, "--cluster", "bench", "--log", "warn", "--admin", "127.0.0.1:0", "--otlp", &otlp];
         let start = async |role: &str, more: &[&OsStr]| {
             let arguments = std::iter::once(role).chain(common).map(OsStr::new).chain(more.iter().copied());
             Server::part(sluice, arguments).await
@@ -38,19 +47,14 @@ impl Cluster {
         let gateway = start("gateway", &[&ports[..], &[gateway.as_os_str()]].concat()).await?;
         let cluster = Self { gateway, worker, _controller: controller, _etcd: etcd };
         tokio::time::timeout(READY_MAX, cluster.ready(model)).await.with_context(|| format!("{model} is not ready on the gateway"))??;
+        cluster.gateway.trace_one_in_a_hundred().await?;
         Ok(cluster)
     }
 
     /// Asks until the gateway says that it can answer.
     async fn ready(&self, model: &str) -> anyhow::Result<()> {
         loop {
-            let socket = tokio::net::TcpStream::connect(&self.gateway.http).await?;
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(socket)).await?;
-            let connection = tokio::spawn(connection);
-            let request = http::Request::get(format!("/v2/models/{model}/ready")).header("host", "bench");
-            let answer = sender.send_request(request.body(http_body_util::Empty::<bytes::Bytes>::new())?).await?;
-            connection.abort();
-            if answer.status().is_success() {
+            if self.gateway.http(http::Method::GET, &format!("/v2/models/{model}/ready"), "").await?.is_success() {
                 return Ok(());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

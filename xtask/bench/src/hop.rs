@@ -17,10 +17,10 @@ const CALLERS: usize = 32;
 const OPEN_MIN: Duration = Duration::from_secs(1);
 
 /// Runs it with `models`, which has the smallest model alone, beside `up`.
-pub(crate) async fn run(args: &Args, models: &Path, up: &Server, report: &mut Report) -> anyhow::Result<()> {
+pub(crate) async fn run(args: &Args, models: &Path, up: &Server, collector: &Server, report: &mut Report) -> anyhow::Result<()> {
     let (slice, dir) = (Duration::from_millis(args.slice_ms), tempfile::tempdir()?);
-    let cluster = Cluster::start(args, models, &dir.path().join("none"), MODEL, &["--isolation", "none"]).await?;
-    let apart = Cluster::start(args, models, &dir.path().join("process"), MODEL, &["--isolation", "process"]).await?;
+    let cluster = Cluster::start(args, models, &dir.path().join("none"), MODEL, &["--isolation", "none"], collector).await?;
+    let apart = Cluster::start(args, models, &dir.path().join("process"), MODEL, &["--isolation", "process"], collector).await?;
     let canned = Canned::new(Protocol::Grpc);
     let bare = bare(up, &canned).await?;
     let (hop, isolated) = ([&cluster.gateway, &cluster.worker], [&apart.gateway, &apart.worker]);

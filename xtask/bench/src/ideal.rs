@@ -174,11 +174,12 @@ async fn of_network(args: &Args, network: Network, report: &mut Report) -> anyho
     let (setting, rate) = best(&subject).await?;
     let length = Duration::from_secs_f64((ANSWERS / rate.max(1.0)).clamp(SLICE.0, SLICE.1));
     let mut alone = InProcess::start(&subject, setting).await?;
-    let up = Server::up(&args.sluice, repository.path(), &dir.path().join("up")).await?;
+    let collector = Server::collector().await?;
+    let up = Server::up_traced(&args.sluice, repository.path(), &dir.path().join("up"), &collector).await?;
     let mut clusters = Vec::new();
     for (number, (_, flags, _)) in SPREAD.into_iter().enumerate() {
         let dir = dir.path().join(number.to_string());
-        clusters.push(Cluster::start(args, repository.path(), &dir, network.name, flags).await?);
+        clusters.push(Cluster::start(args, repository.path(), &dir, network.name, flags, &collector).await?);
     }
     let mut ways: Vec<(Vec<&Server>, Way)> = vec![(vec![&up], Way::default())];
     ways.extend(clusters.iter().map(|cluster| (vec![&cluster.gateway, &cluster.worker], Way::default())));

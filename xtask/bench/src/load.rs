@@ -4,6 +4,7 @@ use crate::Args;
 use crate::message::MODEL;
 use crate::report::{Bound, Report, Samples};
 use crate::server::Server;
+use anyhow::Context as _;
 use loadtest::{Arrivals, Ask, Load, Pace, Script, Target};
 use std::time::Duration;
 
@@ -14,6 +15,9 @@ const LAG_US_MAX: f64 = 1_000.0;
 /// One measurement: p99 needs thousands of requests.
 const LENGTH_MIN: Duration = Duration::from_secs(2);
 const WARM_UP: Duration = Duration::from_millis(500);
+/// How long a server stands still once in a measurement, and the rate meanwhile.
+const STALL: Duration = Duration::from_millis(200);
+const STALLED_RATE: f64 = 500.0;
 
 /// Runs it.
 pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> {
@@ -49,5 +53,30 @@ pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> 
         report.target(format!("{name}: send lag p99"), p99.median(), Bound::AtMost(LAG_US_MAX), "us");
     }
     report.target("sluice load: runs that were late and did not say so", untold.sum(), Bound::AtMost(0.0), "");
+    stalled(&server, args.rounds, report).await
+}
+
+/// A server that stands still for a while: whoever was due meanwhile must be counted as having waited.
+async fn stalled(server: &Server, rounds: usize, report: &mut Report) -> anyhow::Result<()> {
+    let process = i32::try_from(server.id()?).ok().and_then(rustix::process::Pid::from_raw).context("the server's process")?;
+    let mut p99 = Samples::default();
+    for round in 0..rounds {
+        let target = Target::grpc(&format!("http://{}", server.grpc));
+        let load = Load::new(target, Ask::of(MODEL), Pace::Open(Arrivals::Constant { rate: STALLED_RATE }), LENGTH_MIN);
+        let load = Load { script: Script { warm_up: WARM_UP, seed: round as u64, ..load.script }, ..load };
+        let stall = async {
+            tokio::time::sleep(WARM_UP + LENGTH_MIN / 2).await;
+            rustix::process::kill_process(process, rustix::process::Signal::STOP)?;
+            tokio::time::sleep(STALL).await;
+            rustix::process::kill_process(process, rustix::process::Signal::CONT).map_err(anyhow::Error::from)
+        };
+        let (sent, stalled) = tokio::join!(loadtest::run(&load), stall);
+        stalled?;
+        p99.push(sent?.latency_us.value_at_quantile(0.99) as f64 / 1e3);
+    }
+    let name = format!("sluice load, {STALLED_RATE}/s evenly, server stalled for {} ms: p99", STALL.as_millis());
+    report.row(name.clone(), &p99, "ms");
+    // A tenth of the requests was due meanwhile, evenly: one in ten of these waited for nine tenths of it.
+    report.target(name, p99.median(), Bound::AtLeast(0.9 * STALL.as_secs_f64() * 1e3), "ms");
     Ok(())
 }

@@ -31,6 +31,7 @@ use clap::{Parser, Subcommand};
 use report::Report;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting::new();
@@ -187,6 +188,7 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
         Bench::Batcher { full } => batcher::run(*full, &mut report)?,
         Bench::Overload => overload::run(args, &mut report).await?,
         Bench::All { full } => {
+            let started = Instant::now();
             serving::run(args, &mut report).await?;
             ideal::run(args, &mut report).await?;
             swing::run(args, &mut report).await?;
@@ -196,6 +198,9 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             truth::run(args, &mut report).await?;
             router::run(*full, &mut report)?;
             batcher::run(*full, &mut report)?;
+            if !full {
+                report.target("bench all took", started.elapsed().as_secs_f64() / 60.0, report::Bound::AtMost(40.0), "minutes");
+            }
         }
         Bench::Echo { answer } => return echo::serve(*answer).await.map(|()| true),
         Bench::Canned => return gateway::upstream::serve().await.map(|()| true),

@@ -1,5 +1,6 @@
 //! Medians with their spread, and targets that are met or missed.
 
+use std::io::Write as _;
 use std::path::Path;
 
 /// Repeated measurements of one thing.
@@ -86,7 +87,7 @@ impl Report {
     /// A line of the table; told at once, for whoever watches.
     pub(crate) fn row(&mut self, name: impl Into<String>, samples: &Samples, unit: &'static str) {
         let name = name.into();
-        eprintln!("{name:<52} {:>12.2} {unit}", samples.median());
+        let _ = writeln!(std::io::stderr(), "{name:<52} {:>12.2} {unit}", samples.median());
         self.rows.push((name, samples.clone(), unit));
     }
 

@@ -79,6 +79,39 @@ impl Server {
         Self::start(sluice, arguments).await
     }
 
+    /// The same, with one in a hundred requests traced to `collector`, as in production.
+    pub(crate) async fn up_traced(sluice: &Path, models: &Path, data: &Path, collector: &Self) -> anyhow::Result<Self> {
+        let otlp = format!("http://{}", collector.grpc);
+        let ports = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn"];
+        let flags = ports.into_iter().chain(["--otlp", &otlp, "--models"]).map(OsStr::new);
+        let up = Self::start(sluice, flags.chain([models.as_os_str(), OsStr::new("--data-dir"), data.as_os_str()])).await?;
+        up.trace_one_in_a_hundred().await?;
+        Ok(up)
+    }
+
+    /// A server that takes traces and forgets them: it answers every call with an empty message.
+    pub(crate) async fn collector() -> anyhow::Result<Self> {
+        Self::own(["echo", "--answer", "5"]).await
+    }
+
+    /// Sets the share of requests for which this gateway begins a trace.
+    pub(crate) async fn trace_one_in_a_hundred(&self) -> anyhow::Result<()> {
+        let status = self.http(http::Method::POST, "/v2/trace/setting", r#"{"trace_rate":"100"}"#).await?;
+        anyhow::ensure!(status.is_success(), "trace_rate: {status}");
+        Ok(())
+    }
+
+    /// What its HTTP port answers.
+    pub(crate) async fn http(&self, method: http::Method, path: &str, body: &'static str) -> anyhow::Result<http::StatusCode> {
+        let socket = tokio::net::TcpStream::connect(&self.http).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(socket)).await?;
+        let connection = tokio::spawn(connection);
+        let request = http::Request::builder().method(method).uri(path).header("host", "bench");
+        let answer = sender.send_request(request.body(http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes())))?).await?;
+        connection.abort();
+        Ok(answer.status())
+    }
+
     /// Ends it.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)

@@ -66,7 +66,8 @@ pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> 
     // The smallest model alone: memory and start are its.
     std::os::unix::fs::symlink(args.models.join(MODEL).canonicalize()?, only.path().join(MODEL))?;
     Server::up(&args.sluice, only.path(), data.path()).await?.stop().await?; // validates the artifacts, once
-    let up = Server::up(&args.sluice, only.path(), data.path()).await?;
+    let collector = Server::collector().await?;
+    let up = Server::up_traced(&args.sluice, only.path(), data.path(), &collector).await?;
     for (of, protocol) in [Protocol::Grpc, Protocol::Rest].into_iter().enumerate() {
         let canned = Canned::new(protocol);
         let bare = bare(&up, &canned).await?;
@@ -87,12 +88,12 @@ pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> 
                 report.target(format!("{name}: share of the bare rate"), share.median(), Bound::AtLeast(*least), "");
                 report.target(format!("{name}: server CPU a request"), ours.cpu_us.median(), Bound::AtMost(*most), "us");
             }
-            if concurrency == 1 && protocol == Protocol::Grpc {
+            if concurrency == 1 {
                 report.target(format!("{name}: p50"), ours.p50_us.median(), Bound::AtMost(180.0), "us");
             }
         }
     }
     report.target("resident", up.resident()? as f64 / f64::from(1 << 20), Bound::AtMost(60.0), "MiB");
     report.target("ready after", up.start.as_secs_f64(), Bound::AtMost(0.5), "s");
-    hop::run(args, only.path(), &up, report).await
+    hop::run(args, only.path(), &up, &collector, report).await
 }
