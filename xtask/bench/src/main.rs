@@ -5,6 +5,7 @@
 
 mod allocations;
 mod batcher;
+mod bursts;
 mod client;
 mod cluster;
 mod echo;
@@ -89,7 +90,7 @@ enum Bench {
         #[arg(long)]
         full: bool,
     },
-    /// Every way to form batches at one device, simulated
+    /// Every way to form batches: the smallest model in bursts, live, and one device, simulated
     Batcher {
         /// Longer and more runs
         #[arg(long)]
@@ -185,7 +186,10 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
         Bench::Swing => swing::run(args, &mut report).await?,
         Bench::SimTruth => truth::run(args, &mut report).await?,
         Bench::Router { full } => router::run(*full, &mut report)?,
-        Bench::Batcher { full } => batcher::run(*full, &mut report)?,
+        Bench::Batcher { full } => {
+            bursts::run(args, &mut report).await?;
+            batcher::run(*full, &mut report)?;
+        }
         Bench::Overload => overload::run(args, &mut report).await?,
         Bench::All { full } => {
             let started = Instant::now();
@@ -197,6 +201,7 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             overload::run(args, &mut report).await?;
             truth::run(args, &mut report).await?;
             router::run(*full, &mut report)?;
+            bursts::run(args, &mut report).await?;
             batcher::run(*full, &mut report)?;
             if !full {
                 report.target("bench all took", started.elapsed().as_secs_f64() / 60.0, report::Bound::AtMost(40.0), "minutes");
