@@ -385,6 +385,34 @@ def case_large_on_and_on():
     print(count)
 
 
+def case_split():
+    """Rows above the largest batch come back as one answer."""
+    same("add_sub", {"INPUT0": f32(11, 16), "INPUT1": f32(11, 16)})
+    stats = client.get_inference_statistics("add_sub").model_stats[0]
+    assert (stats.inference_count, stats.execution_count >= 3) == (11, True), stats
+
+
+def case_padding():
+    """Sentences of different lengths share batches, and each gets its own answer."""
+    feeds = []
+    for length in range(17, 21):
+        ids = rng.integers(1000, 20000, (1, length))
+        feeds.append({"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    wanted = [truth("minilm_l6", feed)["sentence_embedding"] for feed in feeds]
+
+    async def rounds():
+        async with triton_aio.InferenceServerClient(ADDRESS) as many:
+            for _ in range(8):
+                got = await asyncio.gather(*(many.infer("minilm_l6", inputs(feed)) for feed in feeds))
+                for have, want in zip(got, wanted):
+                    have = have.as_numpy("sentence_embedding")
+                    assert have.shape == want.shape and np.abs(have - want).max() <= 1e-4, (have.shape, want.shape)
+
+    asyncio.run(rounds())
+    stats = client.get_inference_statistics("minilm_l6").model_stats[0]
+    assert stats.inference_count == 32 and stats.execution_count < 32, stats
+
+
 def case_good():
     """The cluster answers as one process does."""
     same("add_sub", {"INPUT0": f32(2, 16), "INPUT1": f32(2, 16)})

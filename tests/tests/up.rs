@@ -41,6 +41,26 @@ fn answers_are_those_of_the_runtime_in_this_process() {
 }
 
 #[test]
+fn what_sluice_toml_allows_gives_the_answers_of_the_runtime() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = tempfile::tempdir().unwrap();
+    let model = |name: &str, of: &str, rules: &str| {
+        let folder = repository.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink(kit.models.join(of).join("1"), folder.join("1")).unwrap();
+        std::fs::write(folder.join("sluice.toml"), rules).unwrap();
+    };
+    model("add_sub", "test/add_sub", "max_batch_size = 4\nsplit = true\n");
+    let input = |name: &str| format!("{{ name = \"{name}\", dim = 1, value = 0 }}");
+    let padding = format!("inputs = [{}, {}]", input("input_ids"), input("attention_mask"));
+    model("minilm_l6", "demo/minilm_l6", &format!("instances = 1\nmax_batch_size = 8\n[padding]\n{padding}\noutputs = []\n"));
+    let up = Sluice::up(&kit, repository.path(), &[]);
+    for case in ["split", "padding"] {
+        kit.python("conformance.py", &[case, up.port("grpc"), repository.path().to_str().unwrap()]);
+    }
+}
+
+#[test]
 fn every_way_to_ask_gets_the_same_answer() {
     conforms(&["test/add_sub", "test/identity_fp32"], &["ways_to_ask"]);
 }

@@ -45,3 +45,29 @@ async fn i5_what_came_before_a_frame_that_cannot_be_read_is_still_answered() {
     assert_eq!((first.error_message.as_str(), first.infer_response.unwrap().id.as_str()), ("", "first"));
     assert_eq!(trailers.get("grpc-status").unwrap(), "8");
 }
+
+#[tokio::test]
+async fn each_request_of_a_stream_is_routed_on_its_own() {
+    let (shard, _) = gateway([("a", Behaviour::Answers), ("b", Behaviour::Answers)]).await;
+    let front = Front { shard, router: axum::Router::new() };
+    let body: Vec<u8> = (0..50).flat_map(|number| framed(&request(&number.to_string()))).collect();
+    let reader = MessageReader::new(Full::new(Bytes::from(body)), Encoding::Identity, 1 << 20);
+    let (sender, mut answer) = StreamSender::new(4, Encoding::Identity);
+    let work = async {
+        let trailers = front.work(reader, &HeaderMap::new(), &sender).await;
+        sender.finish(trailers).await;
+    };
+    let read = async {
+        let mut workers = Vec::new();
+        while let Ok(data) = answer.frame().await.unwrap().unwrap().into_data() {
+            let reply = <ModelStreamInferResponse as prost::Message>::decode(data.slice(5..)).unwrap();
+            workers.push(reply.infer_response.unwrap().model_name); // these workers say who they are there
+        }
+        workers
+    };
+    let ((), mut workers) = tokio::join!(work, read);
+    let of_a = workers.iter().filter(|worker| *worker == "a").count();
+    assert!((5..45).contains(&of_a), "{of_a} of 50 at a");
+    workers.retain(|worker| worker != "a" && worker != "b");
+    assert!(workers.is_empty(), "{workers:?}");
+}
