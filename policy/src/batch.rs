@@ -24,8 +24,9 @@ pub use baseline::{BatchPolicy, UnknownBatchPolicy};
 pub use batching::{Batching, QueuePolicy, TimeoutAction};
 pub use ticket::Ticket;
 
-use crate::profile::Forecast;
+use crate::profile::{Forecast, Forecasts};
 use crate::{Failure, Moment};
+use earliest::When;
 use lanes::{Lane, Lanes};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -61,6 +62,10 @@ struct Waiting {
 }
 
 impl Waiting {
+    fn row_bytes(&self) -> u64 {
+        self.bytes.checked_div(u64::from(self.rows)).unwrap_or(self.bytes)
+    }
+
     fn times_out(&self) -> Moment {
         later(self.arrived, self.allowed_us)
     }
@@ -213,9 +218,9 @@ impl Batcher {
         self.waits = false;
     }
 
-    /// Forms the next batch for an idle instance of a replica as fast as `forecast` says. `batch` is emptied first; its room is
+    /// Forms the next batch for an idle instance of a replica as fast as `forecasts` say. `batch` is emptied first; its room is
     /// reused.
-    pub fn take(&mut self, now: Moment, forecast: Forecast, batch: &mut Batch) {
+    pub fn take(&mut self, now: Moment, forecasts: &impl Forecasts, batch: &mut Batch) {
         batch.run.clear();
         batch.late.clear();
         batch.hopeless.clear();
@@ -225,11 +230,11 @@ impl Batcher {
         }
         batch.wake = match self.policy {
             BatchPolicy::Sluice => {
-                self.form_by_deadline(now, forecast, batch);
+                self.form_by_deadline(&When { moment: now, forecasts, limit: self.limits.rows_max }, batch);
                 None
             }
-            BatchPolicy::Triton | BatchPolicy::Linger => self.form_by_rules(now, forecast, &mut batch.run),
-            _ => self.form_as_others(now, forecast, &mut batch.run),
+            BatchPolicy::Triton | BatchPolicy::Linger => self.form_by_rules(now, forecasts.whole(), &mut batch.run),
+            _ => self.form_as_others(now, forecasts.whole(), &mut batch.run),
         };
         for ticket in &mut batch.run {
             self.remove(*ticket);

@@ -1,14 +1,16 @@
 //! The latency model of a replica: how long a batch takes, learned from every execution.
 //!
-//! [`Latency`] is a line through what was measured, [`Profile`] keeps one up to date with how far the device is from it, and
-//! [`Forecast`] is what a decision needs of that.
+//! [`Latency`] is a line through what was measured, [`Profile`] keeps one up to date with how far the device is from it, [`Profiles`] one
+//! for each size of a row, and [`Forecast`] is what a decision needs of that.
 
 mod forecast;
 mod online;
+mod sizes;
 mod tail;
 
 pub use forecast::Forecast;
 pub use online::Profile;
+pub use sizes::{Forecasts, Profiles};
 
 /// How long a forecast is believed without a run that confirms it, in microseconds. What is refused teaches nothing, so a forecast that
 /// refuses everything would stand for ever: after this long an idle replica is tried whatever it says.

@@ -12,7 +12,7 @@ use crate::memory::Reservation;
 use crate::runner::Runner;
 use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
 use policy::check::check_request;
-use policy::profile::{Latency, Profile};
+use policy::profile::{Latency, Profiles};
 use policy::route::Arrivals;
 use policy::statistics::Statistics;
 use policy::{Envelope, Failure, Moment, Padding, Signature, VariantId, WorkerId};
@@ -106,7 +106,7 @@ impl Replica {
     pub(crate) fn start(parts: Parts, engines: Vec<Box<dyn Engine>>, inline: Option<Box<dyn Engine>>) -> std::io::Result<Self> {
         let queue = Queue {
             batcher: Batcher::new(parts.limits, parts.batching.clone()),
-            profile: Profile::new(parts.latency),
+            profiles: Profiles::new(parts.latency),
             observed: Moment::default(),
             jobs: HashMap::new(),
             running: Running::default(),

@@ -84,7 +84,7 @@ impl Worker {
         }
         while let Some(instance) = self.running.iter().position(Option::is_none) {
             let mut batch = std::mem::take(&mut self.batch);
-            self.batcher.take(now, self.forecast(now), &mut batch);
+            self.batcher.take(now, &self.forecast(now), &mut batch);
             self.refuse(&batch, effects);
             let jobs: Vec<Job> = batch.run.iter().filter_map(|ticket| self.waiting.remove(ticket)).collect();
             let wake = batch.wake;

@@ -13,13 +13,32 @@
 use super::lanes::{LEVELS, Lane};
 use super::{Batch, Batcher, NEVER, Ticket, Waiting, later};
 use crate::Moment;
-use crate::profile::Forecast;
+use crate::profile::{Forecast, Forecasts};
 
 /// Share of a request's time that the work before it may take. With eight shapes on a GPU at .6 of its capacity 1 answers 66 of 100 in
 /// time, .8 answers 80; .7 answers one more there, and at .3 of the capacity one less.
 const OVERLOAD_SHARE: f64 = 0.8;
 
-/// What a batch is formed from.
+/// What batches are formed from.
+pub(super) struct When<'f, F> {
+    pub(super) moment: Moment,
+    pub(super) forecasts: &'f F,
+    /// Most rows of any batch.
+    pub(super) limit: u32,
+}
+
+impl<F: Forecasts> When<'_, F> {
+    /// For a batch of the size of `waiting`.
+    fn of(&self, waiting: &Waiting) -> Now {
+        self.at(self.forecasts.of(waiting.row_bytes()))
+    }
+
+    fn at(&self, forecast: Forecast) -> Now {
+        Now { moment: self.moment, forecast, rows_max: forecast.rows_max(self.limit) }
+    }
+}
+
+/// What one batch is formed from.
 #[derive(Clone, Copy)]
 struct Now {
     moment: Moment,
@@ -47,21 +66,20 @@ impl Now {
 
 impl Batcher {
     /// Puts into `batch` what runs now, and what cannot be in time any more. Something runs unless nothing can.
-    pub(super) fn form_by_deadline(&mut self, moment: Moment, forecast: Forecast, batch: &mut Batch) {
-        let now = Now { moment, forecast, rows_max: forecast.rows_max(self.limits.rows_max) };
+    pub(super) fn form_by_deadline(&mut self, when: &When<'_, impl Forecasts>, batch: &mut Batch) {
         for level in LEVELS {
-            while self.first_of(level).is_some_and(|first| self.give_up(&now, first, batch)) {}
+            while self.first_of(level).is_some_and(|first| self.give_up(when, first, batch)) {}
         }
         while let Some(level) = self.lanes.next_level() {
-            let Some(lane) = self.lane_in_turn(&now, level) else { return };
+            let Some(lane) = self.lane_in_turn(when, level) else { return };
             let chosen = loop {
                 let Some(first) = self.first_of_lane(lane) else { break None };
-                if !self.give_up(&now, first, batch) && !self.crowd_out(&now, first, batch) {
+                if !self.give_up(when, first, batch) && !self.crowd_out(when, first, batch) {
                     break Some(first);
                 }
             };
             let Some(first) = chosen else { continue };
-            self.fill(&now, first, &mut batch.run);
+            self.fill(when, first, &mut batch.run);
             self.lanes.begin(level);
             for place in &batch.run {
                 if let Some(waiting) = self.queue.get(place) {
@@ -84,8 +102,9 @@ impl Batcher {
 
     /// Takes out who is late, or would be if it ran alone now: in 1 of 100 cases when others want its place, else as a rule, since an
     /// idle instance is worth nothing. False when it can be in time.
-    fn give_up(&mut self, now: &Now, place: Ticket, batch: &mut Batch) -> bool {
+    fn give_up(&mut self, when: &When<'_, impl Forecasts>, place: Ticket, batch: &mut Batch) -> bool {
         let Some(waiting) = self.queue.get(&place) else { return false };
+        let now = when.of(waiting);
         let done = if self.queue.len() > 1 { now.done(waiting.rows) } else { now.expected(waiting.rows) };
         let deadline = waiting.deadline;
         if deadline <= now.moment {
@@ -99,8 +118,9 @@ impl Batcher {
     }
 
     /// Takes out who keeps a larger batch from running now that could not be in time afterwards. False when it may ride.
-    fn crowd_out(&mut self, now: &Now, place: Ticket, batch: &mut Batch) -> bool {
+    fn crowd_out(&mut self, when: &When<'_, impl Forecasts>, place: Ticket, batch: &mut Batch) -> bool {
         let Some(waiting) = self.queue.get(&place) else { return false };
+        let now = &when.of(waiting);
         let fits = now.fits(waiting.deadline).max(waiting.rows);
         let wanted = self.lanes.rows(Lane::of(place, waiting)).min(now.rows_max);
         if fits >= wanted {
@@ -108,7 +128,7 @@ impl Batcher {
         }
         // Where other shapes run in between, what is left behind may be late even if it could be in time in the next batch.
         let must_run_now =
-            fits.saturating_mul(2) < wanted && self.lanes.of(place.level()).nth(1).is_some() && self.overloaded(now, waiting);
+            fits.saturating_mul(2) < wanted && self.lanes.of(place.level()).nth(1).is_some() && self.overloaded(when, waiting);
         if !self.next_needs_its_place(now, waiting, place.level(), fits, must_run_now) {
             return false;
         }
@@ -132,20 +152,22 @@ impl Batcher {
     }
 
     /// What waits takes most of what `head` was given: who comes now with as much time would hardly be served in it.
-    fn overloaded(&self, now: &Now, head: &Waiting) -> bool {
+    fn overloaded(&self, when: &When<'_, impl Forecasts>, head: &Waiting) -> bool {
+        let now = when.at(when.forecasts.whole());
         head.deadline != NEVER && self.work_us(now.forecast, now.rows_max) > OVERLOAD_SHARE * head.deadline.us_since(head.arrived) as f64
     }
 
     /// The lane that the next batch of `level` is for: of the earliest deadline, but in overload that of the largest batch; and a
     /// starved one before either.
-    fn lane_in_turn(&self, now: &Now, level: u32) -> Option<Lane> {
+    fn lane_in_turn(&self, when: &When<'_, impl Forecasts>, level: u32) -> Option<Lane> {
         let earliest = self.first_of(level)?;
         let head = self.queue.get(&earliest)?;
+        let now = when.of(head);
         let own = Lane::of(earliest, head);
         if self.lanes.of(level).nth(1).is_none() {
             return Some(own);
         }
-        let overload = self.overloaded(now, head);
+        let overload = self.overloaded(when, head);
         let largest = || {
             let lanes = self.lanes.of(level).filter(|_| overload);
             lanes.max_by_key(|(lane, load)| (load.rows.min(u64::from(now.rows_max)), **lane == own)).map(|(lane, _)| *lane)
@@ -154,8 +176,9 @@ impl Batcher {
     }
 
     /// Puts `first` into `run`, and who of its shape can ride along so that all are in time: its own level first.
-    fn fill(&self, now: &Now, first: Ticket, run: &mut Vec<Ticket>) {
+    fn fill(&self, when: &When<'_, impl Forecasts>, first: Ticket, run: &mut Vec<Ticket>) {
         let Some(head) = self.queue.get(&first) else { return };
+        let now = when.of(head);
         let (mut rows, mut deadline) = (head.rows, head.deadline);
         run.push(first);
         let others = LEVELS.filter(|level| *level != first.level());

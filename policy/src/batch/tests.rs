@@ -37,7 +37,7 @@ fn take(batcher: &mut Batcher, now_us: u64) -> Batch {
 
 fn take_at(batcher: &mut Batcher, now_us: u64, forecast: Forecast) -> Batch {
     let mut batch = Batch::default();
-    batcher.take(Moment::from_us(now_us), forecast, &mut batch);
+    batcher.take(Moment::from_us(now_us), &forecast, &mut batch);
     batch
 }
 

@@ -7,6 +7,7 @@ use crate::cores;
 use crate::engine::{CancelFlag, Engine, EngineError};
 use crate::lane::{Delivery, Mailbox};
 use policy::batch::Batch;
+use policy::profile::Forecasts as _;
 use policy::statistics::Total;
 use policy::{Envelope, Failure, Moment};
 use proto::call::{InferReply, LoadReport};
@@ -100,7 +101,7 @@ impl Instance {
 
     /// Takes a batch out of the queue into `jobs`, and refuses whose time is up; false when there is nothing to run now.
     fn take(&mut self, queue: &mut Queue, now: Moment, batch: &mut Batch, jobs: &mut Vec<Job>) -> bool {
-        queue.batcher.take(now, queue.forecast(now), batch);
+        queue.take(now, batch);
         for (ticket, late_us) in &batch.late {
             queue.refuse(*ticket, Failure::DeadlineExceeded { late_us: *late_us });
         }
@@ -123,7 +124,7 @@ impl Instance {
             return false;
         }
         self.turn = queue.taken;
-        let limit = now.after(Duration::from_micros(queue.profile.forecast().run_us_max(rows)));
+        let limit = now.after(Duration::from_micros(queue.run_us_max(rows)));
         self.cancel = queue.running.begin(self.turn, waiting, limit);
         self.unanswered = jobs.len();
         queue.taken = queue.taken.wrapping_add(1);
@@ -284,12 +285,14 @@ impl Instance {
         let (done, wall) = (Instant::now(), SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
         let between = |from: &Instant, to: &Instant| ns(to.saturating_duration_since(*from));
         let (input, infer, output) = (between(started, assembled), between(assembled, ran), between(ran, &done));
-        let (mut success, mut waited, mut rows) = (Total::default(), Total::default(), 0u32);
+        let (mut success, mut waited, mut rows, mut bytes) = (Total::default(), Total::default(), 0u32, 0u64);
         for job in jobs {
+            bytes = job.raw.iter().fold(bytes, |sum, chain| sum.saturating_add(chain.len() as u64));
             success.add(1, between(&job.arrived, &done));
             waited.add(1, between(&job.arrived, started));
             rows = rows.saturating_add(job.rows);
         }
+        let row_bytes = bytes.checked_div(u64::from(rows)).unwrap_or(bytes);
         let started_ms = wall.saturating_sub(done.saturating_duration_since(*started)).as_millis();
         let mut queue = self.shared.lock();
         let all = &mut queue.statistics;
@@ -305,9 +308,9 @@ impl Instance {
         batch.compute_input.add(1, input);
         batch.compute_infer.add(1, infer);
         batch.compute_output.add(1, output);
-        queue.profile.observe(rows, input.saturating_add(infer) as f64 / 1e3);
+        queue.profiles.observe(rows, row_bytes, input.saturating_add(infer) as f64 / 1e3);
         queue.observed = self.shared.now();
-        let forecast = queue.profile.forecast();
+        let forecast = queue.profiles.whole();
         LoadReport { backlog_us: queue.batcher.backlog_us(forecast, self.shared.instances), forecast: Some(forecast), senders: 0.0 }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::running::Running;
 use crate::lane::{Answer, Delivery};
-use policy::batch::{Batcher, Ticket};
-use policy::profile::{FORECAST_US_MAX, Forecast, Latency, Profile};
+use policy::batch::{Batch, Batcher, Ticket};
+use policy::profile::{FORECAST_US_MAX, Forecast, Forecasts, Latency, Profiles};
 use policy::statistics::Statistics;
 use policy::{Envelope, Failure, Moment};
 use proto::chain::Chain;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// What waits and what runs, and what was learned of it.
 pub(super) struct Queue {
     pub(super) batcher: Batcher,
-    pub(super) profile: Profile,
+    pub(super) profiles: Profiles,
     /// When it last learned.
     pub(super) observed: Moment,
     pub(super) jobs: HashMap<Ticket, Job>,
@@ -37,13 +37,18 @@ impl Queue {
         self.running.is_empty() && self.batcher.is_empty()
     }
 
-    /// What to expect of a batch that starts now. What is refused teaches nothing, so a forecast that refuses would stand for ever: after
-    /// a while without a run the next one is tried whatever it says.
-    pub(super) fn forecast(&self, now: Moment) -> Forecast {
+    /// Takes the next batch out of what waits. What is refused teaches nothing, so a forecast that refuses would stand for ever: after a
+    /// while without a run the next one is tried whatever it says.
+    pub(super) fn take(&mut self, now: Moment, batch: &mut Batch) {
         match now.us_since(self.observed) > FORECAST_US_MAX && self.running.is_empty() {
-            true => Forecast::from(Latency::default()),
-            false => self.profile.forecast(),
+            true => self.batcher.take(now, &Forecast::from(Latency::default()), batch),
+            false => self.batcher.take(now, &self.profiles, batch),
         }
+    }
+
+    /// Longest run of `rows` that is not endless, in microseconds.
+    pub(super) fn run_us_max(&self, rows: u32) -> u64 {
+        self.profiles.whole().run_us_max(rows)
     }
 
     /// Takes no more, and what waits does so for an instance only.

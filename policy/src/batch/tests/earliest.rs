@@ -251,7 +251,7 @@ proptest! {
                     inside.remove(&ticket);
                 }
                 _ => {
-                    batcher.take(now, forecast, &mut batch);
+                    batcher.take(now, &forecast, &mut batch);
                     check_batch(now, forecast, &batch, &mut inside, batcher.len())?;
                 }
             }
@@ -260,7 +260,7 @@ proptest! {
             prop_assert_eq!((rows, batcher.rows), (batcher.rows, inside.values().map(|p| u64::from(p.rows)).sum()));
         }
         while !batcher.is_empty() {
-            batcher.take(Moment::from_us(end_us), forecast, &mut batch);
+            batcher.take(Moment::from_us(end_us), &forecast, &mut batch);
             check_batch(Moment::from_us(end_us), forecast, &batch, &mut inside, batcher.len())?;
         }
         prop_assert!(inside.is_empty() && batcher.bytes == 0 && batcher.lanes.batches(1) == 0);
@@ -279,4 +279,33 @@ fn an_idle_instance_runs_the_last_that_would_be_in_time_as_a_rule() {
     let second = arrive(&mut batcher, 0, pending(1, Some(59)));
     let expected = Batch { run: vec![second], hopeless: vec![(first, 2)], ..Batch::default() };
     assert_eq!(take_at(&mut batcher, 0, uneven), expected, "one of two has to make room");
+}
+
+/// Rows up to 100 bytes take 100 microseconds, larger ones a hundred times that.
+struct TwoSizes;
+
+impl Forecasts for TwoSizes {
+    fn whole(&self) -> Forecast {
+        Forecast::from(Latency { alpha_us: 5_000.0, beta_us: 0.0 })
+    }
+
+    fn of(&self, row_bytes: u64) -> Forecast {
+        Forecast::from(Latency { alpha_us: if row_bytes > 100 { 10_000.0 } else { 100.0 }, beta_us: 0.0 })
+    }
+}
+
+#[test]
+fn whether_a_request_can_be_in_time_goes_by_its_own_size() {
+    let mut batcher = roomy();
+    let mut arrive = |bytes, group, deadline_us| {
+        let pending = Pending { rows: 1, bytes, deadline: Some(Moment::from_us(deadline_us)), group, priority: 0, timeout_us: None };
+        batcher.arrive(Moment::default(), pending).unwrap()
+    };
+    let (small, large) = (arrive(10, 1, 1_000), arrive(1_000, 2, 8_000));
+    let mut batch = Batch::default();
+    batcher.take(Moment::default(), &TwoSizes, &mut batch);
+    assert_eq!((batch.run.clone(), batch.hopeless.clone()), (vec![small], vec![]));
+    batcher.take(Moment::from_us(100), &TwoSizes, &mut batch);
+    assert_eq!(batch.run, []);
+    assert!(matches!(batch.hopeless.as_slice(), [(ticket, _)] if *ticket == large));
 }

@@ -92,7 +92,7 @@ impl Trial {
                 arrival += gap(&mut random, self.cv2) * 1e6 / self.rate;
             }
             for slot in running.iter_mut().filter(|slot| slot.is_none()) {
-                batcher.take(Moment::from_us(now), profile.forecast(), &mut batch);
+                batcher.take(Moment::from_us(now), &profile.forecast(), &mut batch);
                 for (ticket, _) in batch.late.iter().chain(&batch.hopeless) {
                     assert!(inside.remove(ticket).is_some(), "answered twice");
                     outcome.refused += 1.0;
