@@ -160,6 +160,13 @@ async fn a_body_that_stalls_inside_a_message_is_given_up() {
     assert!(reader.next().await.unwrap().is_some());
     let longer = tokio::time::timeout(STALL_MAX * 10, reader.next()).await;
     assert!(longer.is_err(), "between messages silence is fine");
+    let (_open, body) = silent(frame(0, b"abc"));
+    let unary = tokio::time::timeout(STALL_MAX * 10, MessageReader::new(body, Encoding::Identity, 9).only()).await;
+    assert_eq!(unary.unwrap().unwrap_err(), stalled(), "but not behind the one message of a call");
+    let (_open, body) = silent(vec![]);
+    let mut reader = MessageReader::new(body, Encoding::Identity, 9);
+    let unary = tokio::time::timeout(STALL_MAX * 10, reader.opening()).await;
+    assert_eq!(unary.unwrap().unwrap_err(), stalled(), "nor before it");
 }
 
 #[tokio::test]
