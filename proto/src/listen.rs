@@ -1,5 +1,6 @@
 //! The accept loop: the sockets of listeners, dealt to the network runtimes, served over HTTP/2 or HTTP/1.1, drained at the end.
 
+use crate::body::UNREAD_MAX;
 use crate::frame::ReplyBody;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -13,8 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 mod greeted;
+mod unread;
 
 use greeted::Greeted;
+use unread::Unread;
 
 /// Bounds of a listener and of each of its connections.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +36,8 @@ pub struct Limits {
     pub header_bytes_max: u32,
     /// How long a connection may take to say what it speaks.
     pub handshake_max: Duration,
+    /// How long a peer may take nothing of what waits to be sent to it.
+    pub unread_max: Duration,
     /// HTTP/1.1 is spoken too.
     pub http1: bool,
     /// How often a silent connection is asked whether it lives, and how long the answer may take.
@@ -49,6 +54,7 @@ impl Limits {
         resets_max: 20,
         header_bytes_max: 16 << 10,
         handshake_max: Duration::from_secs(5),
+        unread_max: UNREAD_MAX,
         http1: true,
         keep_alive: (Duration::from_secs(30), Duration::from_secs(10)),
     };
@@ -202,12 +208,14 @@ pub async fn serve(stream: TcpStream, handler: impl Handler, limits: Limits, mut
         },
         _ = stop.wait_for(|stopped| *stopped) => return,
     };
+    let is_http2 = stream.is_http2();
+    let stream = TokioIo::new(Unread::new(stream, limits.unread_max, Greeted::abandon));
     let service = hyper::service::service_fn(move |request| {
         let handler = handler.clone();
         async move { Ok::<_, std::convert::Infallible>(handler.call(request).await) }
     });
-    if stream.is_http2() {
-        let connection = http2(limits).serve_connection(TokioIo::new(stream), service);
+    if is_http2 {
+        let connection = http2(limits).serve_connection(stream, service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => return log_end(result),
@@ -215,7 +223,7 @@ pub async fn serve(stream: TcpStream, handler: impl Handler, limits: Limits, mut
         }
         log_end(connection.await);
     } else if limits.http1 {
-        let connection = http1().serve_connection(TokioIo::new(stream), service);
+        let connection = http1().serve_connection(stream, service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => return log_end(result),

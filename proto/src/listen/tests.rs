@@ -1,20 +1,25 @@
 use super::*;
+use crate::chain::Chain;
 use crate::frame::MessageBody;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-/// Answers everything with nothing, and `/never` never.
+/// Answers `/large` with more than all buffers of a connection hold, and everything else with nothing; `/never` never.
 #[derive(Clone, Default)]
 struct Answers {
     calls: Arc<AtomicUsize>,
 }
 
+const LARGE_BYTES: usize = 64 << 20;
+
 impl Handler for Answers {
     async fn call(&self, request: Request<Incoming>) -> Response<ReplyBody> {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        if request.uri().path() == "/never" {
-            std::future::pending::<()>().await;
-        }
-        Response::new(ReplyBody::Message(MessageBody::default()))
+        let bytes = match request.uri().path() {
+            "/never" => std::future::pending().await,
+            "/large" => LARGE_BYTES,
+            _ => 0,
+        };
+        Response::new(ReplyBody::Message(MessageBody::plain(&Chain::from(vec![0; bytes]))))
     }
 }
 
@@ -118,4 +123,37 @@ async fn a_client_that_makes_us_reset_its_streams_is_sent_away() {
     };
     assert_eq!(flood(address, broken(100)).await, None, "some are forgiven");
     assert_eq!(flood(address, broken(3_000)).await.expect("sent away")[4..8], ENHANCE_YOUR_CALM);
+}
+
+/// Asks for a large answer with `request`, reads none of it until we have ended the connection, and gives what came then.
+async fn unread(request: &[u8]) -> (usize, std::io::Result<usize>) {
+    let limits = Limits { unread_max: Duration::from_millis(200), ..Limits::EDGE };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (stream, _) = listener.accept().await.unwrap();
+    client.write_all(request).await.unwrap();
+    let (_stop, stopped) = watch::channel(false);
+    let served = serve(stream, Answers::default(), limits, stopped);
+    tokio::time::timeout(Duration::from_secs(20), served).await.expect("the connection is ended");
+    let (mut got, mut buffer) = (0, vec![0; 1 << 20]);
+    loop {
+        match client.read(&mut buffer).await {
+            Ok(bytes) if bytes > 0 => got += bytes,
+            end => return (got, end),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_disconnected() {
+    const WINDOW_MAX: u32 = i32::MAX as u32;
+    let open = |grow: u32| grow.to_be_bytes();
+    let settings = [&[0, 4][..], &open(WINDOW_MAX)].concat(); // SETTINGS_INITIAL_WINDOW_SIZE
+    let windows = [frame(SETTINGS, 0, 0, &settings), frame(WINDOW_UPDATE, 0, 0, &open(WINDOW_MAX - 65_535))].concat();
+    let http2 = [PREFACE, &windows, &get(1, "/large")].concat();
+    for request in [&b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n"[..], &http2] {
+        let (got, end) = unread(request).await;
+        assert!(got < LARGE_BYTES, "{got} bytes were taken");
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "the system keeps nothing for it either");
+    }
 }
