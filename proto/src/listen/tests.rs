@@ -157,3 +157,43 @@ async fn a_client_that_does_not_read_is_disconnected() {
         assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "the system keeps nothing for it either");
     }
 }
+
+/// A connection from `from` that has been answered once and stays; nothing where it was closed instead.
+async fn stays(from: &str, address: SocketAddr) -> Option<TcpStream> {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await; // one that is closed already says so when read
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        stream.read_buf(&mut answer).await.ok().filter(|bytes| *bytes > 0)?;
+    }
+    Some(stream)
+}
+
+/// The places of closed connections are given back, which nobody is told of.
+async fn stays_at_last(from: &str, address: SocketAddr) {
+    let mut tries = async || while stays(from, address).await.is_none() {};
+    tokio::time::timeout(Duration::from_secs(20), tries()).await.expect("a place is given back");
+}
+
+#[tokio::test]
+async fn no_more_connections_are_served_than_the_limit_and_a_closed_one_gives_its_place_back() {
+    let (address, _server) = served(Limits { connections_max: 2, ..Limits::EDGE }, &Answers::default()).await;
+    let first = stays("127.0.0.1", address).await.unwrap();
+    let _second = stays("127.0.0.2", address).await.unwrap();
+    assert!(stays("127.0.0.3", address).await.is_none(), "the third");
+    drop(first);
+    stays_at_last("127.0.0.3", address).await;
+}
+
+#[tokio::test]
+async fn no_address_has_more_connections_than_its_limit_and_others_keep_theirs() {
+    let (address, _server) = served(Limits { per_address_max: 2, ..Limits::EDGE }, &Answers::default()).await;
+    let first = stays("127.0.0.2", address).await.unwrap();
+    let _second = stays("127.0.0.2", address).await.unwrap();
+    assert!(stays("127.0.0.2", address).await.is_none(), "its third");
+    assert!(stays("127.0.0.3", address).await.is_some(), "another address");
+    drop(first);
+    stays_at_last("127.0.0.2", address).await;
+}
