@@ -12,7 +12,7 @@ pub(crate) mod up;
 #[cfg(feature = "worker")]
 pub(crate) mod worker;
 
-pub(crate) use listeners::{Doors, bind, doors};
+pub(crate) use listeners::{Doors, bind, doors, raise_descriptors};
 
 use crate::args::Etcd;
 use registry::{EtcdConfig, Registry, RegistryConfig, TlsConfig};

@@ -94,7 +94,8 @@ impl Front {
                         }
                     };
                     if !sender.message(message).await {
-                        return status::ok_trailers();
+                        // Not the end of a stream that went well: should the client read on after all, answers are missing.
+                        return status::trailers(&Failure::Cancelled, "");
                     }
                 }
                 else => return end, // nothing more comes, and all is answered

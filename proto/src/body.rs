@@ -23,6 +23,8 @@ const INFLATE_INLINE_MAX: usize = 32 << 10;
 const COMPRESS_INLINE_MAX: usize = 128 << 10;
 /// How long a request may take to come, besides what its bytes take at [`BYTES_PER_S_MIN`].
 pub(crate) const STALL_MAX: Duration = Duration::from_secs(30);
+/// How long a peer may take nothing of what waits for it.
+pub(crate) const UNREAD_MAX: Duration = Duration::from_secs(30);
 /// A sender slower than that only holds what others could use.
 const BYTES_PER_S_MIN: usize = 16 << 10;
 

@@ -9,7 +9,7 @@ pub(crate) use bodies::CallBody;
 pub use bodies::{MessageBody, ReplyBody};
 pub use reader::{MessageReader, ReadError};
 
-use crate::body::{COMPRESS_BYTES_MIN, ContentEncoding};
+use crate::body::{COMPRESS_BYTES_MIN, ContentEncoding, UNREAD_MAX};
 use crate::chain::Chain;
 use crate::status;
 use bytes::Bytes;
@@ -108,20 +108,25 @@ impl StreamSender {
         (Self { frames: tx, encoding }, ReplyBody::Stream(rx))
     }
 
-    /// Sends a message; false when the reader has gone.
+    /// Sends a message; false when the reader has gone, or has read nothing for so long that it is taken for gone.
     pub async fn message(&self, message: Chain) -> bool {
         let (message, is_compressed) = compressed(message, self.encoding).await;
         for data in framed(&message, is_compressed) {
-            if self.frames.send(Frame::data(data)).await.is_err() {
+            if !self.frame(Frame::data(data)).await {
                 return false;
             }
         }
         true
     }
 
-    /// Ends the stream.
+    /// Ends the stream; without trailers, which is an error for any client, if the reader makes no room for them.
     pub async fn finish(&self, trailers: HeaderMap) {
-        let _ = self.frames.send(Frame::trailers(trailers)).await;
+        self.frame(Frame::trailers(trailers)).await;
+    }
+
+    /// HTTP/2 keeps what a stream's reader has made no room for from the socket, so that a write does not tell.
+    async fn frame(&self, frame: Frame<Bytes>) -> bool {
+        matches!(tokio::time::timeout(UNREAD_MAX, self.frames.send(frame)).await, Ok(Ok(())))
     }
 
     /// Resolves when the reader has gone.

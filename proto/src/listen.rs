@@ -1,5 +1,6 @@
 //! The accept loop: the sockets of listeners, dealt to the network runtimes, served over HTTP/2 or HTTP/1.1, drained at the end.
 
+use crate::body::UNREAD_MAX;
 use crate::frame::ReplyBody;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -13,8 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 
 mod greeted;
+mod unread;
 
 use greeted::Greeted;
+use unread::Unread;
 
 /// Bounds of a listener and of each of its connections.
 #[derive(Debug, Clone, Copy)]
@@ -27,10 +30,14 @@ pub struct Limits {
     pub streams_max: u32,
     /// HTTP/2 flow-control windows in bytes: one stream, one connection.
     pub window_bytes: (u32, u32),
+    /// Most streams of a connection that its peer opened and reset before we came to look at them; one more ends the connection.
+    pub resets_max: usize,
     /// Largest header list in bytes.
     pub header_bytes_max: u32,
     /// How long a connection may take to say what it speaks.
     pub handshake_max: Duration,
+    /// How long a peer may take nothing of what waits to be sent to it.
+    pub unread_max: Duration,
     /// HTTP/1.1 is spoken too.
     pub http1: bool,
     /// How often a silent connection is asked whether it lives, and how long the answer may take.
@@ -44,13 +51,16 @@ impl Limits {
         per_address_max: 8_192,
         streams_max: 128,
         window_bytes: (1 << 20, 4 << 20),
+        resets_max: 20,
         header_bytes_max: 16 << 10,
         handshake_max: Duration::from_secs(5),
+        unread_max: UNREAD_MAX,
         http1: true,
         keep_alive: (Duration::from_secs(30), Duration::from_secs(10)),
     };
-    /// Between gateway and worker: 2/16 MiB windows and as many streams as a gateway has requests.
-    pub const INNER: Self = Self { streams_max: 4_096, window_bytes: (2 << 20, 16 << 20), http1: false, ..Self::EDGE };
+    /// Between gateway and worker: 2/16 MiB windows and as many streams as a gateway has requests. All of them may be given up at once, by
+    /// clients that the gateway bounds: ending the connection for that would fail everybody else's requests on it.
+    pub const INNER: Self = Self { streams_max: 4_096, resets_max: 4_096, window_bytes: (2 << 20, 16 << 20), http1: false, ..Self::EDGE };
 }
 
 /// Where a listener's sockets go: the network runtimes, least loaded first.
@@ -182,6 +192,9 @@ pub trait Handler: Clone + Send + 'static {
 
 /// Most header fields of an HTTP/1.1 request.
 const HTTP1_HEADERS_MAX: usize = 100;
+/// Most streams of a connection that we reset because its peer broke the protocol on them; one more ends the connection. A client that
+/// works makes none of them; each costs us an answer and some memory (CVE-2025-8671, "MadeYouReset").
+const LOCAL_RESETS_MAX: usize = 1_024;
 /// Longest an HTTP/1.1 connection may wait for the end of the next request's head: what clients expect of an idle connection.
 const HTTP1_IDLE_MAX: Duration = Duration::from_secs(75);
 
@@ -195,12 +208,14 @@ pub async fn serve(stream: TcpStream, handler: impl Handler, limits: Limits, mut
         },
         _ = stop.wait_for(|stopped| *stopped) => return,
     };
+    let is_http2 = stream.is_http2();
+    let stream = TokioIo::new(Unread::new(stream, limits.unread_max, Greeted::abandon));
     let service = hyper::service::service_fn(move |request| {
         let handler = handler.clone();
         async move { Ok::<_, std::convert::Infallible>(handler.call(request).await) }
     });
-    if stream.is_http2() {
-        let connection = http2(limits).serve_connection(TokioIo::new(stream), service);
+    if is_http2 {
+        let connection = http2(limits).serve_connection(stream, service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => return log_end(result),
@@ -208,7 +223,7 @@ pub async fn serve(stream: TcpStream, handler: impl Handler, limits: Limits, mut
         }
         log_end(connection.await);
     } else if limits.http1 {
-        let connection = http1().serve_connection(TokioIo::new(stream), service);
+        let connection = http1().serve_connection(stream, service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => return log_end(result),
@@ -223,6 +238,10 @@ fn http2(limits: Limits) -> hyper::server::conn::http2::Builder<TokioExecutor> {
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams_max)
+        // A reset stream no longer counts as concurrent, but is kept until we have looked at it: unbounded, opening and resetting streams
+        // is work for us and none for the client (CVE-2023-44487, "rapid reset").
+        .max_pending_accept_reset_streams(limits.resets_max)
+        .max_local_error_reset_streams(LOCAL_RESETS_MAX)
         .initial_stream_window_size(limits.window_bytes.0)
         .initial_connection_window_size(limits.window_bytes.1)
         .max_header_list_size(limits.header_bytes_max)
@@ -243,3 +262,6 @@ fn log_end(result: Result<(), hyper::Error>) {
         tracing::debug!(%error, "connection ended");
     }
 }
+
+#[cfg(test)]
+mod tests;

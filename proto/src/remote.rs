@@ -5,9 +5,10 @@ use crate::chain::Chain;
 use crate::frame::{CallBody, Encoding, MessageBody, MessageReader, ReadError};
 use crate::{control, envelope, metadata, status};
 use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::Body;
 use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use policy::{Failure, Version};
@@ -191,7 +192,7 @@ fn request(call: &InferCall) -> Result<Request<CallBody>, Failure> {
     Ok(request)
 }
 
-async fn read(response: Response<Incoming>, limit: usize) -> Result<InferReply, Failure> {
+async fn read<B: Body<Data = Bytes> + Unpin>(response: Response<B>, limit: usize) -> Result<InferReply, Failure> {
     let (message, headers) = read_one(response, limit).await?;
     let load = metadata::load(&headers);
     let (reply, raw) = envelope::read_reply(message)?;
@@ -200,16 +201,18 @@ async fn read(response: Response<Incoming>, limit: usize) -> Result<InferReply, 
 
 /// The one message of an answer, and its headers. From the header on a loss is no longer [`Failure::ConnectionLost`]: the work may
 /// have been done. A worker sends a message only when all went well, so one that dies between the message and its trailers, which leave
-/// in two writes, has answered.
-async fn read_one(response: Response<Incoming>, limit: usize) -> Result<(Chain, HeaderMap), Failure> {
+/// in two writes, has answered. One that falls silent is as one that dies: a header is sent when the answer is there, so nothing that
+/// takes time is left to wait for.
+async fn read_one<B: Body<Data = Bytes> + Unpin>(response: Response<B>, limit: usize) -> Result<(Chain, HeaderMap), Failure> {
     let (head, body) = response.into_parts();
     if head.headers.contains_key("grpc-status") {
         status::from_trailers(&head.headers)?; // trailers-only: a refusal
     }
-    let mut reader = MessageReader::new(body, Encoding::of(&head.headers)?, limit);
+    let mut reader = MessageReader::new(body, Encoding::of(&head.headers)?, limit).unary();
     let message = reader.next().await.map_err(late)?;
     let end = reader.next().await;
-    if !matches!((&message, &end), (Some(_), Err(ReadError::Gone))) {
+    let lost = matches!(&end, Err(ReadError::Gone | ReadError::Bad(Failure::Stalled { .. })));
+    if message.is_none() || !lost {
         end.map_err(late)?.map_or(Ok(()), |_| Err(Failure::BadReply { what: "more than one message".to_owned() }))?;
         status::from_trailers(&reader.into_trailers())?;
     }
@@ -217,10 +220,12 @@ async fn read_one(response: Response<Incoming>, limit: usize) -> Result<(Chain, 
 }
 
 fn late(error: ReadError) -> Failure {
-    match error {
-        ReadError::Bad(failure) => Failure::BadReply { what: failure.to_string() },
-        ReadError::Gone => Failure::BadReply { what: "the connection was lost inside an answer".to_owned() },
-    }
+    let what = match error {
+        ReadError::Bad(Failure::Stalled { .. }) => "the worker fell silent inside an answer".to_owned(),
+        ReadError::Bad(failure) => failure.to_string(),
+        ReadError::Gone => "the connection was lost inside an answer".to_owned(),
+    };
+    Failure::BadReply { what }
 }
 
 async fn keep_connected(address: String, shared: Arc<Shared>) {
@@ -271,7 +276,10 @@ async fn connect(address: &str) -> Result<(Sender, Connection), Box<dyn std::err
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::body::STALL_MAX;
     use crate::call::LoadReport;
+    use crate::frame::ReplyBody;
+    use http_body::Frame;
     use policy::{Envelope, VariantId};
     use tokio::net::TcpListener;
 
@@ -350,5 +358,28 @@ mod tests {
         assert_eq!(whole.load.backlog_us, 7);
         assert!(matches!(dies_after(3).await, Err(Failure::BadReply { .. })));
         assert!(matches!(dies_after(0).await, Err(Failure::BadReply { .. })));
+    }
+    /// What is made of a worker's answer that has its header and `frames`, and then nothing more comes; and after what time.
+    async fn stalls_after(frames: Vec<Frame<Bytes>>) -> (Result<InferReply, Failure>, Duration) {
+        let (tx, rx) = tokio::sync::mpsc::channel(4);
+        frames.into_iter().for_each(|frame| tx.try_send(frame).unwrap());
+        let started = tokio::time::Instant::now();
+        let answer = read(Response::new(ReplyBody::Stream(rx)), 1 << 20);
+        let answer = tokio::time::timeout(STALL_MAX * 10, answer).await.expect("given up");
+        drop(tx);
+        (answer, started.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i5_a_worker_that_falls_silent_inside_an_answer_is_as_one_that_died_there() {
+        let message = MessageBody::message(&envelope::write_reply(&policy::Reply::default(), &[]), None);
+        let whole = http_body_util::BodyExt::collect(message).await.unwrap().to_bytes();
+        for part in [vec![], vec![Frame::data(whole.slice(..3))]] {
+            let (answer, after) = stalls_after(part).await;
+            assert!(matches!(answer, Err(Failure::BadReply { .. })), "{answer:?}");
+            assert_eq!(after, STALL_MAX);
+        }
+        let (answer, after) = stalls_after(vec![Frame::data(whole)]).await;
+        assert!(answer.is_ok() && after == STALL_MAX, "an answer is whole with its message: {answer:?} after {after:?}");
     }
 }

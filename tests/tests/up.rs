@@ -286,3 +286,75 @@ fn instances_keep_to_cores_of_their_own_where_that_is_asked_for() {
         });
     }
 }
+
+/// An open HTTP/2 connection on which nothing happens. Its task ends when the server closes it.
+struct Idle {
+    _sender: h2::client::SendRequest<&'static [u8]>,
+    connection: tokio::task::JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Idle {
+    /// Connects from the address `from`, and makes sure that somebody serves it.
+    async fn open(from: &str, to: std::net::SocketAddr) -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let (_sender, mut connection) = h2::client::Builder::new().handshake(socket.connect(to).await.unwrap()).await.unwrap();
+        let mut ping = connection.ping_pong().unwrap();
+        let connection = tokio::spawn(connection);
+        ping.ping(h2::Ping::opaque()).await.unwrap();
+        Self { _sender, connection }
+    }
+}
+
+/// Lets this process have as many descriptors as this, or as it may.
+fn descriptors(count: Option<u64>) -> Option<u64> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: count.or(maximum), maximum }).unwrap();
+    maximum
+}
+
+#[test]
+fn beside_ten_thousand_idle_connections_a_request_is_answered_and_each_costs_little() {
+    const CONNECTIONS: usize = 10_000;
+    const NEEDED: u64 = CONNECTIONS as u64 + 500;
+    const BYTES_MAX: u64 = 32 << 10; // 17 KiB were measured, most of them h2's and hyper's tables and buffers of a connection
+    let Some(kit) = Kit::find() else { return };
+    if descriptors(Some(1_024)).is_some_and(|most| most < NEEDED) {
+        return eprintln!("not run: needs {NEEDED} descriptors");
+    }
+    let repository = kit.repository(&["test/add_sub"]);
+    let up = Sluice::up(&kit, repository.path(), &[]); // with the few descriptors that a process usually begins with
+    descriptors(None);
+    let descriptors_of_up = || std::fs::read_dir(format!("/proc/{}/fd", up.id())).unwrap().count();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut client = loadtest::connect(&up.url("grpc")).await.unwrap();
+        let request = loadtest::request_of(&mut client, "add_sub", 1).await.unwrap();
+        client.model_infer(request.clone()).await.unwrap();
+        let (bytes, few, to) = (up.bytes_resident(), descriptors_of_up(), up.port("grpc").parse().unwrap());
+        let opening = Instant::now();
+        // Neither address has more than one may have.
+        let open = async |from| {
+            let mut open = Vec::new();
+            while open.len() < CONNECTIONS / 4 {
+                open.push(Idle::open(from, to).await);
+            }
+            open
+        };
+        let all = async { tokio::join!(open("127.0.0.2"), open("127.0.0.3"), open("127.0.0.2"), open("127.0.0.3")) };
+        let (a, b, c, d) = tokio::time::timeout(Duration::from_secs(60), all).await.expect("all are served");
+        let idle: Vec<Idle> = [a, b, c, d].into_iter().flatten().collect();
+        let each = up.bytes_resident().saturating_sub(bytes) / CONNECTIONS as u64;
+        eprintln!("{} connections in {:?}, {each} bytes each", idle.len(), opening.elapsed());
+        for _ in 0..20 {
+            let asked = Instant::now();
+            client.model_infer(request.clone()).await.unwrap();
+            assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+        }
+        assert!(each < BYTES_MAX, "{each} bytes of memory for each");
+        assert!(idle.iter().all(|idle| !idle.connection.is_finished()), "the server closed some");
+        assert!(descriptors_of_up() >= few + CONNECTIONS);
+        drop(idle);
+        until("their descriptors are given back", Duration::from_secs(20), || descriptors_of_up() < few + 10);
+    });
+}

@@ -1,6 +1,6 @@
 //! `sluice worker`.
 
-use super::{Stop, bind, drain_deadline, etcd, host_name, library, network_threads};
+use super::{Stop, bind, drain_deadline, etcd, host_name, library, network_threads, raise_descriptors};
 use crate::args::{self, Engines, Place};
 use crate::telemetry::say;
 use ::worker::engine::ort::Runtime;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 pub(crate) async fn run(args: crate::args::Worker) -> anyhow::Result<()> {
     let stop = Stop::listen()?;
+    raise_descriptors(); // two connections for each network runtime of each gateway, and the memory that runners share
     let data = bind("listen", &args.listen).await?;
     let admin = bind("admin", &args.admin).await?;
     let advertise = |address: std::net::SocketAddr| match &args.advertise {

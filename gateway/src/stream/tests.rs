@@ -71,3 +71,14 @@ async fn each_request_of_a_stream_is_routed_on_its_own() {
     workers.retain(|worker| worker != "a" && worker != "b");
     assert!(workers.is_empty(), "{workers:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_nobody_reads_ends_and_not_as_one_that_went_well() {
+    let (shard, _) = gateway([("a", Behaviour::Answers), ("b", Behaviour::Answers)]).await;
+    let front = Front { shard, router: axum::Router::new() };
+    let body: Vec<u8> = (0..20).flat_map(|i| framed(&request(&i.to_string()))).collect();
+    let reader = MessageReader::new(Full::new(Bytes::from(body)), Encoding::Identity, 1 << 20);
+    let (sender, _unread) = StreamSender::new(4, Encoding::Identity);
+    let work = tokio::time::timeout(std::time::Duration::from_secs(120), front.work(reader, &HeaderMap::new(), &sender)).await;
+    assert_eq!(work.expect("an end").get("grpc-status").unwrap(), "1", "answers are missing");
+}

@@ -1,7 +1,7 @@
 //! Reads messages out of a body.
 
 use super::{Encoding, PREFIX_BYTES};
-use crate::body::{ContentEncoding, STALL_MAX, patience, stalled};
+use crate::body::{ContentEncoding, patience, stalled};
 use crate::budget::{Budget, Permit};
 use crate::chain::Chain;
 use crate::inflow::Feeder;
@@ -40,7 +40,9 @@ pub struct MessageReader<B> {
     encoding: Encoding,
     /// A large message that another thread inflates. Kept here, so that a dropped `next` loses nothing.
     inflating: Option<JoinHandle<Inflated>>,
-    /// When the message began that is being read.
+    /// One message is to come and then the end: whoever sends it has no reason to pause before either.
+    unary: bool,
+    /// When the message began that is being read; of a unary call, when waiting for it or for the end began.
     began: Option<Instant>,
     /// Bytes of it that were handed on.
     passed: usize,
@@ -60,6 +62,7 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
             limit,
             encoding,
             inflating: None,
+            unary: false,
             began: None,
             passed: 0,
             trailers: None,
@@ -72,6 +75,14 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     #[must_use]
     pub fn with_budget(mut self, budget: &Budget) -> Self {
         self.held = Some(budget.permit());
+        self
+    }
+
+    /// A reader of one message and the end behind it. A peer that is silent before either for longer than a message may stall is given
+    /// up: without this a call that has no deadline would wait for it for as long as the connection lives.
+    #[must_use]
+    pub(crate) fn unary(mut self) -> Self {
+        self.unary = true;
         self
     }
 
@@ -131,11 +142,11 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     /// # Errors
     /// As [`next`](Self::next), and [`Failure::Malformed`] for a call without a message or with two.
     pub async fn only(mut self) -> Result<(Chain, Option<Permit>), Failure> {
+        self.unary = true;
         let read = async {
             let Some(message) = self.next().await? else { return Err(malformed("the call has no message")) };
             let permit = self.take_permit();
-            let ended = tokio::time::timeout(STALL_MAX, self.next()).await.map_err(|_| ReadError::Bad(stalled()))?;
-            if ended?.is_some() {
+            if self.next().await?.is_some() {
                 return Err(malformed("the call has more than one message"));
             }
             Ok((message, permit))
@@ -149,6 +160,7 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
     /// # Errors
     /// As [`next`](Self::next).
     pub async fn opening(&mut self) -> Result<Option<(Chain, u64)>, Failure> {
+        self.unary = true;
         let read = async {
             while self.buffered.len() < PREFIX_BYTES {
                 if !self.fill().await? {
@@ -196,8 +208,7 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
             }
             drop(feeder); // all is here
             (self.prefix, self.began, self.passed) = (None, None, 0);
-            let ended = tokio::time::timeout(STALL_MAX, self.next()).await.map_err(|_| ReadError::Bad(stalled()))?;
-            if ended?.is_some() { Err(malformed("the call has more than one message")) } else { Ok(()) }
+            if self.next().await?.is_some() { Err(malformed("the call has more than one message")) } else { Ok(()) }
         };
         read.await.map_err(unary)
     }
@@ -219,7 +230,7 @@ impl<B: Body<Data = Bytes> + Unpin> MessageReader<B> {
         loop {
             let frame = std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx));
             // Between messages a stream may be silent for as long as it likes.
-            let frame = if self.prefix.is_none() && self.buffered.is_empty() {
+            let frame = if self.prefix.is_none() && self.buffered.is_empty() && !self.unary {
                 frame.await
             } else {
                 let until = patience(*self.began.get_or_insert_with(Instant::now), self.buffered.len().saturating_add(self.passed));

@@ -1,5 +1,5 @@
 use super::*;
-use crate::body::{STALL_MAX, stalled};
+use crate::body::{STALL_MAX, UNREAD_MAX, stalled};
 use crate::budget::Budget;
 use http_body::Body as _;
 use std::io::Write as _;
@@ -160,6 +160,13 @@ async fn a_body_that_stalls_inside_a_message_is_given_up() {
     assert!(reader.next().await.unwrap().is_some());
     let longer = tokio::time::timeout(STALL_MAX * 10, reader.next()).await;
     assert!(longer.is_err(), "between messages silence is fine");
+    let (_open, body) = silent(frame(0, b"abc"));
+    let unary = tokio::time::timeout(STALL_MAX * 10, MessageReader::new(body, Encoding::Identity, 9).only()).await;
+    assert_eq!(unary.unwrap().unwrap_err(), stalled(), "but not behind the one message of a call");
+    let (_open, body) = silent(vec![]);
+    let mut reader = MessageReader::new(body, Encoding::Identity, 9);
+    let unary = tokio::time::timeout(STALL_MAX * 10, reader.opening()).await;
+    assert_eq!(unary.unwrap().unwrap_err(), stalled(), "nor before it");
 }
 
 #[tokio::test]
@@ -177,6 +184,31 @@ async fn a_unary_call_is_read_to_the_end_of_its_side() {
     assert!(futures_util::FutureExt::now_or_never(open.as_mut()).is_none(), "the caller may still send");
     drop(tx);
     assert_eq!(open.await.unwrap().0.into_bytes(), "abc");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_whose_reader_makes_no_room_is_given_up_and_one_that_reads_slowly_is_not() {
+    let (sender, mut body) = StreamSender::new(1, Encoding::Identity);
+    let started = tokio::time::Instant::now();
+    let send = async {
+        let mut sent = 0;
+        while sender.message(Chain::from(vec![7; 10])).await {
+            sent += 1;
+            assert!(sent < 100, "nobody reads");
+        }
+        (sent, started.elapsed())
+    };
+    let read = async {
+        for _ in 0..4 {
+            tokio::time::sleep(UNREAD_MAX * 2 / 3).await; // in time every time, and later than the limit in all
+            http_body_util::BodyExt::frame(&mut body).await.unwrap().unwrap();
+        }
+        started.elapsed()
+    };
+    let ((sent, given_up), read_last) = tokio::time::timeout(UNREAD_MAX * 10, async { tokio::join!(send, read) }).await.expect("an end");
+    assert_eq!((sent, given_up), (5, read_last + UNREAD_MAX), "four were read, one waits");
+    let finished = tokio::time::timeout(UNREAD_MAX * 10, sender.finish(HeaderMap::new())).await;
+    assert!(finished.is_ok(), "the end waits no longer either");
 }
 
 #[tokio::test]

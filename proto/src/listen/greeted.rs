@@ -32,6 +32,12 @@ impl Greeted {
         Ok(Self { greeting, len: if is_http2 { PREFACE.len() } else { TELLING_BYTES }, given: 0, stream })
     }
 
+    /// Makes the end of the socket a reset: what the peer has not taken is dropped at once, where an orderly end would leave it with the
+    /// system, which offers it for minutes more.
+    pub(super) fn abandon(&self) {
+        let _ = self.stream.set_zero_linger(); // a socket that is gone already needs none
+    }
+
     /// Does the client speak HTTP/2? Whether it does so well is for hyper to say.
     pub(super) fn is_http2(&self) -> bool {
         self.len == PREFACE.len()
