@@ -58,7 +58,8 @@ pub(crate) enum Command {
     Inspect(Inspect),
     /// Send load to any server of the Open Inference Protocol and report what came of it
     Load(Box<Load>),
-    /// Compute what such a load would come to at a described fleet: the same decisions in virtual time, nothing is sent
+    /// Compute what such a load would come to at a described fleet, or at a running cluster's: the same decisions in virtual time, nothing
+    /// is sent
     Sim(Box<Sim>),
     /// Look at this machine and say what is missing
     Doctor(Doctor),

@@ -79,7 +79,7 @@ async fn run(command: Command, telemetry: &telemetry::Guard) -> anyhow::Result<E
         Command::Model(Model::Load(args)) => return wanted::load(args).await,
         Command::Model(Model::Unload(args)) => return wanted::unload(args).await,
         Command::Load(args) => return load::run(*args).await,
-        Command::Sim(args) => return sim::run(&args),
+        Command::Sim(args) => return sim::run(&args).await,
         Command::Get(args) => get::run(args).await?,
         Command::Infer(args) => infer::run(args).await?,
         #[cfg(feature = "worker")]

@@ -13,6 +13,7 @@
 //! Ahead of what runs live: gateways know round trips and how much others send, and words come with refusals and unasked. Not here:
 //! retries, failures, slow start, variants of other accuracy, placement (who runs what is described), tenants' budgets.
 
+mod cluster;
 mod fleet;
 mod gateway;
 mod worker;

@@ -11,6 +11,7 @@ pub mod batch;
 pub mod bytes_tensor;
 pub mod check;
 pub mod classify;
+mod cores;
 mod envelope;
 mod failure;
 mod image;
@@ -28,6 +29,7 @@ pub mod statistics;
 mod tensor;
 mod time;
 
+pub use cores::CoreShare;
 pub use envelope::{Envelope, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Served};
 pub use failure::{Code, Dims, Failure, Retry};
 pub use image::{ImageChannels, ImageLayout, ImageResize, ImageSpec};

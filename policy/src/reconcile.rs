@@ -50,7 +50,7 @@ pub enum Action {
 /// Compares what is wanted of one worker with what it has. Idempotent: what is loaded as wanted, is being loaded or has
 /// failed as wanted gives no action. Actions come in the order of variants, unloads first: they make room.
 ///
-/// Whatever changes how a variant runs (provider, instances) comes with a higher generation, so artifact and generation
+/// Whatever changes how a variant runs (provider, instances, latency target) comes with a higher generation, so artifact and generation
 /// say it all.
 pub fn reconcile(placements: &[PlacementRecord], loaded: &[Loaded], newest_epoch: u64) -> Vec<Action> {
     let wanted: BTreeMap<&VariantId, &PlacementRecord> = placements.iter().map(|p| (&p.variant, p)).collect();

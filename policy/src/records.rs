@@ -400,6 +400,9 @@ record! {
         /// Engine threads; none lets the worker decide.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         instances: Option<u32>,
+        /// The model's latency target in microseconds: where the worker decides, it has more threads work on a run that would else be late.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        latency_target_us: Option<u64>,
         /// The model record's generation it answers.
         #[serde(default)]
         generation: u64,

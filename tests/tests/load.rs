@@ -51,3 +51,35 @@ fn load_measures_over_both_protocols_and_says_what_cannot_be_sent() {
     check(&["add_sub", "--url", "https://h", "-r", "0", "-d", "0", "-n", "0"], 2, &["https is not", "rate 0", "duration 0", "repeats 0"]);
     check(&[], 2, &["no model"]);
 }
+
+#[test]
+fn a_running_cluster_is_a_fleet_to_simulate() {
+    let Some(kit) = Kit::find() else { return };
+    let repository = kit.repository(&["test/add_sub", "test/slow"]);
+    let up = Sluice::up(&kit, repository.path(), &["--instances", "2"]);
+    let admin = up.url("admin");
+    let json = repository.path().join("out.json");
+    let flags = ["-r", "1", "-w", "0", "-d", "200", "--json", json.to_str().unwrap()];
+    let (code, said, error) = kit.run(&[&["sim", "--server", &admin, "slow"], &flags[..]].concat());
+    assert_eq!(code, 0, "{said}{error}");
+    for says in [&format!("SIMULATED fleet of the cluster at {admin}"), "errors 0", "not in the records, taken for granted: one gateway"] {
+        assert!(said.contains(says), "{says:?} in {said}");
+    }
+    // One batch takes what the replica's record says, and nobody else is asked.
+    let (_, records, _) = kit.run(&["get", "replicas", "-o", "json", "--server", &admin]);
+    let records: serde_json::Value = serde_json::from_str(&records).unwrap();
+    let replica = records.as_array().unwrap().iter().find(|r| r["variant"].as_str().unwrap().starts_with("slow:")).unwrap();
+    let one_us = replica["alpha_us"].as_f64().unwrap() + replica["beta_us"].as_f64().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    let p50_us = report["targets"][0]["repeats"][0]["latency_us"]["p50"].as_f64().unwrap();
+    assert!((p50_us / one_us - 1.0).abs() < 0.5, "{p50_us} us, by the record {one_us} us");
+
+    let check = |args: &[&str], code: i32, says: &str| {
+        let (got, said, error) = kit.run(&[&["sim"], args].concat());
+        assert!(got == code && error.contains(says), "{args:?}: {got}: {said}{error}");
+    };
+    check(&["--server", &admin, "nobody"], 2, "model nobody: not one of the fleet's models add_sub, slow");
+    check(&["--server", "http://127.0.0.1:1"], 1, "nothing answers at http://127.0.0.1:1 (--server)");
+    check(&["--server", &admin, json.to_str().unwrap()], 2, "out.json and --server: expected one of the two");
+    check(&[], 2, "no fleet: expected FLEET.toml, or --server URL");
+}

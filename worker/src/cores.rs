@@ -1,5 +1,6 @@
 //! Which part of the machine's cores a replica's instances use.
 
+use policy::CoreShare;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::num::NonZeroUsize;
 
@@ -12,26 +13,29 @@ pub struct CorePlan {
     pub instances: NonZeroUsize,
     /// Threads that work on one run, the instance's own among them.
     pub intra_threads: NonZeroUsize,
+    /// Somebody said how many instances; what a model takes does not change that.
+    pub given: bool,
     /// Does each instance keep to cores of its own?
     pub bound: bool,
 }
 
-/// A replica with more instances than this holds its weights too often.
-const INSTANCES_MAX: usize = 4;
-
 impl CorePlan {
-    /// For `cores` cores: instances first, up to four, since one-thread runs are steady and need no hand-off; the rest
-    /// of the cores become threads of each.
+    /// For `cores` cores and models of which nothing more is known: instances first.
     pub fn new(cores: NonZeroUsize) -> Self {
-        Self::with_instances(cores, cores.get().min(INSTANCES_MAX))
+        let CoreShare { instances, intra_threads } = CoreShare::for_throughput(cores);
+        Self { cores, instances, intra_threads, given: false, bound: false }
     }
 
-    /// The same with a given number of instances, at most one per core and at least one.
+    /// With a given number of instances, at most one per core and at least one.
     pub fn with_instances(cores: NonZeroUsize, instances: usize) -> Self {
-        let instances = instances.clamp(1, cores.get());
-        let intra = cores.get().checked_div(instances).unwrap_or(1);
-        let at_least_one = |n| NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
-        Self { cores, instances: at_least_one(instances), intra_threads: at_least_one(intra), bound: false }
+        let CoreShare { instances, intra_threads } = CoreShare::of_instances(cores, instances);
+        Self { instances, intra_threads, given: true, ..Self::new(cores) }
+    }
+
+    /// For a model of which one row takes `one_row_us` microseconds on one thread, and whose answers should take at most `target_us`.
+    pub(crate) fn by_profile(self, one_row_us: f64, target_us: f64) -> Self {
+        let CoreShare { instances, intra_threads } = CoreShare::by_profile(self.cores, one_row_us, Some(target_us));
+        Self { instances, intra_threads, ..self }
     }
 
     /// Cores of instance `at` with `threads` threads, by number; none when it is not bound, or when not all instances find cores of
@@ -84,15 +88,6 @@ impl std::fmt::Display for CorePlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn threads_never_exceed_the_cores(cores in 1usize..256, instances in 0usize..300) {
-            let plan = CorePlan::with_instances(NonZeroUsize::new(cores).unwrap(), instances);
-            prop_assert!(plan.instances.get() * plan.intra_threads.get() <= cores);
-        }
-    }
 
     #[test]
     fn bound_instances_share_no_core_and_others_keep_to_none() {

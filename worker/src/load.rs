@@ -2,29 +2,26 @@
 
 use crate::config::{QUEUE_BYTES_MAX, QUEUE_LEN_MAX, WorkerConfig};
 use crate::cores::CorePlan;
-use crate::engine::sample::{self, Guess};
-use crate::engine::{Engine, EngineError, EngineSignature, Fallback, LoadSpec, ProviderReport};
+use crate::engine::{EngineSignature, Fallback, LoadSpec, ProviderReport};
 use crate::error::WorkerError;
 use crate::memory::Reservation;
 use crate::replica::{INLINE_US_MAX, Parts, Replica};
 use crate::runner::Loader;
 use policy::batch::Limits;
 use policy::profile::Latency;
-use policy::{PlacementRecord, Signature, TensorSpec, VersionRecord};
+use policy::{ExecutionProvider, PlacementRecord, Signature, TensorSpec, VersionRecord};
 use proto::model_config;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+mod engines;
+#[cfg(test)]
+mod tests;
 mod warmup;
 
-/// Longest calibration of a replica at load.
-const CALIBRATION_MAX: Duration = Duration::from_millis(200);
-/// Batch sizes measured at load.
-const CALIBRATION_ROWS: [u32; 3] = [1, 2, 4];
-/// Runs of each.
-const CALIBRATION_RUNS: usize = 5;
+use engines::Engines;
 
 /// A warm replica and what was measured on the way.
 pub(crate) struct Warm {
@@ -55,42 +52,30 @@ pub(crate) fn load(
     loader: &Loader,
     config: &WorkerConfig,
     wanted: &Wanted<'_>,
-    memory: Reservation,
+    mut memory: Reservation,
     on_failed: Box<dyn Fn(String) + Send + Sync>,
 ) -> Result<Warm, WorkerError> {
     let Wanted { placement, version, folder, attempt } = *wanted;
     let started = Instant::now();
-    let plan = core_plan(config, placement);
     let model = version.config.as_ref().map(model_config::from_json).transpose();
     let model = model.map_err(|e| WorkerError::Signature(format!("its configuration in the registry: {e}")))?.unwrap_or_default();
     let threads = model_config::intra_threads(&model).and_then(|n| NonZeroUsize::new(usize::try_from(n).ok()?));
-    let intra_threads = threads.unwrap_or(plan.intra_threads).min(plan.cores);
-    if let Some(asked) = threads.filter(|asked| *asked > intra_threads) {
-        tracing::warn!(variant = %placement.variant, asked, cores = intra_threads, "intra_op_thread_count is more than the cores there are");
+    if let Some(asked) = threads.filter(|asked| *asked > config.cores.cores) {
+        tracing::warn!(variant = %placement.variant, asked, cores = config.cores.cores, "intra_op_thread_count is more than the cores there are");
     }
     let spec = LoadSpec {
         provider: placement.provider,
         device_id: device_id(&placement.device),
         fallback: if placement.fallback.is_some() { Fallback::Cpu } else { Fallback::Never },
         cache_dir: Some(config.data_dir.join("compiled")),
-        ..LoadSpec::cpu(folder.join(&version.model_file), intra_threads)
+        ..LoadSpec::cpu(folder.join(&version.model_file), NonZeroUsize::MIN) // the plan says how many
     };
-    let (mut engines, mut runner) = (Vec::with_capacity(plan.instances.get()), None);
-    for at in 0..plan.instances.get() {
-        let spec = LoadSpec { cores: plan.of_instance(at, intra_threads), ..spec.clone() };
-        let loaded = loader.load(&placement.device, &spec)?;
-        engines.push(loaded.engine);
-        runner = loaded.runner;
-    }
-    let mut latency = None;
-    for engine in &mut engines {
-        check_signature(&version.signature, engine.signature())?;
-        warmup::run(engine.as_mut(), &version.signature, &model_config::warmups(&model))?;
-        let guess = warm_up(engine.as_mut())?;
-        if let (None, Some(guess)) = (&latency, guess) {
-            latency = Some(calibrate(engine.as_mut(), &version.signature, guess)?);
-        }
-    }
+    let warmups = model_config::warmups(&model);
+    let load = engines::Load { loader, device: &placement.device, spec, signature: &version.signature, warmups: &warmups };
+    let (plan, first) = plan(&load, core_plan(config, placement), placement, threads)?;
+    let intra_threads = plan.intra_threads;
+    memory.shrink_to(version.bytes_resident.saturating_mul(plan.instances.get() as u64));
+    let Engines { mut engines, runner, latency } = load.all(&plan, first)?;
     let latency = latency.unwrap_or(Latency::UNKNOWN);
     let provider = engines.first().map(|e| e.provider().clone()).ok_or_else(|| WorkerError::Signature("no engine".to_owned()))?;
     let parts = Parts {
@@ -140,6 +125,44 @@ pub(crate) fn core_plan(config: &WorkerConfig, placement: &PlacementRecord) -> C
     }
 }
 
+/// The plan a replica is loaded by, and an engine that was loaded to find it where that is one of the plan's.
+///
+/// Whoever said how many instances or threads is obeyed. Else, where the model has a latency target on a processor, one engine of one
+/// thread is measured, and what one row takes there decides.
+fn plan(
+    load: &engines::Load<'_>,
+    plan: CorePlan,
+    placement: &PlacementRecord,
+    threads: Option<NonZeroUsize>,
+) -> Result<(CorePlan, Option<engines::Warm>), WorkerError> {
+    let said = |plan: CorePlan, why: &str| {
+        let (instances, threads) = (plan.instances, plan.intra_threads);
+        tracing::info!(variant = %placement.variant, instances, threads, why, "core plan of the replica");
+        plan
+    };
+    if let Some(threads) = threads {
+        let plan = CorePlan { intra_threads: threads.min(plan.cores), ..plan };
+        return Ok((said(plan, "the model's intra_op_thread_count"), None));
+    }
+    if plan.given {
+        return Ok((said(plan, "a given number of instances"), None));
+    }
+    let Some(target_us) = placement.latency_target_us.filter(|_| placement.provider == ExecutionProvider::Cpu) else {
+        return Ok((said(plan, "throughput: there is no latency target on a processor"), None));
+    };
+    let one_thread = CorePlan { intra_threads: NonZeroUsize::MIN, ..plan };
+    let first = load.one(&one_thread, 0, true)?;
+    let plan = match first.latency.map(|latency| latency.batch_us(1)) {
+        None => said(plan, "throughput: what a row takes could not be measured"),
+        Some(one_row_us) => {
+            let chosen = plan.by_profile(one_row_us, target_us as f64);
+            let what = if chosen == plan { "throughput" } else { "latency" };
+            said(chosen, &format!("{what}: a row takes {one_row_us:.0} us on one thread, the target is {target_us} us"))
+        }
+    };
+    Ok((plan, (plan.intra_threads == one_thread.intra_threads).then_some(first)))
+}
+
 /// `cuda:1` is device 1 of its provider.
 pub(crate) fn device_id(device: &str) -> i32 {
     device.split_once(':').and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
@@ -162,66 +185,4 @@ fn check_signature(promised: &Signature, found: &EngineSignature) -> Result<(), 
         names(&promised.inputs),
         names(&promised.outputs)
     )))
-}
-
-/// Runs once; gives the made-up inputs that worked, `None` when the model refused every guess.
-fn warm_up(engine: &mut dyn Engine) -> Result<Option<Guess>, EngineError> {
-    match sample::find(engine) {
-        Ok((guess, _)) => Ok(Some(guess)),
-        Err(error) if error.keeps_engine() => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Measures small batches for a short time. The least of each size counts: noise only adds.
-fn calibrate(engine: &mut dyn Engine, signature: &Signature, guess: Guess) -> Result<Latency, EngineError> {
-    let started = Instant::now();
-    let mut samples: Vec<(u32, f64)> = Vec::new();
-    for rows in CALIBRATION_ROWS.into_iter().filter(|rows| *rows <= signature.max_batch_size.max(1)) {
-        let guess = if signature.max_batch_size > 0 { Guess { rows: i64::from(rows), ..guess } } else { guess };
-        let mut best_us = f64::INFINITY;
-        for _ in 0..CALIBRATION_RUNS {
-            best_us = best_us.min(sample::run(engine, guess)?.as_secs_f64() * 1e6);
-            if started.elapsed() >= CALIBRATION_MAX {
-                break;
-            }
-        }
-        samples.push((rows, best_us));
-        if started.elapsed() >= CALIBRATION_MAX {
-            break;
-        }
-    }
-    Ok(Latency::fit(&samples))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use policy::DataType;
-
-    fn spec(name: &str, optional: bool) -> TensorSpec {
-        TensorSpec { name: name.into(), datatype: DataType::Fp32, shape: vec![-1], optional, graph_shape: None }
-    }
-
-    fn specs(names: &[&str]) -> Vec<TensorSpec> {
-        names.iter().map(|name| spec(name.trim_end_matches('?'), name.ends_with('?'))).collect()
-    }
-
-    #[test]
-    fn a_signature_may_be_a_view_of_the_graph() {
-        let graph = EngineSignature { inputs: specs(&["a", "b", "c?"]), outputs: specs(&["x", "y"]), ..EngineSignature::default() };
-        let check = |inputs: Vec<TensorSpec>, outputs: Vec<TensorSpec>, expected: bool| {
-            let result = check_signature(&Signature { max_batch_size: 0, inputs, outputs }, &graph);
-            assert_eq!(result.is_ok(), expected, "{result:?}");
-        };
-        check(specs(&["a", "b", "c?"]), specs(&["x", "y"]), true);
-        check(specs(&["c", "b", "a"]), specs(&["y", "x"]), true);
-        check(specs(&["b", "a"]), specs(&["y"]), true);
-        check(specs(&["a", "c?"]), specs(&["x"]), false);
-        check(specs(&["a", "b", "d?"]), specs(&["x"]), false);
-        check(specs(&["a", "b"]), specs(&["z"]), false);
-        let other = TensorSpec { datatype: DataType::Int32, ..spec("a", false) };
-        check(vec![other.clone(), spec("b", false)], specs(&["x"]), false);
-        check(specs(&["a", "b"]), vec![TensorSpec { name: "x".into(), ..other }], false);
-    }
 }

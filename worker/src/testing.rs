@@ -1,10 +1,15 @@
 //! What tests of this crate share: the runtime and models they find, and models they make.
 
+use crate::config::WorkerConfig;
+use crate::cores::CorePlan;
 use crate::engine::ort::Runtime;
+use crate::runner::Isolation;
 use policy::DataType;
 use std::io::Write;
-use std::path::PathBuf;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 const MISSING: &str = "not run: needs SLUICE_ONNXRUNTIME (cargo xtask test sets it)";
 
@@ -30,6 +35,32 @@ pub(crate) fn model(name: &str) -> Option<PathBuf> {
         eprintln!("{}", MISSING.replace("ONNXRUNTIME", "TEST_MODELS"));
     }
     Some(folder?.join(name))
+}
+
+/// A worker on one core that keeps its data in `dir`, and offers nothing.
+pub(crate) fn config(dir: &Path) -> WorkerConfig {
+    WorkerConfig {
+        id: policy::WorkerId::new("w").unwrap(),
+        keys: registry::Keys::new("c"),
+        site: String::new(),
+        zone: String::new(),
+        host: String::new(),
+        advertise_data: String::new(),
+        advertise_admin: String::new(),
+        models: None,
+        owns_repository: false,
+        data_dir: dir.join("data"),
+        cores: CorePlan::with_instances(NonZeroUsize::MIN, 1),
+        capabilities: policy::Capabilities::default(),
+        devices: vec![],
+        provider: policy::ExecutionProvider::Cpu,
+        isolation: Isolation::None,
+        binary: "no binary".into(),
+        library: "library".into(),
+        validate_time_max: Duration::from_secs(1),
+        validate_memory_max: 1,
+        message_bytes_max: 1 << 20,
+    }
 }
 
 /// A protobuf field that holds bytes.

@@ -157,10 +157,15 @@ pub(crate) struct Script {
 }
 
 #[derive(Debug, Args)]
+#[command(override_usage = "sluice sim [OPTIONS] <FLEET.toml> [MODEL]\n       sluice sim [OPTIONS] --server <URL> [MODEL]")]
 pub(crate) struct Sim {
     /// TOML file that describes gateways, models and workers
     #[arg(value_name = "FLEET.toml")]
-    pub(crate) fleet: PathBuf,
+    pub(crate) fleet: Option<PathBuf>,
+    // Without a default and an environment variable, unlike the other commands' flag: given at all it stands for the file.
+    /// Admin port of `up`, a gateway or a controller: the fleet is what is ready there, with the latencies measured at load
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: Option<String>,
     /// Who chooses replicas, instead of whom the file names: finish (ours), round-robin, least-request, ...
     #[arg(long, value_name = "POLICY")]
     pub(crate) route: Option<RoutePolicy>,

@@ -127,7 +127,7 @@ fn a_latency_that_cannot_be_is_not_believed_whoever_tells_it() {
         let mut record = serde_json::to_value(replica("w", 1, 1, ReplicaState::Ready)).unwrap();
         record["beta_us"] = alpha_us.clone();
         match alpha_us {
-            serde_json::Value::Bool(_) => drop(record.as_object_mut().unwrap().retain(|name, _| !name.ends_with("a_us"))),
+            serde_json::Value::Bool(_) => record.as_object_mut().unwrap().retain(|name, _| !name.ends_with("a_us")),
             other => record["alpha_us"] = other,
         }
         let content = Content::default().worker(&worker("w", 1)).version(&version(1, VersionState::Valid));

@@ -97,6 +97,24 @@ pub struct FleetWorker {
     pub zone: String,
 }
 
+/// With nothing in it; all else as in a file that does not say it.
+impl Default for Fleet {
+    fn default() -> Self {
+        Self {
+            gateways: one(),
+            one_way_us: 0.0,
+            push_ms: 0.0,
+            route: RoutePolicy::default(),
+            batch: BatchPolicy::default(),
+            max_delay_us: 0,
+            preferred_rows: Vec::new(),
+            service_noise: 0.0,
+            models: Vec::new(),
+            workers: Vec::new(),
+        }
+    }
+}
+
 const fn one() -> u32 {
     1
 }

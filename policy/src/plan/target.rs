@@ -116,6 +116,7 @@ impl<'a> Target<'a> {
             provider: self.model.provider,
             fallback: self.model.fallback,
             instances: self.model.instances,
+            latency_target_us: self.model.slo.latency_ms.map(|ms| u64::from(ms).saturating_mul(1_000)),
             generation: self.model.generation,
             unknown: before.map(|p| p.unknown.clone()).unwrap_or_default(),
         }

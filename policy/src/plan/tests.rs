@@ -102,6 +102,15 @@ fn two_replicas_go_to_two_hosts_and_zones_before_that() {
 }
 
 #[test]
+fn a_placement_carries_what_its_model_asks_of_a_replica() {
+    let asked = ModelRecord { instances: Some(3), slo: Slo { latency_ms: Some(40), ..Slo::default() }, ..model("m") };
+    let mut sim = Sim::new(vec![worker("a", "h", 99)], vec![version("m", 1, 1, 10)], vec![asked]);
+    sim.settle();
+    let said: Vec<_> = sim.plan.placements.iter().map(|p| (p.instances, p.latency_target_us)).collect();
+    assert_eq!(said, [(Some(3), Some(40_000))]);
+}
+
+#[test]
 fn two_workers_of_one_host_count_when_there_is_no_other() {
     let mut sim = Sim::new(vec![worker("a", "h", 99), worker("b", "h", 99)], vec![version("m", 1, 1, 10)], vec![model("m")]);
     sim.settle();

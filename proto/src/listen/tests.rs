@@ -173,7 +173,7 @@ async fn stays(from: &str, address: SocketAddr) -> Option<TcpStream> {
 
 /// The places of closed connections are given back, which nobody is told of.
 async fn stays_at_last(from: &str, address: SocketAddr) {
-    let mut tries = async || while stays(from, address).await.is_none() {};
+    let tries = async || while stays(from, address).await.is_none() {};
     tokio::time::timeout(Duration::from_secs(20), tries()).await.expect("a place is given back");
 }
 

@@ -44,7 +44,7 @@ impl Change {
             Self::Load(name) => ModelRecord { wanted: true, generation: next, ..known(name) },
             Self::Unload(name) => ModelRecord { wanted: false, ..known(name) },
             Self::Apply { record, reload } => {
-                let runs = |r: &ModelRecord| (r.provider, r.fallback, r.instances);
+                let runs = |r: &ModelRecord| (r.provider, r.fallback, r.instances, r.slo.latency_ms);
                 let differs = before.is_some_and(|b| runs(b) != runs(record));
                 let mut record = ModelRecord { derived: false, ..(**record).clone() };
                 let kept = before.map(|b| b.unknown.clone()).unwrap_or_default();

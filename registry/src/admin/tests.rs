@@ -173,12 +173,14 @@ async fn a_generation_grows_only_when_something_must_load_anew() {
         json!({"name": "m", "later": 1}),
         json!({"name": "m", "replicas": 1}),
         json!({"name": "m", "generation": 99}),
+        json!({"name": "m", "slo": {"percentile": 99.0}}),
         json!({"name": "m", "instances": 2}),
+        json!({"name": "m", "instances": 2, "slo": {"latency_ms": 20}}),
     ] {
         cluster.apply(model, 0).await;
         check.push(cluster.model().await.0.generation);
     }
-    assert_eq!(check, [0, 0, 0, 1]);
+    assert_eq!(check, [0, 0, 0, 0, 1, 2]);
     assert_eq!(cluster.model().await.0.unknown.get("later"), Some(&json!(1)), "what we do not know stays");
 }
 

@@ -2,10 +2,10 @@ use super::*;
 use crate::engine::ProviderReport;
 use crate::publish::{self, Who};
 use crate::validate::{Facts, Verdict};
-use policy::{Capabilities, DataType, ExecutionProvider, ModelRecord, TensorSpec, WorkerId};
+use policy::{DataType, ExecutionProvider, ModelRecord, TensorSpec, WorkerId};
 use proto::call;
 use proto::chain::Chain;
-use registry::{Embedded, Keys};
+use registry::Embedded;
 use std::path::Path;
 
 /// What validation would say of any file here.
@@ -56,25 +56,9 @@ impl Bench {
         std::fs::create_dir(dir.path().join("models")).unwrap();
         let config = Arc::new(WorkerConfig {
             id: WorkerId::new(id).unwrap(),
-            keys: Keys::new("c"),
-            site: String::new(),
-            zone: String::new(),
-            host: String::new(),
-            advertise_data: String::new(),
-            advertise_admin: String::new(),
             models: Some(dir.path().join("models")),
             owns_repository,
-            data_dir: dir.path().join("data"),
-            cores: crate::CorePlan::with_instances(std::num::NonZeroUsize::MIN, 1),
-            capabilities: Capabilities::default(),
-            devices: vec![],
-            provider: ExecutionProvider::Cpu,
-            isolation: crate::runner::Isolation::None,
-            binary: "no binary".into(),
-            library: "library".into(),
-            validate_time_max: Duration::from_secs(1),
-            validate_memory_max: 1,
-            message_bytes_max: 1 << 20,
+            ..crate::testing::config(dir.path())
         });
         let (offers, stop) = process(config, registry.clone());
         Self { offers, stop, registry, dir }
