@@ -70,7 +70,7 @@ impl Bench {
         let folder = model("test/add_sub/1").unwrap();
         let wanted = Wanted { placement: &placement, version: &self.version, folder: &folder, attempt: 1 };
         let before = threads();
-        let warm = load(&self.loader, &self.config, &wanted, memory, Box::new(|reason| panic!("{reason}"))).unwrap();
+        let warm = load(&self.loader, &self.config, &wanted, memory, Box::new(drop)).unwrap();
         let left = (0..4).map_while(|_| ledger.reserve(&device, INSTANCE_BYTES).ok()).collect::<Vec<_>>().len();
         (warm, threads() - before, left as u64 * INSTANCE_BYTES)
     }
