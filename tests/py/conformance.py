@@ -1,5 +1,5 @@
 """Stock clients against a running server: `conformance.py CASE GRPC_ADDRESS MODELS_DIR`. A failed assertion is a failed test."""
-import asyncio, json, os, queue, signal, struct, sys, threading, time
+import asyncio, faulthandler, json, os, queue, signal, struct, sys, threading, time, traceback
 
 import grpc
 import numpy as np
@@ -8,6 +8,7 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+faulthandler.dump_traceback_later(240, exit=True)  # a client that hangs says where
 CASE, ADDRESS, MODELS = sys.argv[1:4]
 client = triton.InferenceServerClient(ADDRESS)
 NAMES = ["sluice_variant", "sluice_worker", "sluice_queue_us", "sluice_compute_us"]
@@ -421,4 +422,9 @@ def case_good():
     print(sorted(workers))
 
 
-globals()[f"case_{CASE}"]()
+try:
+    globals()[f"case_{CASE}"]()
+except BaseException:
+    traceback.print_exc()
+    sys.stderr.flush()
+    os._exit(1)  # not by return: a client with an open stream would wait for it, and nobody would see what failed
