@@ -10,7 +10,7 @@
 //! times log-normal noise of mean 1, a worker's word reaches its gateway with every answer and refusal and, where `push_ms` says so,
 //! in between. A deadline reaches the worker less the way back. Models of one worker share its queue but no batch.
 //!
-//! Ahead of what runs live: gateways know round trips and how much others send, and words come with refusals and unasked. Not here:
+//! Ahead of what runs live: a replica's word of its backlog comes with refusals and unasked, too. Not here:
 //! retries, failures, slow start, variants of other accuracy, placement (who runs what is described), tenants' budgets.
 
 mod cluster;
