@@ -49,7 +49,10 @@ pub(crate) async fn run(args: &Args, report: &mut Report) -> anyhow::Result<()> 
         for round in 0..args.rounds {
             // The machine drifts: each round goes by what it can do now.
             let capacity = send("ours", Pace::Closed { concurrency: CALLERS }, None, round).await?.answered_per_second();
-            for ((name, _), samples) in ways.iter().zip(&mut in_time) {
+            // And each goes first in turn: it drifts within a round, too.
+            for at in 0..ways.len() {
+                let at = at.wrapping_add(round) % ways.len();
+                let (Some((name, _)), Some(samples)) = (ways.get(at), in_time.get_mut(at)) else { continue };
                 let pace = Pace::Open(Arrivals::Gamma { rate: share * capacity, cv: VARIATION });
                 let sent = send(name, pace, Some(DEADLINE_MS), round).await?;
                 samples.push(100.0 * sent.in_time as f64 / sent.offered.max(1) as f64);
