@@ -43,7 +43,7 @@ impl Door {
     pub(crate) async fn enter(&self, now: Moment, context: &Context, bytes: u64) -> Result<Place<'_>, Failure> {
         let wait = {
             let mut state = self.lock();
-            match state.admission.enter_or_wait(now, &context.caller.tenant, bytes)? {
+            match state.admission.enter(now, &context.caller.tenant, bytes)? {
                 Entry::Admitted(admitted) => return Ok(Place { door: self, admitted: Some(admitted) }),
                 Entry::Waiting(ticket) => {
                     let (call, called) = oneshot::channel();

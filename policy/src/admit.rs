@@ -1,9 +1,8 @@
 //! Who may come in: budgets of the gateway and of each tenant, in requests and bytes in flight and in requests a second. What is taken
 //! is given back by returning the [`Admitted`].
 //!
-//! Whoever finds its own budget used up is refused (RESOURCE_EXHAUSTED). Whoever finds the gateway's bytes used up is refused
-//! (UNAVAILABLE) or waits ([`Admission::enter_or_wait`]); those who wait come in by turns of their tenants (`turns`), and
-//! nobody overtakes them.
+//! Whoever finds its own budget used up is refused (RESOURCE_EXHAUSTED). Whoever finds the gateway's bytes used up waits, or is refused
+//! (UNAVAILABLE) where too many do; those who wait come in by turns of their tenants (`turns`), and nobody overtakes them.
 //!
 //! Not here: whether anybody can answer in time (`route`), what a message may hold (`check`).
 
@@ -112,32 +111,22 @@ impl Admission {
         Self { limits, tenants: BTreeMap::new(), bytes: 0, turns, tickets: 0, swept: Moment::default() }
     }
 
-    /// Takes in a request of `tenant` that holds `bytes`. A refused one takes nothing, of the rate neither.
+    /// Takes in a request of `tenant` that holds `bytes`. Where only the gateway's bytes are short, or others wait for them already, it
+    /// waits, and holds its share of the tenant's budget meanwhile. A refused one takes nothing, of the rate neither.
     ///
     /// # Errors
     /// [`Failure::Quota`] when the tenant has used up its own, [`Failure::MessageTooLarge`] when it could never hold so much, and
-    /// [`Failure::Overloaded`] when all together hold too much or others wait already.
-    pub fn enter(&mut self, now: Moment, tenant: &str, bytes: u64) -> Result<Admitted, Failure> {
-        if !self.turns.is_empty() || bytes > self.bytes_left() {
+    /// [`Failure::Overloaded`] when the gateway could not, or too many wait.
+    pub fn enter(&mut self, now: Moment, tenant: &str, bytes: u64) -> Result<Entry, Failure> {
+        let waits = !self.turns.is_empty() || bytes > self.bytes_left();
+        if waits && (self.turns.len() >= self.limits.waiting_max || bytes > self.limits.bytes_max) {
             return Err(self.overloaded());
         }
         let tenant = self.take_share(now, tenant, bytes)?;
-        self.bytes = self.bytes.saturating_add(bytes);
-        Ok(Admitted { tenant, bytes })
-    }
-
-    /// The same, but where only the gateway's bytes are short the request waits. It holds its share of the tenant's budget meanwhile.
-    ///
-    /// # Errors
-    /// As [`Self::enter`]; overloaded only when too many wait.
-    pub fn enter_or_wait(&mut self, now: Moment, tenant: &str, bytes: u64) -> Result<Entry, Failure> {
-        if self.turns.is_empty() && bytes <= self.bytes_left() {
-            return self.enter(now, tenant, bytes).map(Entry::Admitted);
+        if !waits {
+            self.bytes = self.bytes.saturating_add(bytes);
+            return Ok(Entry::Admitted(Admitted { tenant, bytes }));
         }
-        if self.turns.len() >= self.limits.waiting_max || bytes > self.limits.bytes_max {
-            return Err(self.overloaded());
-        }
-        let tenant = self.take_share(now, tenant, bytes)?;
         self.tickets = self.tickets.saturating_add(1);
         self.turns.push(tenant, self.tickets, bytes);
         Ok(Entry::Waiting(Ticket(self.tickets)))

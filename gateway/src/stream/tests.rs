@@ -17,6 +17,17 @@ fn request(id: &str) -> ModelInferRequest {
     ModelInferRequest { model_name: "m".into(), id: id.into(), inputs: vec![input], raw_input_contents: raw, ..Default::default() }
 }
 
+/// Sends `body` as one stream to `front`, beside `read`, which gets the answer; what that gives.
+async fn streamed<T>(front: &Front, body: Vec<u8>, read: impl AsyncFnOnce(ReplyBody) -> T) -> T {
+    let reader = MessageReader::new(Full::new(Bytes::from(body)), Encoding::Identity, 1 << 20);
+    let (sender, answer) = StreamSender::new(4, Encoding::Identity);
+    let work = async {
+        let trailers = front.work(reader, &HeaderMap::new(), &sender).await;
+        sender.finish(trailers).await;
+    };
+    tokio::join!(work, read(answer)).1
+}
+
 #[tokio::test]
 async fn i5_what_came_before_a_frame_that_cannot_be_read_is_still_answered() {
     let told = Arc::new(Notify::new());
@@ -24,13 +35,7 @@ async fn i5_what_came_before_a_frame_that_cannot_be_read_is_still_answered() {
     let core = shard.core.clone();
     let front = Front { shard, router: axum::Router::new() };
     let body = [framed(&request("first")), vec![0, 0xff, 0xff, 0xff, 0xff]].concat();
-    let reader = MessageReader::new(Full::new(Bytes::from(body)), Encoding::Identity, 1 << 20);
-    let (sender, mut answer) = StreamSender::new(4, Encoding::Identity);
-    let work = async {
-        let trailers = front.work(reader, &HeaderMap::new(), &sender).await;
-        sender.finish(trailers).await;
-    };
-    let read = async {
+    let read = async |mut answer: ReplyBody| {
         // The frame is read and refused while the first request is still with its worker.
         while !core.metrics.render().contains("RESOURCE_EXHAUSTED") {
             tokio::task::yield_now().await;
@@ -41,7 +46,7 @@ async fn i5_what_came_before_a_frame_that_cannot_be_read_is_still_answered() {
         let trailers = answer.frame().await.unwrap().unwrap().into_trailers().unwrap();
         (first, trailers)
     };
-    let ((), (first, trailers)) = tokio::join!(work, read);
+    let (first, trailers) = streamed(&front, body, read).await;
     assert_eq!((first.error_message.as_str(), first.infer_response.unwrap().id.as_str()), ("", "first"));
     assert_eq!(trailers.get("grpc-status").unwrap(), "8");
 }
@@ -51,13 +56,7 @@ async fn each_request_of_a_stream_is_routed_on_its_own() {
     let (shard, _) = gateway([("a", Behaviour::Answers), ("b", Behaviour::Answers)]).await;
     let front = Front { shard, router: axum::Router::new() };
     let body: Vec<u8> = (0..50).flat_map(|number| framed(&request(&number.to_string()))).collect();
-    let reader = MessageReader::new(Full::new(Bytes::from(body)), Encoding::Identity, 1 << 20);
-    let (sender, mut answer) = StreamSender::new(4, Encoding::Identity);
-    let work = async {
-        let trailers = front.work(reader, &HeaderMap::new(), &sender).await;
-        sender.finish(trailers).await;
-    };
-    let read = async {
+    let read = async |mut answer: ReplyBody| {
         let mut workers = Vec::new();
         while let Ok(data) = answer.frame().await.unwrap().unwrap().into_data() {
             let reply = <ModelStreamInferResponse as prost::Message>::decode(data.slice(5..)).unwrap();
@@ -65,7 +64,7 @@ async fn each_request_of_a_stream_is_routed_on_its_own() {
         }
         workers
     };
-    let ((), mut workers) = tokio::join!(work, read);
+    let mut workers = streamed(&front, body, read).await;
     let of_a = workers.iter().filter(|worker| *worker == "a").count();
     assert!((5..45).contains(&of_a), "{of_a} of 50 at a");
     workers.retain(|worker| worker != "a" && worker != "b");

@@ -22,7 +22,6 @@ fn code(result: Result<impl Sized, Failure>) -> Code {
 #[derive(Debug, Clone)]
 enum Step {
     Enter(usize, u64),
-    EnterOrWait(usize, u64),
     Leave(usize),
     Cancel(usize),
     Next,
@@ -30,8 +29,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        3 => (0..TENANTS.len(), 0u64..500).prop_map(|(t, b)| Step::Enter(t, b)),
-        4 => (0..TENANTS.len(), 0u64..500).prop_map(|(t, b)| Step::EnterOrWait(t, b)),
+        7 => (0..TENANTS.len(), 0u64..500).prop_map(|(t, b)| Step::Enter(t, b)),
         3 => (0usize..20).prop_map(Step::Leave),
         1 => (0usize..20).prop_map(Step::Cancel),
         2 => Just(Step::Next),
@@ -53,6 +51,14 @@ fn check_sums(admission: &Admission, inside: &[Admitted], waiting: usize) -> Res
     Ok(())
 }
 
+/// Enters where nobody has to wait.
+fn enter(admission: &mut Admission, now: Moment, tenant: &str, bytes: u64) -> Result<Admitted, Failure> {
+    match admission.enter(now, tenant, bytes)? {
+        Entry::Admitted(admitted) => Ok(admitted),
+        Entry::Waiting(_) => panic!("`{tenant}` waits for {bytes} bytes"),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
 
@@ -65,17 +71,16 @@ proptest! {
             let moment = Moment::from_us(now);
             match step {
                 Step::Enter(tenant, bytes) => {
-                    let overtakes = admission.waiting() > 0;
-                    if let Ok(admitted) = admission.enter(moment, TENANTS[tenant], bytes) {
-                        prop_assert!(!overtakes, "nobody overtakes who waits");
-                        inside.push(admitted);
+                    let others_wait = admission.waiting() > 0;
+                    match admission.enter(moment, TENANTS[tenant], bytes) {
+                        Ok(Entry::Admitted(admitted)) => {
+                            prop_assert!(!others_wait, "nobody overtakes who waits");
+                            inside.push(admitted);
+                        }
+                        Ok(Entry::Waiting(ticket)) => waiting.push(ticket),
+                        Err(_) => {}
                     }
                 }
-                Step::EnterOrWait(tenant, bytes) => match admission.enter_or_wait(moment, TENANTS[tenant], bytes) {
-                    Ok(Entry::Admitted(admitted)) => inside.push(admitted),
-                    Ok(Entry::Waiting(ticket)) => waiting.push(ticket),
-                    Err(_) => {}
-                },
                 Step::Leave(at) if at < inside.len() => admission.leave(inside.swap_remove(at)),
                 Step::Cancel(at) if at < waiting.len() => {
                     let ticket = waiting.swap_remove(at);
@@ -115,11 +120,11 @@ proptest! {
         // Each always has 16 requests waiting, of about its own size. 256 MiB are in at a time.
         let budget = Budget { bytes_max: u64::MAX, ..Budget::default() };
         let mut admission = Admission::new(Limits { bytes_max: 256 * MIB, budget, ..Limits::default() });
-        let full = admission.enter(Moment::default(), "full", 256 * MIB).unwrap();
+        let full = enter(&mut admission, Moment::default(), "full", 256 * MIB).unwrap();
         let mut owners = BTreeMap::new();
         let mut wait = |admission: &mut Admission, tenant: usize, salt: u64| {
             let size = sizes[tenant] * MIB - (seed ^ salt) % (MIB / 2);
-            match admission.enter_or_wait(Moment::default(), TENANTS[tenant], size) {
+            match admission.enter(Moment::default(), TENANTS[tenant], size) {
                 Ok(Entry::Waiting(ticket)) => owners.insert(ticket.0, tenant),
                 other => panic!("{other:?}"),
             };
@@ -150,14 +155,14 @@ proptest! {
 fn each_budget_refuses_with_its_own_code() {
     let now = Moment::default();
     let mut admission = Admission::new(limits());
-    let held: Vec<_> = (0..2).map(|_| admission.enter(now, "blue", 40).unwrap()).collect();
-    let failure = admission.enter(now, "blue", 1).unwrap_err();
+    let held: Vec<_> = (0..2).map(|_| enter(&mut admission, now, "blue", 40).unwrap()).collect();
+    let failure = enter(&mut admission, now, "blue", 1).unwrap_err();
     assert_eq!(failure.to_string(), "tenant `blue` has used up its 2 requests in flight, retry after 100 ms");
-    assert_eq!(code(admission.enter(now, "amber", 401)), Code::ResourceExhausted);
-    assert_eq!(admission.enter(now, "amber", 401).unwrap_err().wire().1, 413, "it will never fit");
-    let most: Vec<_> = ["amber", "coral"].map(|tenant| admission.enter(now, tenant, 400).unwrap()).into();
-    assert_eq!(code(admission.enter(now, "amber", 1)), Code::ResourceExhausted, "its own bytes");
-    assert_eq!(code(admission.enter(now, "dun", 121)), Code::Unavailable, "everybody's bytes");
+    assert_eq!(code(enter(&mut admission, now, "amber", 401)), Code::ResourceExhausted);
+    assert_eq!(enter(&mut admission, now, "amber", 401).unwrap_err().wire().1, 413, "it will never fit");
+    let most: Vec<_> = ["amber", "coral"].map(|tenant| enter(&mut admission, now, tenant, 400).unwrap()).into();
+    assert_eq!(code(enter(&mut admission, now, "amber", 1)), Code::ResourceExhausted, "its own bytes");
+    assert!(matches!(admission.enter(now, "dun", 121), Ok(Entry::Waiting(ticket)) if admission.cancel(ticket)), "everybody's bytes");
     held.into_iter().chain(most).for_each(|admitted| admission.leave(admitted));
     assert_eq!(admission.bytes(), 0);
 }
@@ -168,33 +173,33 @@ fn a_refused_request_takes_nothing_of_the_rate() {
     let rate = Some(Rate { per_second: one, burst: one });
     let mut admission = Admission::new(Limits { bytes_max: 100, budget: Budget { rate, ..BUDGET }, ..limits() });
     let now = Moment::default();
-    assert_eq!(code(admission.enter(now, "amber", 101)), Code::Unavailable);
-    let admitted = admission.enter(now, "amber", 100).unwrap();
+    assert_eq!(code(enter(&mut admission, now, "amber", 101)), Code::Unavailable);
+    let admitted = enter(&mut admission, now, "amber", 100).unwrap();
     admission.leave(admitted);
-    let failure = admission.enter(now, "amber", 1).unwrap_err();
+    let failure = enter(&mut admission, now, "amber", 1).unwrap_err();
     assert_eq!(failure.to_string(), "tenant `amber` has used up its 1 requests a second, retry after 1000 ms");
 }
 
 #[test]
 fn one_tenant_at_its_bound_does_not_move_another() {
     let mut admission = Admission::new(limits());
-    let held: Vec<_> = (0..9).filter_map(|_| admission.enter(Moment::default(), "amber", 1).ok()).collect();
+    let held: Vec<_> = (0..9).filter_map(|_| enter(&mut admission, Moment::default(), "amber", 1).ok()).collect();
     assert_eq!(held.len(), 5);
-    let other = admission.enter(Moment::default(), "coral", 400).unwrap();
+    let other = enter(&mut admission, Moment::default(), "coral", 400).unwrap();
     held.into_iter().chain([other]).for_each(|admitted| admission.leave(admitted));
 }
 
 #[test]
 fn made_up_tenants_share_one_budget_and_idle_ones_are_forgotten() {
     let mut admission = Admission::new(limits());
-    let enter = |admission: &mut Admission, name: String, us| admission.enter(Moment::from_us(us), &name, 0);
-    let held: Vec<_> = (0..50).filter_map(|n| enter(&mut admission, format!("t{n}"), 0).ok()).collect();
+    let named = |admission: &mut Admission, name: String, us| enter(admission, Moment::from_us(us), &name, 0);
+    let held: Vec<_> = (0..50).filter_map(|n| named(&mut admission, format!("t{n}"), 0).ok()).collect();
     assert_eq!((held.len(), admission.tenants().count()), (4 + 5, 5), "four of their own, five together");
-    let own = admission.enter(Moment::default(), "blue", 0).unwrap();
+    let own = enter(&mut admission, Moment::default(), "blue", 0).unwrap();
     assert_eq!(&*own.tenant, "blue", "who has a budget of its own keeps it");
     admission.leave(own);
     held.into_iter().for_each(|admitted| admission.leave(admitted));
-    let late = enter(&mut admission, "late".to_owned(), SWEEP_US).unwrap();
+    let late = named(&mut admission, "late".to_owned(), SWEEP_US).unwrap();
     assert_eq!(admission.tenants().map(|(name, ..)| name).collect::<Vec<_>>(), ["late"]);
     admission.leave(late);
 }
@@ -203,9 +208,9 @@ fn made_up_tenants_share_one_budget_and_idle_ones_are_forgotten() {
 fn a_large_request_keeps_its_turn_beside_small_ones() {
     let mut admission = Admission::new(limits());
     let now = Moment::default();
-    let filler: Vec<_> = [("amber", 400), ("coral", 400), ("dun", 200)].map(|(t, b)| admission.enter(now, t, b).unwrap()).into();
-    let Ok(Entry::Waiting(large)) = admission.enter_or_wait(now, "ecru", 390) else { panic!("there is no room") };
-    let Ok(Entry::Waiting(small)) = admission.enter_or_wait(now, "blue", 1) else { panic!("nobody overtakes") };
+    let filler: Vec<_> = [("amber", 400), ("coral", 400), ("dun", 200)].map(|(t, b)| enter(&mut admission, now, t, b).unwrap()).into();
+    let Ok(Entry::Waiting(large)) = admission.enter(now, "ecru", 390) else { panic!("there is no room") };
+    let Ok(Entry::Waiting(small)) = admission.enter(now, "blue", 1) else { panic!("nobody overtakes") };
     let mut filler = filler.into_iter().rev();
     admission.leave(filler.next().unwrap());
     assert_eq!(admission.call_next(), None, "200 bytes are not enough for the first");

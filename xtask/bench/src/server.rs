@@ -74,19 +74,21 @@ impl Server {
 
     /// A whole cluster in one process.
     pub(crate) async fn up(sluice: &Path, models: &Path, data: &Path) -> anyhow::Result<Self> {
-        let ports = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn", "--models"];
-        let arguments = ports.map(OsStr::new).into_iter().chain([models.as_os_str(), OsStr::new("--data-dir"), data.as_os_str()]);
-        Self::start(sluice, arguments).await
+        Self::up_with(sluice, models, data, &[]).await
     }
 
     /// The same, with one in a hundred requests traced to `collector`, as in production.
     pub(crate) async fn up_traced(sluice: &Path, models: &Path, data: &Path, collector: &Self) -> anyhow::Result<Self> {
-        let otlp = format!("http://{}", collector.grpc);
-        let ports = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn"];
-        let flags = ports.into_iter().chain(["--otlp", &otlp, "--models"]).map(OsStr::new);
-        let up = Self::start(sluice, flags.chain([models.as_os_str(), OsStr::new("--data-dir"), data.as_os_str()])).await?;
+        let up = Self::up_with(sluice, models, data, &["--otlp", &format!("http://{}", collector.grpc)]).await?;
         up.trace_one_in_a_hundred().await?;
         Ok(up)
+    }
+
+    async fn up_with(sluice: &Path, models: &Path, data: &Path, flags: &[&str]) -> anyhow::Result<Self> {
+        let ports = ["up", "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--log", "warn"];
+        let arguments = ports.iter().chain(flags).map(OsStr::new);
+        let folders = [OsStr::new("--models"), models.as_os_str(), OsStr::new("--data-dir"), data.as_os_str()];
+        Self::start(sluice, arguments.chain(folders)).await
     }
 
     /// A server that takes traces and forgets them: it answers every call with an empty message.
