@@ -166,14 +166,11 @@ impl Gauge {
 /// get every request.
 fn believed(replica: &ReplicaRecord, new: bool) -> Latency {
     let told = Latency { alpha_us: replica.alpha_us, beta_us: replica.beta_us };
-    if told.is_plausible() {
-        return told;
-    }
-    if new {
+    if new && !told.is_plausible() {
         let (worker, variant) = (&replica.worker, &replica.variant);
         tracing::warn!(%worker, %variant, alpha_us = told.alpha_us, beta_us = told.beta_us, "no latency that can be; 10 ms a row is assumed");
     }
-    Latency::UNKNOWN
+    told.believed()
 }
 
 /// Told to a client of a gateway that knows nothing yet: about a reconnect to the registry.

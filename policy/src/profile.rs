@@ -59,10 +59,16 @@ impl Latency {
     }
 
     /// Can it be the latency of something: finite, nothing below zero, not zero for all sizes, and at most an hour a row or
-    /// batch? A caller that gets one from outside (a record, a file) warns when not and goes by [`Self::UNKNOWN`], as [`Profile::new`] does.
+    /// batch? A caller that gets one from outside (a record, a file) warns when not.
     pub fn is_plausible(&self) -> bool {
         let fine = |us: f64| (0.0..=US_MAX).contains(&us);
         fine(self.alpha_us) && fine(self.beta_us) && self.alpha_us + self.beta_us >= US_MIN
+    }
+
+    /// What decisions go by: itself, or [`Self::UNKNOWN`] where it cannot be.
+    #[must_use]
+    pub fn believed(self) -> Self {
+        if self.is_plausible() { self } else { Self::UNKNOWN }
     }
 
     /// Predicted microseconds of a batch of `rows`.

@@ -1,6 +1,7 @@
 //! The fleet that a running cluster's records describe.
 
 use super::fleet::{Fleet, FleetModel, FleetWorker};
+use policy::profile::Latency;
 use policy::{ModelRecord, ReplicaRecord, ReplicaState, Version, WorkerRecord};
 use std::collections::BTreeMap;
 
@@ -44,11 +45,12 @@ impl Fleet {
 
 impl FleetWorker {
     fn of_records(replica: &ReplicaRecord, worker: &WorkerRecord) -> Self {
+        let Latency { alpha_us, beta_us } = Latency { alpha_us: replica.alpha_us, beta_us: replica.beta_us }.believed();
         Self {
             count: 1,
             models: vec![replica.variant.model.to_string()],
-            alpha_us: replica.alpha_us,
-            beta_us: replica.beta_us.max(BATCH_US_MIN - replica.alpha_us),
+            alpha_us,
+            beta_us: beta_us.max(BATCH_US_MIN - alpha_us),
             rows_max: Some(rows_max(replica)),
             instances: replica.instances,
             slow: 1.0,
@@ -104,13 +106,16 @@ mod tests {
             replica("b", "m:3:fp32@ort", json!({ "state": "loading", "reason": "fetching" })),
             replica("b", "gone:1:fp32@ort", json!({ "incarnation": 0 })),
             replica("b", "tiny:1:fp32@ort", json!({ "alpha_us": 0.25, "beta_us": 0.0 })),
+            replica("b", "unknown:1:fp32@ort", json!({ "alpha_us": null, "beta_us": 0.0 })),
         ];
         let fleet = Fleet::of_records(&workers, &replicas, &[model("m", 40), model("tiny", 0)]);
         let described = Fleet::parse(
             "[[model]]\nname = \"m\"\nslo_ms = 40\nmax_batch_size = 8\n[[model]]\nname = \"tiny\"\nmax_batch_size = 8\n\
+             [[model]]\nname = \"unknown\"\nmax_batch_size = 8\n\
              [[worker]]\nmodels = [\"m\"]\nalpha_us = 800\nbeta_us = 200\ninstances = 2\nrows_max = 8\nzone = \"s/x\"\n\
              [[worker]]\nmodels = [\"m\"]\nalpha_us = 50\nbeta_us = 200\ninstances = 4\nrows_max = 1\nzone = \"s/y\"\n\
-             [[worker]]\nmodels = [\"tiny\"]\nalpha_us = 0.25\nbeta_us = 0.75\ninstances = 2\nrows_max = 8\nzone = \"s/y\"\n",
+             [[worker]]\nmodels = [\"tiny\"]\nalpha_us = 0.25\nbeta_us = 0.75\ninstances = 2\nrows_max = 8\nzone = \"s/y\"\n\
+             [[worker]]\nmodels = [\"unknown\"]\nalpha_us = 10000\ninstances = 2\nrows_max = 8\nzone = \"s/y\"\n",
         );
         assert_eq!(fleet, described.unwrap());
     }

@@ -84,7 +84,7 @@ impl Profile {
                 sums.add(PRIOR_WEIGHT / (us * us), f64::from(rows), us);
             }
         }
-        let prior = if prior.is_plausible() { prior } else { Latency::UNKNOWN };
+        let prior = prior.believed();
         Self { prior, latency: prior, sums, slow: 1.0, tail: Tail::default() }
     }
 
