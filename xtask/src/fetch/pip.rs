@@ -33,12 +33,10 @@ pub(super) fn wheel(cache: &Cache, pin: &Pin) -> Result<PathBuf> {
         let scratch = cache.scratch("pip")?;
         let mut command = pip("python3");
         command.args(["download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:"]);
-        if let Some(arch) = &pin.arch {
-            // A wheel's name ends in its platforms, the newest last.
-            let platform = pin.file.strip_suffix(".whl").and_then(|name| name.rsplit(['-', '.']).next());
-            let platform = platform.with_context(|| format!("{} is no wheel for {arch}", pin.file))?;
-            command.args(["--platform", platform, "--implementation", "cp", "--python-version", WHEEL_PYTHON]);
-        }
+        // A wheel's name ends in its platforms, the newest last; `any` where it is for all of them.
+        let platform = pin.file.strip_suffix(".whl").and_then(|name| name.rsplit(['-', '.']).next());
+        let platform = platform.with_context(|| format!("{} is no wheel", pin.file))?;
+        command.args(["--platform", platform, "--implementation", "cp", "--python-version", WHEEL_PYTHON]);
         command.arg("--dest").arg(&scratch).arg(format!("{}=={}", pin.name, pin.version));
         command.env("TMPDIR", &scratch); // where pip writes while it downloads, so that the bar sees it
         child::run(command, &pin.name, Some(&Growth { folder: scratch.clone(), bytes: pin.bytes }))?;
