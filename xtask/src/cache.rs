@@ -11,6 +11,10 @@
 //! perf/bin/perf_analyzer     Triton's load tool, with the C library it wants beside it
 //! cpp/usr/{bin,include,lib}  gRPC for C++
 //! models/{demo,test,bench,bad}/, photos/
+//! models/variants/           a Triton repository of a model that the labelled data is for
+//! models/foreign/*.onnx      models that others made
+//! data/fashion_mnist/        the four files of the data set; calib.npz and test1000.npz: x [N, 3, 96, 96], labels [N]
+//! data/minilm/               calib.npz, test.npz: input_ids and attention_mask [N, 64]; pairs.npz: the same twice, a_ and b_, and labels
 //! ```
 
 use std::fs::{self, File};
@@ -84,6 +88,10 @@ impl Cache {
 
     pub(crate) fn models(&self) -> PathBuf {
         self.root.join("models")
+    }
+
+    pub(crate) fn data(&self) -> PathBuf {
+        self.root.join("data")
     }
 
     pub(crate) fn photos(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 //! Each item has a key, the hash of all it is made from (its pins and scripts); the stamp in the cache says which key is there.
 
 mod apt;
+mod data;
 mod models;
 mod npm;
 mod perf;
@@ -37,12 +38,14 @@ pub(crate) enum Item {
     Cpp,
     /// Models and photographs
     Models,
+    /// Labelled pictures and sentences, a model that is measured on them, and models that others made
+    Data,
 }
 
 impl Item {
-    /// In the order in which they are made: models are built with the Python of the venv.
+    /// In the order in which they are made: models are built with the Python of the venv, and data lies beside them.
     pub(crate) const ALL: &[Self] =
-        &[Self::Onnxruntime, Self::Etcd, Self::Protoc, Self::Venv, Self::Node, Self::Perf, Self::Cpp, Self::Models];
+        &[Self::Onnxruntime, Self::Etcd, Self::Protoc, Self::Venv, Self::Node, Self::Perf, Self::Cpp, Self::Models, Self::Data];
 
     fn name(self) -> &'static str {
         match self {
@@ -54,17 +57,19 @@ impl Item {
             Self::Perf => "perf",
             Self::Cpp => "cpp",
             Self::Models => "models",
+            Self::Data => "data",
         }
     }
 
     fn key(self, pins: &Pins) -> Result<String> {
-        let mut parts: Vec<String> = pins.of(self).map(|pin| format!("{} {}", pin.file, pin.sha256)).collect();
+        let weights = pins.of(Self::Models).filter(|_| self == Self::Data);
+        let mut parts: Vec<String> = pins.of(self).chain(weights).map(|pin| format!("{} {}", pin.file, pin.sha256)).collect();
         let mut files: Vec<PathBuf> = match self {
             Self::Onnxruntime | Self::Etcd | Self::Perf | Self::Cpp => Vec::new(),
             Self::Protoc => vec![pip::protoc_requirements()?],
             Self::Venv => vec![pip::venv_requirements()?],
             Self::Node => npm::manifests()?.to_vec(),
-            Self::Models => models::scripts()?,
+            Self::Models | Self::Data => models::scripts()?,
         };
         files.sort();
         for file in files {
@@ -88,6 +93,12 @@ impl Item {
             Self::Perf => vec![cache.perf_analyzer()],
             Self::Cpp => vec![cache.cpp().join("usr/bin/grpc_cpp_plugin"), cache.cpp().join("usr/include/grpcpp")],
             Self::Models => vec![cache.models().join("demo"), cache.models().join("test"), cache.photos()],
+            Self::Data => vec![
+                cache.models().join("variants"),
+                cache.models().join("foreign"),
+                cache.data().join("fashion_mnist"),
+                cache.data().join("minilm"),
+            ],
         })
     }
 
@@ -101,6 +112,7 @@ impl Item {
             Self::Perf => perf::perf_analyzer(cache, pins),
             Self::Cpp => apt::cpp(cache, pins),
             Self::Models => models::build(cache, pins),
+            Self::Data => data::build(cache, pins),
         }
     }
 }
@@ -108,7 +120,8 @@ impl Item {
 /// Makes each item that is missing or out of date. One that fails does not keep the others from being made.
 pub(crate) fn fetch(cache: &Cache, items: &[Item]) -> Result<()> {
     let pins = Pins::load()?;
-    let wanted = |item: &&Item| items.contains(item) || (**item == Item::Venv && items.contains(&Item::Models));
+    let wanted =
+        |item: &&Item| items.contains(item) || (**item == Item::Venv && items.iter().any(|item| matches!(item, Item::Models | Item::Data)));
     let mut failures = Vec::new();
     for item in Item::ALL.iter().filter(wanted) {
         if let Err(error) = make_if_needed(*item, cache, &pins) {

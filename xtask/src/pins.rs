@@ -74,6 +74,7 @@ mod tests {
             assert_eq!((count(Item::Onnxruntime), count(Item::Etcd)), (1, 2), "{arch}");
             assert_eq!((count(Item::Perf), count(Item::Cpp)), (4, 12), "{arch}");
             assert!(count(Item::Models) >= 5, "{arch}");
+            assert_eq!(count(Item::Data), 4, "{arch}");
             for pin in &pins.0 {
                 let hashes = [Some(&pin.sha256), pin.inside_sha256.as_ref()];
                 assert!(hashes.into_iter().flatten().all(|hash| hash.len() == 64), "{}", pin.file);
