@@ -1,8 +1,12 @@
 //! Every flag, with its environment variable and default. The configuration file has the same names.
 
 mod load;
+#[cfg(feature = "worker")]
+mod variants;
 
 pub(crate) use load::{Load, Process, Script, Sim, Wire};
+#[cfg(feature = "worker")]
+pub(crate) use variants::{Variants, VariantsMake};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -56,6 +60,10 @@ pub(crate) enum Command {
     /// Tell what a model file is made of, what it costs, and what it would be served as
     #[cfg(feature = "worker")]
     Inspect(Inspect),
+    /// Make and check variants of a model: quantized, cast, run by another engine
+    #[cfg(feature = "worker")]
+    #[command(subcommand)]
+    Variants(Variants),
     /// Send load to any server of the Open Inference Protocol and report what came of it
     Load(Box<Load>),
     /// Compute what such a load would come to at a described fleet, or at a running cluster's: the same decisions in virtual time, nothing

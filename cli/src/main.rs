@@ -15,6 +15,8 @@ mod load;
 mod role;
 mod sim;
 mod telemetry;
+#[cfg(feature = "worker")]
+mod variants;
 mod wanted;
 
 use args::{Cli, Command, Model};
@@ -84,6 +86,8 @@ async fn run(command: Command, telemetry: &telemetry::Guard) -> anyhow::Result<E
         Command::Infer(args) => infer::run(args).await?,
         #[cfg(feature = "worker")]
         Command::Inspect(args) => return inspect::run(args).await,
+        #[cfg(feature = "worker")]
+        Command::Variants(args) => return variants::run(args).await,
         Command::Doctor(args) => return doctor::run(args).await,
     }
     Ok(ExitCode::SUCCESS)

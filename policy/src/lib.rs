@@ -9,6 +9,7 @@
 pub mod admit;
 pub mod batch;
 pub mod bytes_tensor;
+pub mod card;
 pub mod check;
 pub mod classify;
 mod cores;

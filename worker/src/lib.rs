@@ -20,6 +20,7 @@ pub mod engine;
 mod error;
 mod handle;
 pub mod inspect;
+pub mod lab;
 mod lane;
 mod load;
 mod manage;

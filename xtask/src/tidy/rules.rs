@@ -20,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("gateway", &["policy", "proto", "registry"]),
     ("worker", &["policy", "proto", "registry"]),
     ("controller", &["policy", "proto", "registry"]),
+    ("variants", &["policy"]),
     ("loadtest", &["policy", "proto", "registry"]),
     ("bench", &["policy", "proto", "registry", "gateway", "worker", "loadtest"]),
     ("demo", &["policy", "proto"]),

@@ -1,0 +1,56 @@
+//! Arguments of `variants`.
+
+use super::Output;
+use clap::{Args, Subcommand};
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Variants {
+    /// Make variants of a model, compare each with it, time each beside it, and keep what pays
+    Make(Box<VariantsMake>),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VariantsMake {
+    /// The model: its file, its folder in a model directory (the newest version), or one version's folder
+    pub(crate) model: PathBuf,
+    /// Samples for calibration: FILE.npz, or a folder of NAME.npy files, an array for each input with samples along its first dimension
+    #[arg(long, value_name = "DIR|FILE.npz")]
+    pub(crate) calib: PathBuf,
+    /// Samples that fidelity is measured on; those of --calib when not given
+    #[arg(long, value_name = "DIR|FILE.npz")]
+    pub(crate) eval: Option<PathBuf>,
+    /// Right classes of the samples that fidelity is measured on; an array `labels` among them when not given
+    #[arg(long, value_name = "FILE.npy")]
+    pub(crate) labels: Option<PathBuf>,
+    /// What to make, separated by commas: int8-dynamic, int8-qdq, bf16@openvino, …
+    #[arg(long, value_delimiter = ',', default_value = "all")]
+    pub(crate) recipes: Vec<String>,
+    /// Least accuracy relative to the model's own; accuracy=0.99 when not given
+    #[arg(long, value_name = "accuracy=SHARE")]
+    pub(crate) floor: Option<String>,
+    /// What accuracy is: labels, agreement or cosine; labels where there are some, agreement for scores of classes, else cosine
+    #[arg(long)]
+    pub(crate) metric: Option<String>,
+    /// How ranges follow from samples: min-max, percentile, entropy, mse
+    #[arg(long, default_value = "min-max")]
+    pub(crate) method: String,
+    /// Where variants go; `variants` beside the model file when not given
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Where the picture of latency against accuracy goes; variants.svg among the variants when not given
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// ONNX Runtime library; the fetched or the system's when not given
+    #[arg(long, env = "SLUICE_ONNXRUNTIME", value_name = "FILE")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+    /// Longest check or run of a model, in seconds
+    #[arg(long, env = "SLUICE_VALIDATE_SECONDS", default_value_t = 60)]
+    pub(crate) validate_seconds: u64,
+    /// Most memory of a check, in MiB
+    #[arg(long, env = "SLUICE_VALIDATE_MEMORY_MB", default_value_t = 8192)]
+    pub(crate) validate_memory_mb: u64,
+    /// Form of the answer
+    #[arg(short = 'o', long = "output", default_value = "table")]
+    pub(crate) output: Output,
+}

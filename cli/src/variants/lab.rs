@@ -1,0 +1,114 @@
+//! What runs models for `variants`: the worker's lab.
+
+use crate::role::library;
+use ::variants::VariantError;
+use ::variants::runtime::{Checked, Port, Run, Runtime, Session, Tensor, Timing};
+use policy::{DataType, TensorSpec};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::time::Duration;
+use tokio::runtime::Handle;
+use worker::engine::LoadSpec;
+use worker::lab::{Input, Lab, Trial};
+use worker::validate::Limits;
+
+/// Child processes of this program.
+pub(super) struct Children {
+    lab: Lab,
+    class: String,
+    handle: Handle,
+}
+
+impl Children {
+    /// Called within tokio.
+    pub(super) fn new(onnxruntime: Option<&Path>, seconds: u64, memory_mb: u64) -> anyhow::Result<Self> {
+        let runtime = library::open(onnxruntime)?;
+        let binary = std::env::current_exe()?;
+        let limits = Limits { time: Duration::from_secs(seconds), memory_bytes: memory_mb.saturating_mul(1 << 20) };
+        let host = worker::devices::discover();
+        let class = worker::devices::devices(&host).into_iter().next().map_or("cpu".to_owned(), |d| d.class);
+        let class = format!("{class}, one thread, ONNX Runtime {}", runtime.version());
+        Ok(Self { lab: Lab::new(runtime, binary, limits), class, handle: Handle::current() })
+    }
+
+    fn spec(&self, run: &Run) -> Result<LoadSpec, VariantError> {
+        match self.missing(&run.engine) {
+            Some(missing) => Err(VariantError::Engine(missing)),
+            None => Ok(LoadSpec::cpu(&run.model, NonZeroUsize::MIN)),
+        }
+    }
+}
+
+/// Does this processor multiply unsigned by signed bytes without losing carries?
+pub(super) fn has_vnni() -> bool {
+    worker::devices::discover().isa.iter().any(|isa| isa.contains("vnni"))
+}
+
+fn said(error: impl std::fmt::Display) -> VariantError {
+    VariantError::Engine(error.to_string())
+}
+
+fn port(spec: &TensorSpec) -> Port {
+    Port { name: spec.name.clone(), datatype: spec.datatype, shape: spec.shape.clone() }
+}
+
+fn input(tensor: &Tensor) -> Input {
+    Input { name: tensor.name.clone(), datatype: tensor.datatype, shape: tensor.shape.clone(), data: tensor.data.clone() }
+}
+
+impl Runtime for Children {
+    fn class(&self) -> &str {
+        &self.class
+    }
+
+    fn missing(&self, engine: &str) -> Option<String> {
+        match engine {
+            "ort" => None,
+            "tensorrt" => Some("there is no TensorRT on this machine; its speed is measured where there is".to_owned()),
+            other => Some(format!("this machine has no engine `{other}`")),
+        }
+    }
+
+    fn check(&self, run: &Run) -> Result<Checked, VariantError> {
+        let facts = self.handle.block_on(self.lab.check(&self.spec(run)?)).map_err(said)?;
+        let text = facts.inputs.iter().filter(|i| !i.optional).find(|i| i.datatype == DataType::Bytes);
+        if let Some(text) = text {
+            return Err(VariantError::Engine(format!("input `{}` is text: samples are numbers", text.name)));
+        }
+        let inputs = facts.inputs.iter().filter(|i| !i.optional).map(port).collect();
+        Ok(Checked { inputs, outputs: facts.outputs.iter().map(port).collect(), bytes_resident: facts.bytes_resident })
+    }
+
+    fn load(&self, run: &Run) -> Result<Box<dyn Session>, VariantError> {
+        let trial = self.lab.load(&self.spec(run)?).map_err(said)?;
+        let outputs = trial.engine().signature().outputs.iter().map(port).collect();
+        Ok(Box::new(Loaded { trial, outputs }))
+    }
+
+    fn time(&self, runs: &[Run], sample: &[Tensor], rows: &[u32]) -> Result<Vec<Result<Timing, VariantError>>, VariantError> {
+        let specs = runs.iter().map(|run| self.spec(run)).collect::<Result<Vec<_>, _>>()?;
+        let row: Vec<Input> = sample.iter().map(input).collect();
+        let times = self.lab.time(&specs, &row, rows);
+        let timing = |t: worker::lab::Timing| Timing { batches: t.batches, bytes_resident: 0, load_ms: t.load_ms };
+        Ok(times.into_iter().map(|t| t.map(timing).map_err(said)).collect())
+    }
+}
+
+/// A model in a child.
+struct Loaded {
+    trial: Trial,
+    outputs: Vec<Port>,
+}
+
+impl Session for Loaded {
+    fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, VariantError> {
+        let inputs: Vec<Input> = inputs.iter().map(input).collect();
+        let outputs = self.trial.run(&inputs).map_err(said)?;
+        let tensor = |o: worker::engine::TensorOut| Tensor { name: o.name.to_string(), datatype: o.datatype, shape: o.shape, data: o.data };
+        Ok(outputs.into_iter().map(tensor).collect())
+    }
+}

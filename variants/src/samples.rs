@@ -1,0 +1,213 @@
+//! Sample inputs, and labels where there are some: `FILE.npz`, or a folder of `NAME.npy` files, an array for each input with samples along
+//! its first dimension. An array `labels` that is no input holds the right class of each.
+
+use crate::VariantError;
+use crate::runtime::{Port, Tensor};
+use bytes::Bytes;
+use npyz::{DType, NpyFile, TypeChar};
+use policy::DataType;
+use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+/// The array of right answers.
+const LABELS: &str = "labels";
+/// Fewest samples a calibration is believed of.
+pub const LEAST: usize = 8;
+
+/// An array as read.
+#[derive(Debug, Clone, PartialEq)]
+struct Array {
+    datatype: DataType,
+    shape: Vec<i64>,
+    data: Bytes,
+}
+
+/// Samples that fit a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Samples {
+    names: Vec<String>,
+    arrays: Vec<Array>,
+    /// Right classes, one for each sample.
+    pub labels: Option<Vec<i64>>,
+    /// How many.
+    pub count: usize,
+    /// sha256 over names, types, shapes and bytes.
+    pub digest: policy::Digest,
+    /// Most rows of one run; 1 where the model's first dimension is fixed.
+    rows_max: usize,
+}
+
+impl Samples {
+    /// Reads `path` for a model that takes `inputs`; labels from `labels` (a `.npy`), or else from among the arrays.
+    ///
+    /// # Errors
+    /// [`VariantError::Samples`]: a file that cannot be read, a missing or unknown name, a type or shape that the model does not take, arrays
+    /// of different lengths, too few samples.
+    pub fn read(path: &Path, labels: Option<&Path>, inputs: &[Port]) -> Result<Self, VariantError> {
+        let refuse = |reason: String| VariantError::Samples { path: path.to_owned(), reason };
+        let mut found = if path.is_dir() { folder(path)? } else { archive(path)? };
+        let labels = match labels {
+            Some(file) => Some(array(file, std::fs::File::open(file).map_err(|e| VariantError::file(file, &e))?)?),
+            None if inputs.iter().all(|i| i.name != LABELS) => found.remove(LABELS),
+            None => None,
+        };
+        if let Some(unknown) = found.keys().find(|name| inputs.iter().all(|i| i.name != **name)) {
+            let known: Vec<&str> = inputs.iter().map(|i| i.name.as_str()).collect();
+            return Err(refuse(format!("array `{unknown}` is no input of the model; it takes {}", known.join(", "))));
+        }
+        let (mut names, mut arrays, mut hash) = (Vec::new(), Vec::new(), Sha256::new());
+        let mut count: Option<usize> = None;
+        for input in inputs {
+            let missing = || refuse(format!("no array for input `{}` ({} {:?})", input.name, input.datatype, input.shape));
+            let array = found.remove(&input.name).ok_or_else(missing)?;
+            fits(input, &array).map_err(|what| refuse(format!("array `{}`: {what}", input.name)))?;
+            let own = array.shape.first().and_then(|n| usize::try_from(*n).ok()).unwrap_or(0);
+            if count.is_some_and(|n| n != own) {
+                return Err(refuse(format!("array `{}` has {own} samples, those before it {}", input.name, count.unwrap_or(0))));
+            }
+            count = Some(own);
+            hash.update(format!("{} {} {:?}\n", input.name, array.datatype, array.shape));
+            hash.update(&array.data);
+            names.push(input.name.clone());
+            arrays.push(array);
+        }
+        let count = count.unwrap_or(0);
+        if count < LEAST {
+            return Err(refuse(format!("{count} samples; at least {LEAST} are needed, a few hundred are usual")));
+        }
+        let labels = labels.map(|array| classes(&array, count).map_err(refuse)).transpose()?;
+        let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+        let digest = policy::Digest::new(hex).map_err(|e| refuse(e.to_string()))?;
+        let open = inputs.iter().all(|i| i.shape.first().is_some_and(|d| *d < 0));
+        Ok(Self { names, arrays, labels, count, digest, rows_max: if open { usize::MAX } else { 1 } })
+    }
+
+    /// The inputs of a run with samples `from..from + rows`.
+    pub fn batch(&self, from: usize, rows: usize) -> Vec<Tensor> {
+        let cut = |(name, array): (&String, &Array)| {
+            let row = array.data.len().checked_div(self.count).unwrap_or(0);
+            let end = (from + rows).min(self.count);
+            let mut shape = array.shape.clone();
+            shape.iter_mut().take(1).for_each(|d| *d = end.saturating_sub(from) as i64);
+            Tensor { name: name.clone(), datatype: array.datatype, shape, data: array.data.slice((from * row).min(end * row)..end * row) }
+        };
+        self.names.iter().zip(&self.arrays).map(cut).collect()
+    }
+
+    /// All samples in runs of at most `rows`, or of one where the model takes one: where each starts and how long it is.
+    pub fn runs(&self, rows: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (rows, count) = (rows.clamp(1, self.rows_max), self.count);
+        (0..count).step_by(rows).map(move |from| (from, rows.min(count - from)))
+    }
+
+    /// Can several samples share a run?
+    pub fn batches(&self) -> bool {
+        self.rows_max > 1
+    }
+
+    /// The first `count` of them.
+    #[must_use]
+    pub fn first(&self, count: usize) -> Self {
+        let count = count.min(self.count);
+        let mut first = self.clone();
+        for array in &mut first.arrays {
+            let row = array.data.len().checked_div(self.count).unwrap_or(0);
+            array.data = array.data.slice(..row * count);
+            array.shape.iter_mut().take(1).for_each(|d| *d = count as i64);
+        }
+        first.count = count;
+        first.labels.iter_mut().for_each(|labels| labels.truncate(count));
+        first
+    }
+}
+
+fn fits(input: &Port, array: &Array) -> Result<(), String> {
+    if input.datatype != array.datatype {
+        return Err(format!("{} where the model takes {}", array.datatype, input.datatype));
+    }
+    // A model with a fixed first dimension takes one sample at a time: it must be 1.
+    let fixed = input.shape.first().is_some_and(|d| *d > 1);
+    let rest = |shape: &[i64]| shape.iter().skip(1).copied().collect::<Vec<_>>();
+    let same = input.shape.len() == array.shape.len() && rest(&input.shape).iter().zip(rest(&array.shape)).all(|(a, b)| *a < 0 || *a == b);
+    if fixed || input.shape.is_empty() || !same || array.shape.iter().skip(1).any(|d| *d <= 0) {
+        return Err(format!("shape {:?} where the model takes {:?}, samples along the first dimension", array.shape, input.shape));
+    }
+    Ok(())
+}
+
+fn classes(array: &Array, count: usize) -> Result<Vec<i64>, String> {
+    let tensor = Tensor { name: LABELS.to_owned(), datatype: array.datatype, shape: array.shape.clone(), data: array.data.clone() };
+    let whole = matches!(array.datatype, DataType::Int64 | DataType::Int32 | DataType::Uint8 | DataType::Int8);
+    let values = tensor.floats().filter(|v| whole && v.len() == count);
+    let values = values.ok_or_else(|| format!("labels: {} {:?}; expected one whole number for each of {count} samples", array.datatype, array.shape))?;
+    Ok(values.into_iter().map(|v| v as i64).collect())
+}
+
+fn folder(path: &Path) -> Result<BTreeMap<String, Array>, VariantError> {
+    let fail = |e: &std::io::Error| VariantError::file(path, e);
+    let mut found = BTreeMap::new();
+    for entry in path.read_dir().map_err(|e| fail(&e))? {
+        let file: PathBuf = entry.map_err(|e| fail(&e))?.path();
+        if let (Some("npy"), Some(name)) = (file.extension().and_then(|e| e.to_str()), file.file_stem().and_then(|n| n.to_str())) {
+            let name = name.to_owned();
+            found.insert(name, array(&file, std::fs::File::open(&file).map_err(|e| VariantError::file(&file, &e))?)?);
+        }
+    }
+    Ok(found)
+}
+
+fn archive(path: &Path) -> Result<BTreeMap<String, Array>, VariantError> {
+    let refuse = |e: std::io::Error| VariantError::Samples { path: path.to_owned(), reason: format!("not a NumPy .npz file: {e}") };
+    let mut archive = npyz::npz::NpzArchive::open(path).map_err(refuse)?;
+    let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    let mut found = BTreeMap::new();
+    for name in names {
+        if let Some(file) = archive.by_name(&name).map_err(refuse)? {
+            let array = contents(file).map_err(|reason| VariantError::Samples { path: path.to_owned(), reason: format!("`{name}`: {reason}") })?;
+            found.insert(name, array);
+        }
+    }
+    Ok(found)
+}
+
+fn array(path: &Path, reader: impl Read) -> Result<Array, VariantError> {
+    let refuse = |reason: String| VariantError::Samples { path: path.to_owned(), reason };
+    let file = NpyFile::new(std::io::BufReader::new(reader)).map_err(|e| refuse(format!("not a NumPy file: {e}")))?;
+    contents(file).map_err(refuse)
+}
+
+fn contents<R: Read>(file: NpyFile<R>) -> Result<Array, String> {
+    if file.order() != npyz::Order::C {
+        return Err("in Fortran order: save np.ascontiguousarray(x)".to_owned());
+    }
+    let unknown = || format!("a type that tensors do not have: {}", file.dtype().descr());
+    let datatype = datatype(&file.dtype()).ok_or_else(unknown)?;
+    let shape = file.shape().iter().map(|d| i64::try_from(*d)).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    let wanted = file.len().saturating_mul(datatype.size().unwrap_or(0) as u64);
+    let mut data = Vec::new();
+    file.into_inner().take(wanted).read_to_end(&mut data).map_err(|e| e.to_string())?;
+    if data.len() as u64 != wanted {
+        return Err(format!("cut short: {} of {wanted} bytes", data.len()));
+    }
+    Ok(Array { datatype, shape, data: data.into() })
+}
+
+fn datatype(dtype: &DType) -> Option<DataType> {
+    let DType::Plain(text) = dtype else { return None };
+    if text.endianness() == npyz::Endianness::Big {
+        return None;
+    }
+    Some(match (text.type_char(), text.size_field()) {
+        (TypeChar::Bool, _) => DataType::Bool,
+        (TypeChar::Uint, 1) => DataType::Uint8,
+        (TypeChar::Int, 1) => DataType::Int8,
+        (TypeChar::Int, 4) => DataType::Int32,
+        (TypeChar::Int, 8) => DataType::Int64,
+        (TypeChar::Float, 2) => DataType::Fp16,
+        (TypeChar::Float, 4) => DataType::Fp32,
+        (TypeChar::Float, 8) => DataType::Fp64,
+        _ => return None,
+    })
+}

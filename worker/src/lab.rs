@@ -1,0 +1,193 @@
+//! Models that nobody serves yet: loaded, run and timed in child processes, for the making and checking of variants and for profiles.
+
+use crate::engine::ort::Runtime;
+use crate::engine::{CancelFlag, Engine, EngineError, LoadSpec, TensorOut, TensorView};
+use crate::runner::{Isolation, Loaded, Loader};
+use crate::validate::{Facts, Limits, Request, Verdict, validate};
+use policy::DataType;
+use policy::profile::BatchTime;
+use std::path::PathBuf;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Runs of each model before its times count.
+const WARM_UPS: usize = 3;
+/// Fewest and most rounds of a batch size.
+const ROUNDS: std::ops::RangeInclusive<usize> = 7..=60;
+/// How long the rounds of a batch size may take for each model.
+const TIME_MAX: Duration = Duration::from_millis(1500);
+/// How long an engine has to stop when it was told to, before its process is killed.
+const STOP_MAX: Duration = Duration::from_secs(5);
+
+/// Where models are tried.
+pub struct Lab {
+    loader: Loader,
+    binary: PathBuf,
+    library: PathBuf,
+    limits: Limits,
+}
+
+/// An input of any number of rows.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// Its name in the model.
+    pub name: String,
+    /// Element type.
+    pub datatype: DataType,
+    /// Dimensions, rows first.
+    pub shape: Vec<i64>,
+    /// Elements.
+    pub data: bytes::Bytes,
+}
+
+impl Input {
+    fn view(&self) -> TensorView<'_> {
+        TensorView::new(&self.name, self.datatype, &self.shape, &self.data)
+    }
+
+    /// The same row `rows` times.
+    fn repeated(&self, rows: u32) -> Self {
+        let mut shape = self.shape.clone();
+        shape.iter_mut().take(1).for_each(|d| *d = d.saturating_mul(i64::from(rows)));
+        Self { shape, data: self.data.repeat(rows as usize).into(), ..self.clone() }
+    }
+}
+
+/// What was measured of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Timing {
+    /// By rows of a batch.
+    pub batches: Vec<BatchTime>,
+    /// Milliseconds to load.
+    pub load_ms: u64,
+}
+
+impl Lab {
+    /// Children are `binary`, and load the library of `runtime`.
+    pub fn new(runtime: Arc<Runtime>, binary: PathBuf, limits: Limits) -> Self {
+        let library = runtime.path().to_owned();
+        Self { loader: Loader::new(runtime, Isolation::Process, binary.clone()), binary, library, limits }
+    }
+
+    /// Version of the engine.
+    pub fn engine_version(&self) -> &str {
+        self.loader.version()
+    }
+
+    /// A first look at what nobody knows, under limits.
+    ///
+    /// # Errors
+    /// Why it must not be loaded, or why nothing was learned of it.
+    pub async fn check(&self, spec: &LoadSpec) -> Result<Facts, String> {
+        let request = Request {
+            model: spec.path.clone(),
+            libraries: vec![self.library.clone()],
+            provider: spec.provider,
+            device_id: spec.device_id,
+            fallback: spec.fallback,
+            intra_threads: spec.intra_threads,
+        };
+        match validate(&self.binary, &request, self.limits).await {
+            Verdict::Valid(facts) => Ok(*facts),
+            Verdict::Invalid { reason } | Verdict::NotRun { reason } => Err(reason),
+        }
+    }
+
+    /// Loads what was checked, in a child. Blocks.
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn load(&self, spec: &LoadSpec) -> Result<Trial, EngineError> {
+        let started = Instant::now();
+        let loaded = self.loader.load("lab", spec)?;
+        Ok(Trial { loaded, load_ms: started.elapsed().as_millis() as u64, time_max: self.limits.time })
+    }
+
+    /// Times `specs` in turn with each other, so that what disturbs one disturbs all: each round runs each once, and another is first in
+    /// every round. The `row` is given as often as a batch is long. Blocks. One answer for each, in order.
+    pub fn time(&self, specs: &[LoadSpec], row: &[Input], rows: &[u32]) -> Vec<Result<Timing, EngineError>> {
+        let mut trials: Vec<Result<(Trial, Timing), EngineError>> = specs
+            .iter()
+            .map(|spec| self.load(spec).map(|trial| (Timing { batches: Vec::new(), load_ms: trial.load_ms }, trial)).map(|(t, l)| (l, t)))
+            .collect();
+        for rows in rows {
+            let inputs: Vec<Input> = row.iter().map(|input| input.repeated(*rows)).collect();
+            round_robin(&mut trials, &inputs, *rows);
+        }
+        trials.into_iter().map(|trial| trial.map(|(_, timing)| timing)).collect()
+    }
+}
+
+/// Times one batch size. A model that fails is out.
+fn round_robin(trials: &mut [Result<(Trial, Timing), EngineError>], inputs: &[Input], rows: u32) {
+    let mut times: Vec<Vec<f64>> = vec![Vec::new(); trials.len()];
+    for slot in trials.iter_mut() {
+        let warmed = slot.as_mut().ok().map(|(trial, _)| (0..WARM_UPS).try_for_each(|_| trial.run(inputs).map(drop)));
+        if let Some(Err(error)) = warmed {
+            *slot = Err(error);
+        }
+    }
+    let started = Instant::now();
+    let budget = TIME_MAX.saturating_mul(u32::try_from(trials.len()).unwrap_or(u32::MAX));
+    for round in 0..*ROUNDS.end() {
+        if round >= *ROUNDS.start() && started.elapsed() > budget {
+            break;
+        }
+        for turn in 0..trials.len() {
+            let at = (round + turn) % trials.len();
+            let (Some(slot), Some(times)) = (trials.get_mut(at), times.get_mut(at)) else { continue };
+            let Ok((trial, _)) = slot else { continue };
+            let began = Instant::now();
+            match trial.run(inputs) {
+                Ok(_) => times.push(began.elapsed().as_secs_f64() * 1e6),
+                Err(error) => *slot = Err(error),
+            }
+        }
+    }
+    for (slot, times) in trials.iter_mut().zip(times) {
+        if let (Ok((_, timing)), Some(time)) = (slot, BatchTime::of(rows, times)) {
+            timing.batches.push(time);
+        }
+    }
+}
+
+/// A model loaded in a child.
+pub struct Trial {
+    loaded: Loaded,
+    /// Milliseconds it took to load.
+    pub load_ms: u64,
+    time_max: Duration,
+}
+
+impl Trial {
+    /// The engine, to ask what it is.
+    pub fn engine(&self) -> &dyn Engine {
+        self.loaded.engine.as_ref()
+    }
+
+    /// Computes once. A run that takes longer than the limit is stopped, and if that does not help its process is killed.
+    ///
+    /// # Errors
+    /// The engine's; [`EngineError::Cancelled`] for a run over the limit.
+    pub fn run(&mut self, inputs: &[Input]) -> Result<Vec<TensorOut>, EngineError> {
+        let views: Vec<TensorView<'_>> = inputs.iter().map(Input::view).collect();
+        let (flag, runner, time_max) = (CancelFlag::new(), self.loaded.runner.clone(), self.time_max);
+        let engine = self.loaded.engine.as_mut();
+        std::thread::scope(|scope| {
+            let (done, wait) = sync_channel::<()>(0); // closed when the run is over
+            let flag = &flag;
+            scope.spawn(move || {
+                if wait.recv_timeout(time_max) == Err(RecvTimeoutError::Timeout) {
+                    flag.cancel();
+                    if wait.recv_timeout(STOP_MAX) == Err(RecvTimeoutError::Timeout) {
+                        runner.iter().for_each(|runner| runner.kill());
+                    }
+                }
+            });
+            let answer = engine.run(&views, flag);
+            drop(done);
+            answer
+        })
+    }
+}
