@@ -57,6 +57,8 @@ fn columns(kind: Kind) -> &'static [Column] {
             ("VALIDATION", "/validation/state"),
             ("REPLICAS", "/replicas"),
             ("BYTES", "/bytes_resident"),
+            ("ACCURACY", "/accuracy"),
+            ("SPEED", "/speed"),
             ("REASON", "/validation/reason"),
         ],
         Kind::Workers => &[

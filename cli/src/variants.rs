@@ -43,7 +43,8 @@ async fn make_all(args: VariantsMake) -> anyhow::Result<ExitCode> {
         outcomes
     })
     .await??;
-    if outcomes.made.iter().any(|made| made.timing.is_some()) {
+    let pictured = outcomes.made.iter().any(|made| made.timing.is_some()) && svg.parent().is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
+    if pictured {
         std::fs::write(&svg, report::svg(&outcomes)).with_context(|| svg.display().to_string())?;
     }
     show(&outcomes, output)?;

@@ -190,8 +190,9 @@ impl Shard {
             let gauge = &replica.gauge;
             let ((backlog_us, reported), path) = (gauge.reported(), gauge.path());
             let forecast = gauge.forecast(replica.latency).aged(now.us_since(reported));
-            let pinned_away = request.pin.as_ref().is_some_and(|pin| replica.variant.name.as_str() != pin);
-            let standing = match (pinned_away || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
+            // Whoever names no variant gets the reference.
+            let unasked = request.pin.as_ref().map_or(!replica.is_reference, |pin| replica.variant.name.as_str() != pin);
+            let standing = match (unasked || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
                 (true, _) => Standing::Excluded,
                 (false, true) => Standing::Unreachable,
                 (false, false) if gauge.is_doubtful(now) => Standing::Doubtful,

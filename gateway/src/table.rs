@@ -64,6 +64,8 @@ pub(crate) struct Learned {
 pub(crate) struct Replica {
     pub(crate) worker: WorkerId,
     pub(crate) variant: VariantId,
+    /// It runs what all other variants are measured against.
+    pub(crate) is_reference: bool,
     pub(crate) latency: Latency,
     pub(crate) instances: u32,
     pub(crate) distance: Distance,
@@ -256,6 +258,7 @@ impl Table {
             let found = Replica {
                 worker: replica.worker.clone(),
                 variant: replica.variant.clone(),
+                is_reference: replica.variant.name == record.reference,
                 latency: believed(replica, known.is_none()),
                 instances: replica.instances,
                 distance: Distance::between(here, (&worker.site, &worker.zone)),
@@ -376,9 +379,9 @@ impl Model {
 }
 
 impl ModelVersion {
-    /// Can it be asked?
+    /// Can it be asked, without a variant being named?
     pub(crate) fn is_ready(&self) -> bool {
-        !self.replicas.is_empty()
+        self.replicas.iter().any(|replica| replica.is_reference)
     }
 
     /// Held for the length of a choice, never over an await.

@@ -70,6 +70,7 @@ pub(crate) fn version(number: u64, state: VersionState) -> VersionRecord {
         padding: None,
         labels: Vec::new(),
         origin: policy::Origin::Directory,
+        variants: Vec::new(),
         unknown: Unknown::new(),
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::{Digest, VariantName};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What a variant's accuracy is measured by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +103,9 @@ pub struct Card {
     /// What comparing with the reference gave; none for a variant that no engine here runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fidelity: Option<Fidelity>,
+    /// Shapes of one sample, by input: what it is timed with wherever it comes.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sample: BTreeMap<String, Vec<i64>>,
     /// The passes with all their parameters: with the source they give the file, byte for byte. None for a file made elsewhere.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passes: Vec<serde_json::Value>,

@@ -70,6 +70,7 @@ mod tests {
             padding: None,
             labels: vec![],
             origin,
+            variants: Vec::new(),
             unknown: Unknown::new(),
         }
     }

@@ -9,10 +9,13 @@
 //!   or the same version from another artifact or for a higher generation, in which case one replica goes ahead of the others.
 //! * I8: bytes promised on a device never exceed what it has, counting what leaves it until it is gone.
 //!
+//! Every variant that pays on a device class is placed there beside the reference, after all references; which of them answers a request
+//! is the gateway's choice.
+//!
 //! How a failed replica is remembered: its placement stays where it is, as a mark, until enough others are ready. So every
 //! worker is tried once for an artifact and generation, none twice.
 //!
-//! Not here: demand, latency targets and variants beside the reference. Relief of a device on which replicas grew beyond
+//! Not here: demand, latency targets, which variants are worth their memory. Relief of a device on which replicas grew beyond
 //! what was measured: nothing more is put there, and nothing is taken away.
 
 mod choose;
@@ -27,7 +30,7 @@ mod view;
 pub use progress::{Progress, progress};
 pub use target::wanted_versions;
 
-use crate::{HolderRecord, ModelName, ModelRecord, PlacementRecord, ReplicaRecord, VariantId, Version, VersionRecord, WorkerRecord};
+use crate::{HolderRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version, VersionRecord, WorkerRecord};
 use std::collections::BTreeMap;
 
 /// What is there, as its owners report it. Order does not matter.
@@ -43,6 +46,8 @@ pub struct Observed {
     pub placements: Vec<PlacementRecord>,
     /// Where artifacts are.
     pub holders: Vec<HolderRecord>,
+    /// What was measured: a variant goes where a profile says that it pays.
+    pub profiles: Vec<ProfileRecord>,
 }
 
 /// What operators want.

@@ -1,6 +1,11 @@
 //! The records of the registry. Desired state (`models`, `placements`) and observed state (all others) are separate,
 //! and each record has one writer.
 
+mod variant;
+
+pub use variant::{Runs, VariantRecord};
+
+use crate::profile::{BatchTime, SpeedVerdict};
 use crate::{Digest, ExecutionProvider, ImageSpec, ModelName, Padding, Signature, VariantId, VariantName, Version, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -323,6 +328,9 @@ record! {
         /// Where it was found.
         #[serde(default, skip_serializing_if = "Origin::is_directory")]
         origin: Origin,
+        /// Variants beside the reference, in the order of their names.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        variants: Vec<VariantRecord>,
     }
 }
 
@@ -376,6 +384,15 @@ record! {
         bytes_resident: u64,
         /// Milliseconds from open to warm.
         load_ms: u64,
+        /// What the engine was told to compute in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        hint: Option<String>,
+        /// By rows of a batch, where it was measured beside its reference.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        batches: Vec<BatchTime>,
+        /// Whether it pays on this class; none for a reference.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        speed: Option<SpeedVerdict>,
     }
 }
 

@@ -90,19 +90,24 @@ fn below(key: &str) -> &str {
     key.split_once('/').map_or("", |(_, rest)| rest)
 }
 
-/// One record per version: its reference variant, its state, and where it stands.
+/// One record per variant: its accuracy, how fast it is on each device class, and where it stands.
 fn variants(records: &Records) -> Vec<Record> {
-    let variant = |v: &policy::VersionRecord| {
-        let name = policy::VariantId { model: v.model.clone(), version: v.version, name: v.reference.clone() };
+    let observed = &records.observed;
+    let variant = |version: &policy::VersionRecord, runs: policy::Runs<'_>| {
+        let name = policy::VariantId { model: version.model.clone(), version: version.version, name: runs.name.clone() };
         let replicas: BTreeMap<_, _> =
-            records.observed.replicas.iter().filter(|r| r.variant == name).map(|r| (r.worker.as_str(), &r.state)).collect();
+            observed.replicas.iter().filter(|r| r.variant == name).map(|r| (r.worker.as_str(), &r.state)).collect();
+        let speed: BTreeMap<_, _> =
+            observed.profiles.iter().filter(|p| p.is_of(&runs)).filter_map(|p| Some((p.class.as_str(), p.speed.as_ref()?))).collect();
+        let beside = version.variants.iter().find(|v| v.name == *runs.name);
         let json = serde_json::json!({
-            "schema": policy::SCHEMA, "variant": name.to_string(), "reference": true, "validation": v.state,
-            "artifact": v.artifact, "bytes_resident": v.bytes_resident, "replicas": replicas,
+            "schema": policy::SCHEMA, "variant": name.to_string(), "reference": beside.is_none(), "validation": version.state,
+            "artifact": runs.artifact, "bytes_resident": runs.bytes_resident, "replicas": replicas, "hint": runs.hint,
+            "accuracy": beside.map_or(1.0, |v| v.accuracy), "metric": beside.map(|v| v.metric), "speed": speed,
         });
         Record { key: format!("variants/{name}"), json: json.to_string(), revision: 0 }
     };
-    records.observed.versions.iter().map(variant).collect()
+    observed.versions.iter().flat_map(|version| version.runs().map(move |runs| variant(version, runs))).collect()
 }
 
 fn check_kind(kind: &str) -> Result<(), Status> {

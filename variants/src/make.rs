@@ -9,7 +9,7 @@ pub use folder::{digest_of, read_card, replay};
 use crate::VariantError;
 use crate::calibrate::{self, Method};
 use crate::fidelity::{self, Answers};
-use crate::onnx::{Model, OPSET_MAX, OPSET_MIN};
+use crate::onnx::Model;
 use crate::pass::{Activations, Fold, Pass, Ranges, observed};
 use crate::recipe::{Make, Recipe, method_name};
 use crate::runtime::{Checked, Run, Runtime, Timing};
@@ -153,11 +153,6 @@ impl<'a> Work<'a> {
         checked: &Checked,
         progress: Progress<'_>,
     ) -> Result<Self, VariantError> {
-        let opset = source.opset();
-        if !(OPSET_MIN..=OPSET_MAX).contains(&opset) {
-            let reason = format!("opset {opset}; the passes know {OPSET_MIN} to {OPSET_MAX}: export the model with one of these");
-            return Err(VariantError::NotOnnx { path: order.model.clone(), reason });
-        }
         let calibration = Samples::read(&order.calibration, order.labels.as_deref().filter(|_| order.evaluation.is_none()), &checked.inputs)?;
         let evaluation = match &order.evaluation {
             Some(path) => Samples::read(path, order.labels.as_deref(), &checked.inputs)?,
@@ -168,7 +163,11 @@ impl<'a> Work<'a> {
         let mut session = runtime.load(&Run::ort(&order.model))?;
         let answers = fidelity::answers(session.as_mut(), &evaluation)?;
         let mut base = source;
-        let fold_lines = Pass::Fold(Fold::default()).apply(&mut base)?.lines;
+        let fold_lines = match Pass::Fold(Fold::default()).apply(&mut base) {
+            Ok(done) => done.lines,
+            Err(VariantError::NotApplicable(_)) => Vec::new(), // every pass will say so
+            Err(error) => return Err(error),
+        };
         let mut work =
             Self { order, runtime, staging, source_digest, source_bytes, base, fold_lines, calibration, evaluation, answers, ranges: [None, None] };
         for (at, activations) in [Activations::U8, Activations::S8].into_iter().enumerate() {
@@ -310,6 +309,7 @@ impl<'a> Work<'a> {
             hint: run.hint.clone(),
             calibration,
             fidelity: fidelity.clone(),
+            sample: self.evaluation.batch(0, 1).into_iter().map(|t| (t.name, t.shape)).collect(),
             passes,
         };
         Ok((Candidate { card, run, folder, unprofiled: missing }, fidelity))

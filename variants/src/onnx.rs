@@ -21,10 +21,6 @@ pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 
-/// Newest operator set whose operators the passes know.
-pub const OPSET_MAX: i64 = 23;
-/// Oldest: before it shapes of some operators were attributes.
-pub const OPSET_MIN: i64 = 11;
 /// Longest file written whole; protobuf ends at 2 GiB. What is longer has its weights beside it.
 const WHOLE_MAX: usize = 1_900_000_000;
 

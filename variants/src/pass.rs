@@ -23,6 +23,9 @@ use crate::graph::{remove_dead, sort};
 use crate::onnx::Model;
 use serde::{Deserialize, Serialize};
 
+/// Newest operator set whose operators are known.
+pub const OPSET_MAX: i64 = 23;
+
 /// One step of a recipe, with all its parameters.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "pass", rename_all = "kebab-case")]
@@ -68,6 +71,18 @@ impl Pass {
     /// [`VariantError::NotApplicable`] when there is nothing in the model for it, with the reason; [`VariantError::Tensor`] for a model whose
     /// tensors are not what they say. The model is not to be used then.
     pub fn apply(&self, model: &mut Model) -> Result<Done, VariantError> {
+        let opset = model.opset();
+        if opset > OPSET_MAX {
+            return Err(VariantError::NotApplicable(format!("opset {opset} is newer than {OPSET_MAX}, the newest that is known")));
+        }
+        let least = match self {
+            Self::Fold(_) | Self::WeightOnly(_) | Self::Cast(_) => 1,
+            Self::Qdq(_) => 10,
+            Self::DynamicInt8(_) => 11,
+        };
+        if opset < least {
+            return Err(VariantError::NotApplicable(format!("opset {opset} has not the operators it takes, which came with {least}")));
+        }
         let done = match self {
             Self::Fold(pass) => pass.apply(model),
             Self::DynamicInt8(pass) => pass.apply(model),

@@ -1,5 +1,8 @@
 //! Sample inputs, and labels where there are some: `FILE.npz`, or a folder of `NAME.npy` files, an array for each input with samples along
 //! its first dimension. An array `labels` that is no input holds the right class of each.
+//!
+//! Samples are rows where the model's first dimension is open (or 1). Where it is something else, such as a state of two layers, or where an
+//! input is a scalar, an array has one dimension more than the input, and each sample is a run of its own.
 
 use crate::VariantError;
 use crate::runtime::{Port, Tensor};
@@ -22,6 +25,8 @@ struct Array {
     datatype: DataType,
     shape: Vec<i64>,
     data: Bytes,
+    /// Samples are whole inputs, not rows of one.
+    stacked: bool,
 }
 
 /// Samples that fit a model.
@@ -61,8 +66,8 @@ impl Samples {
         let mut count: Option<usize> = None;
         for input in inputs {
             let missing = || refuse(format!("no array for input `{}` ({} {:?})", input.name, input.datatype, input.shape));
-            let array = found.remove(&input.name).ok_or_else(missing)?;
-            fits(input, &array).map_err(|what| refuse(format!("array `{}`: {what}", input.name)))?;
+            let mut array = found.remove(&input.name).ok_or_else(missing)?;
+            array.stacked = is_stacked(input, &array).map_err(|what| refuse(format!("array `{}`: {what}", input.name)))?;
             let own = array.shape.first().and_then(|n| usize::try_from(*n).ok()).unwrap_or(0);
             if count.is_some_and(|n| n != own) {
                 return Err(refuse(format!("array `{}` has {own} samples, those before it {}", input.name, count.unwrap_or(0))));
@@ -80,7 +85,7 @@ impl Samples {
         let labels = labels.map(|array| classes(&array, count).map_err(refuse)).transpose()?;
         let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let digest = policy::Digest::new(hex).map_err(|e| refuse(e.to_string()))?;
-        let open = inputs.iter().all(|i| i.shape.first().is_some_and(|d| *d < 0));
+        let open = inputs.iter().all(|i| i.shape.first().is_some_and(|d| *d < 0)) && !arrays.iter().any(|a: &Array| a.stacked);
         Ok(Self { names, arrays, labels, count, digest, rows_max: if open { usize::MAX } else { 1 } })
     }
 
@@ -89,8 +94,8 @@ impl Samples {
         let cut = |(name, array): (&String, &Array)| {
             let row = array.data.len().checked_div(self.count).unwrap_or(0);
             let end = (from + rows).min(self.count);
-            let mut shape = array.shape.clone();
-            shape.iter_mut().take(1).for_each(|d| *d = end.saturating_sub(from) as i64);
+            let rows = (!array.stacked).then_some(end.saturating_sub(from) as i64);
+            let shape = rows.into_iter().chain(array.shape.iter().skip(1).copied()).collect();
             Tensor { name: name.clone(), datatype: array.datatype, shape, data: array.data.slice((from * row).min(end * row)..end * row) }
         };
         self.names.iter().zip(&self.arrays).map(cut).collect()
@@ -123,18 +128,18 @@ impl Samples {
     }
 }
 
-fn fits(input: &Port, array: &Array) -> Result<(), String> {
+/// Are the samples of `array` whole inputs? `false`: they are rows.
+fn is_stacked(input: &Port, array: &Array) -> Result<bool, String> {
     if input.datatype != array.datatype {
         return Err(format!("{} where the model takes {}", array.datatype, input.datatype));
     }
-    // A model with a fixed first dimension takes one sample at a time: it must be 1.
-    let fixed = input.shape.first().is_some_and(|d| *d > 1);
-    let rest = |shape: &[i64]| shape.iter().skip(1).copied().collect::<Vec<_>>();
-    let same = input.shape.len() == array.shape.len() && rest(&input.shape).iter().zip(rest(&array.shape)).all(|(a, b)| *a < 0 || *a == b);
-    if fixed || input.shape.is_empty() || !same || array.shape.iter().skip(1).any(|d| *d <= 0) {
-        return Err(format!("shape {:?} where the model takes {:?}, samples along the first dimension", array.shape, input.shape));
+    let fits = |wanted: &[i64], got: &[i64]| wanted.len() == got.len() && wanted.iter().zip(got).all(|(w, g)| *g > 0 && (*w < 0 || w == g));
+    let one = array.shape.get(1..).unwrap_or_default();
+    match input.shape.split_first() {
+        Some((first, rest)) if (*first < 0 || *first == 1) && fits(rest, one) => Ok(false),
+        _ if !array.shape.is_empty() && fits(&input.shape, one) => Ok(true),
+        _ => Err(format!("shape {:?} where the model takes {:?}, samples along the first dimension", array.shape, input.shape)),
     }
-    Ok(())
 }
 
 fn classes(array: &Array, count: usize) -> Result<Vec<i64>, String> {
@@ -191,7 +196,7 @@ fn contents<R: Read>(file: NpyFile<R>) -> Result<Array, String> {
     if data.len() as u64 != wanted {
         return Err(format!("cut short: {} of {wanted} bytes", data.len()));
     }
-    Ok(Array { datatype, shape, data: data.into() })
+    Ok(Array { datatype, shape, data: data.into(), stacked: false })
 }
 
 fn datatype(dtype: &DType) -> Option<DataType> {

@@ -176,10 +176,13 @@ pub(crate) fn hash_folder(folder: &Path) -> Result<ArtifactRecord, WorkerError> 
     Ok(ArtifactRecord { digest: digest_of(Sha256::new_with_prefix(ArtifactRecord::manifest(&files)))?, files })
 }
 
-/// May a file at `path` in a version's folder be part of its artifact? Hidden files and variants are none of it, so they must not be
-/// loaded as if they were.
+/// The card of a variant: what is said of its files, not one of them.
+pub(crate) const CARD: &str = "card.toml";
+
+/// May a file at `path` in a version's or a variant's folder be part of its artifact? Hidden files, variants and cards are none of it, so
+/// they must not be loaded as if they were.
 pub(crate) fn is_part(path: &str) -> bool {
-    !path.split('/').any(|part| part.starts_with('.')) && path.split('/').next() != Some("variants")
+    !path.split('/').any(|part| part.starts_with('.')) && path.split('/').next() != Some("variants") && path != CARD
 }
 
 fn collect(folder: &Path, prefix: &str, files: &mut Vec<ArtifactFile>) -> Result<(), WorkerError> {

@@ -57,6 +57,8 @@ pub(crate) fn load(
 ) -> Result<Warm, WorkerError> {
     let Wanted { placement, version, folder, attempt } = *wanted;
     let started = Instant::now();
+    let gone = || WorkerError::Signature(format!("its version's record has no variant {}", placement.variant.name));
+    let runs = version.run_of(&placement.variant.name).ok_or_else(gone)?;
     let model = version.config.as_ref().map(model_config::from_json).transpose();
     let model = model.map_err(|e| WorkerError::Signature(format!("its configuration in the registry: {e}")))?.unwrap_or_default();
     let threads = model_config::intra_threads(&model).and_then(|n| NonZeroUsize::new(usize::try_from(n).ok()?));
@@ -68,13 +70,13 @@ pub(crate) fn load(
         device_id: device_id(&placement.device),
         fallback: if placement.fallback.is_some() { Fallback::Cpu } else { Fallback::Never },
         cache_dir: Some(config.data_dir.join("compiled")),
-        ..LoadSpec::cpu(folder.join(&version.model_file), NonZeroUsize::MIN) // the plan says how many
+        ..LoadSpec::cpu(folder.join(runs.model_file), NonZeroUsize::MIN) // the plan says how many
     };
     let warmups = model_config::warmups(&model);
     let load = engines::Load { loader, device: &placement.device, spec, signature: &version.signature, warmups: &warmups };
     let (plan, first) = plan(&load, core_plan(config, placement), placement, threads)?;
     let intra_threads = plan.intra_threads;
-    memory.shrink_to(version.bytes_resident.saturating_mul(plan.instances.get() as u64));
+    memory.shrink_to(runs.bytes_resident.saturating_mul(plan.instances.get() as u64));
     let Engines { mut engines, runner, latency } = load.all(&plan, first)?;
     let latency = latency.unwrap_or(Latency::UNKNOWN);
     let provider = engines.first().map(|e| e.provider().clone()).ok_or_else(|| WorkerError::Signature("no engine".to_owned()))?;
@@ -106,7 +108,7 @@ pub(crate) fn load(
     Ok(Warm {
         replica,
         latency,
-        bytes_resident: version.bytes_resident.saturating_mul(u64::from(instances)),
+        bytes_resident: runs.bytes_resident.saturating_mul(u64::from(instances)),
         provider,
         instances,
         intra_threads: u32::try_from(intra_threads.get()).unwrap_or(u32::MAX),

@@ -7,7 +7,7 @@ use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
 use crate::load::{Wanted, Warm, core_plan, device_id, load};
 use crate::memory::Ledger;
-use crate::offer::publish_holder;
+use crate::offer::{REFERENCE, publish_holder};
 use crate::publish::Publisher;
 use crate::runner::Loader;
 use crate::verdict::{How, Verdicts};
@@ -156,10 +156,11 @@ impl Manager {
             let work = async {
                 let _permit = permits.acquire().await;
                 let (version, folder) = prepare(&config, &*registry, &artifacts, &placement).await?;
-                verdicts.of(&placement.artifact, &folder.join(&version.model_file), how(&placement)).await?;
+                let runs = version.run_of(&placement.variant.name).ok_or_else(|| gone(&placement))?;
+                verdicts.of(&placement.artifact, &folder.join(runs.model_file), how(&placement)).await?;
                 let device = device.ok_or_else(|| WorkerError::Signature(format!("this worker has no device {}", placement.device)))?;
                 let instances = core_plan(&config, &placement).instances.get() as u64;
-                let memory = ledger.reserve(&device, version.bytes_resident.saturating_mul(instances))?;
+                let memory = ledger.reserve(&device, runs.bytes_resident.saturating_mul(instances))?;
                 let on_failed = {
                     let variant = placement.variant.clone();
                     Box::new(move |reason| drop(failed.try_send((variant.clone(), attempt, reason))))
@@ -260,7 +261,8 @@ impl Manager {
 
     /// Keeps what was measured, for the planner; nothing waits for it.
     fn keep_profile(&self, variant: &VariantId, class: String, warm: &Warm) {
-        let Some(slot) = self.slots.get(variant) else { return };
+        // Other variants have a full profile, or they would not be here.
+        let Some(slot) = self.slots.get(variant).filter(|_| variant.name.as_str() == REFERENCE) else { return };
         let profile = ProfileRecord {
             schema: SCHEMA,
             artifact: slot.loaded.artifact.clone(),
@@ -271,6 +273,9 @@ impl Manager {
             beta_us: warm.latency.beta_us,
             bytes_resident: warm.bytes_resident,
             load_ms: warm.load_ms,
+            hint: None,
+            batches: Vec::new(),
+            speed: None,
             unknown: Unknown::new(),
         };
         let key = self.config.keys.profile(slot.loaded.artifact.as_str(), "ort", "fp32", &class);
@@ -293,6 +298,10 @@ fn how(placement: &PlacementRecord) -> How {
     How { provider: placement.provider, device_id: device_id(&placement.device), fallback }
 }
 
+fn gone(placement: &PlacementRecord) -> WorkerError {
+    WorkerError::Signature(format!("its version's record has no variant {}", placement.variant.name))
+}
+
 /// What the version is, and its files on this host.
 async fn prepare(
     config: &WorkerConfig,
@@ -304,10 +313,11 @@ async fn prepare(
     let entry = registry.get(&key).await?.ok_or_else(|| WorkerError::Signature(format!("{} has no version record", placement.variant)))?;
     let version: VersionRecord = decode(&entry, SCHEMA)?;
     // Both come from the registry, which others can write: the file to load must be one that was listed and hashed.
-    if !version.files.iter().any(|f| f.path == version.model_file) {
-        return Err(WorkerError::Signature(format!("{} has no file {}", placement.variant, version.model_file)));
+    let runs = version.run_of(&placement.variant.name).ok_or_else(|| gone(placement))?;
+    if !runs.files.iter().any(|f| f.path == runs.model_file) {
+        return Err(WorkerError::Signature(format!("{} has no file {}", placement.variant, runs.model_file)));
     }
-    let artifact = ArtifactRecord { digest: placement.artifact.clone(), files: version.files.clone() };
+    let artifact = ArtifactRecord { digest: placement.artifact.clone(), files: runs.files.to_vec() };
     let holders = registry.list(&format!("{}/", config.keys.artifact(placement.artifact.as_str()))).await?.entries;
     let holders = holders.iter().filter_map(|e| decode::<HolderRecord>(e, SCHEMA).ok()).filter(|h| h.worker != config.id);
     let addresses: Vec<String> = holders.map(|h| h.admin).collect();

@@ -23,6 +23,7 @@ mod anew;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod variants;
 mod write;
 
 pub(crate) use turns::Turns;
@@ -182,6 +183,7 @@ impl Offers {
             // Whoever looks who has the files must find this worker before it finds the version.
             self.publisher.written(&key).await;
         }
+        let variants = if state == VersionState::Valid { self.variants(found, &artifact).await } else { Vec::new() };
         Ok(VersionRecord {
             schema: SCHEMA,
             model: found.model.clone(),
@@ -199,6 +201,7 @@ impl Offers {
             padding: found.settings.padding.clone(),
             labels: found.labels.clone(),
             origin: found.origin,
+            variants,
             unknown: Unknown::new(),
         })
     }

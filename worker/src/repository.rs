@@ -180,7 +180,7 @@ fn read_config(path: &Path) -> Result<Option<ModelConfig>, String> {
 
 /// The text of a file in a model's folder; none when there is no such file. What is not a plain file could block the start (a pipe) or
 /// show clients what lies elsewhere (a link).
-fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, WorkerError> {
+pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, WorkerError> {
     let problem = |what: String| WorkerError::Repository { path: path.to_owned(), what };
     let meta = match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

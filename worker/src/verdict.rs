@@ -4,7 +4,7 @@ use crate::config::WorkerConfig;
 use crate::engine::Fallback;
 use crate::error::WorkerError;
 use crate::validate::{self, Facts, Limits, Request, Verdict};
-use policy::{Digest, ExecutionProvider};
+use policy::{Digest, ExecutionProvider, VariantName};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -23,6 +23,17 @@ pub(crate) struct How {
 impl How {
     /// On the processor.
     pub(crate) const CPU: Self = Self { provider: ExecutionProvider::Cpu, device_id: 0, fallback: Fallback::Never };
+
+    /// As a variant of this name and hint is run on the processor.
+    ///
+    /// # Errors
+    /// [`WorkerError::NotValidated`] for an engine that is not here.
+    pub(crate) fn of(name: &VariantName, _hint: Option<&str>) -> Result<Self, WorkerError> {
+        match name.as_str().split_once('@') {
+            Some((_, "ort")) => Ok(Self::CPU),
+            _ => Err(WorkerError::NotValidated(format!("this worker has no engine for {name}"))),
+        }
+    }
 }
 
 /// The verdicts of this host. Another host's say nothing here: library, memory and devices differ.

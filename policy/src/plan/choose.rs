@@ -45,14 +45,14 @@ pub(super) fn add<'a>(target: &mut Target<'a>, view: &View<'a>, ledger: &mut Led
     let candidates = target.eligible.iter().filter(|w| !taken(&w.id) && !is_blocked(w, target, view)).filter_map(|worker| {
         let free = |device: &str| ledger.free(&worker.id, device);
         let extra = |device: &str| extra_bytes(worker, device, target, view, bytes);
-        let roomy = serving(worker, target.model).filter(|(device, _)| extra(device) <= free(device));
+        let roomy = target.devices(worker, view).filter(|(device, _)| extra(device) <= free(device));
         let (device, native) = roomy.max_by_key(|(name, native)| (*native, free(name), Reverse(*name)))?;
         let beside = |same: &dyn Fn(&WorkerRecord) -> bool| {
             target.live.iter().filter(|p| view.workers.get(&p.worker).is_some_and(|w| same(w))).count()
         };
         let zone = beside(&|w| (&w.site, &w.zone) == (&worker.site, &worker.zone));
         let host = beside(&|w| (&w.site, &w.host) == (&worker.site, &worker.host));
-        let holds = view.holds(&target.version.artifact, &worker.id);
+        let holds = view.holds(target.runs.artifact, &worker.id);
         let score = (!native, zone, host, load(&worker.id), !holds, Reverse(free(device)), tie(&target.variant, &worker.id));
         Some((score, &worker.id, device, extra(device)))
     });
@@ -67,7 +67,7 @@ pub(super) fn add<'a>(target: &mut Target<'a>, view: &View<'a>, ledger: &mut Led
 /// Bytes that a replica on a device adds to what is charged: one on its way out that is just what is wanted again is there already.
 fn extra_bytes(worker: &WorkerRecord, device: &str, target: &Target<'_>, view: &View<'_>, bytes: u64) -> u64 {
     let there = view.replicas.get(&(&worker.id, &target.variant)).filter(|r| {
-        let same = r.artifact == target.version.artifact && r.generation == target.model.generation;
+        let same = r.artifact == *target.runs.artifact && r.generation == target.model.generation;
         same && r.device == device
     });
     there.map_or(bytes, |r| if r.bytes_resident > 0 { 0 } else { bytes.saturating_sub(held(view, r)) })
@@ -75,7 +75,7 @@ fn extra_bytes(worker: &WorkerRecord, device: &str, target: &Target<'_>, view: &
 
 /// Whether a worker has failed at just this, or still has something else of the variant that must go first.
 fn is_blocked(worker: &WorkerRecord, target: &Target<'_>, view: &View<'_>) -> bool {
-    let (artifact, generation) = (&target.version.artifact, target.model.generation);
+    let (artifact, generation) = (target.runs.artifact, target.model.generation);
     view.replicas.get(&(&worker.id, &target.variant)).is_some_and(|r| {
         let same = r.artifact == *artifact && r.generation == generation;
         !same || view::failure(r, artifact, generation).is_some()

@@ -2,7 +2,7 @@
 
 use super::target::Target;
 use super::view::View;
-use crate::{ReplicaRecord, ReplicaState, VariantId, VersionRecord, WorkerId};
+use crate::{ReplicaRecord, ReplicaState, Runs, VariantId, WorkerId};
 use std::collections::BTreeMap;
 
 /// What is promised on each device.
@@ -63,8 +63,7 @@ impl<'a> Ledger<'a> {
 
 /// Bytes a replica holds, or will when it is loaded. A failed one holds what it says.
 pub(super) fn held(view: &View<'_>, replica: &ReplicaRecord) -> u64 {
-    let version = view.versions.get(&(&replica.variant.model, replica.variant.version));
-    let expected = version.map_or(0, |v| v.bytes_resident);
+    let expected = view.expected_bytes(&replica.variant);
     match (&replica.state, replica.bytes_resident) {
         (ReplicaState::Failed(_), measured) => measured,
         (_, 0) => expected.saturating_mul(u64::from(replica.instances.max(1))),
@@ -74,11 +73,11 @@ pub(super) fn held(view: &View<'_>, replica: &ReplicaRecord) -> u64 {
 
 /// Bytes one more replica of a target will hold: what validation measured for one instance or what any replica of the same
 /// artifact measured per instance, whichever is more, times the instances asked for.
-pub(super) fn needed(view: &View<'_>, version: &VersionRecord, instances: Option<u32>) -> u64 {
-    let same = |r: &&&ReplicaRecord| r.artifact == version.artifact && !matches!(r.state, ReplicaState::Failed(_));
+pub(super) fn needed(view: &View<'_>, runs: &Runs<'_>, instances: Option<u32>) -> u64 {
+    let same = |r: &&&ReplicaRecord| r.artifact == *runs.artifact && r.variant.name == *runs.name && !matches!(r.state, ReplicaState::Failed(_));
     let per_instance = |r: &&ReplicaRecord| r.bytes_resident.div_ceil(u64::from(r.instances.max(1)));
     let measured = view.replicas.values().filter(same).map(per_instance).max().unwrap_or_default();
-    version.bytes_resident.max(measured).saturating_mul(u64::from(instances.unwrap_or(1).max(1)))
+    runs.bytes_resident.max(measured).saturating_mul(u64::from(instances.unwrap_or(1).max(1)))
 }
 
 /// A number of bytes as people say it, rounded up: `340 MB`.
@@ -103,6 +102,6 @@ fn shown(bytes: u64, divide: fn(u64, u64) -> u64) -> String {
 impl Target<'_> {
     /// [`needed`] for one replica of it.
     pub(super) fn bytes(&self, view: &View<'_>) -> u64 {
-        needed(view, self.version, self.model.instances)
+        needed(view, &self.runs, self.model.instances)
     }
 }

@@ -5,6 +5,7 @@ use super::target::{Group, Target};
 use super::view::View;
 use super::{Unplaced, choose};
 use crate::{ModelName, PlacementRecord, WorkerId};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 type Groups<'a> = BTreeMap<&'a ModelName, Group<'a>>;
@@ -64,8 +65,9 @@ fn charge_existing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Le
     // A reload may be under way in what will go, too.
     for p in groups.values().flat_map(|g| g.old.iter().chain(g.targets.iter().flat_map(|t| &t.surplus))) {
         let version = view.versions.get(&(&p.variant.model, p.variant.version));
-        if let Some(version) = version.filter(|_| view.answer(p).is_none() && view.failure(p).is_none()) {
-            ledger.charge(&p.worker, &p.device, needed(view, version, p.instances));
+        let runs = version.and_then(|v| v.run_of(&p.variant.name));
+        if let Some(runs) = runs.filter(|_| view.answer(p).is_none() && view.failure(p).is_none()) {
+            ledger.charge(&p.worker, &p.device, needed(view, &runs, p.instances));
         }
     }
     for target in groups.values().flat_map(|g| &g.targets) {
@@ -104,8 +106,8 @@ fn charge_existing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Le
 /// Where a placement that is written anew goes: to its own device while that serves.
 fn device_on(placement: &PlacementRecord, target: &Target<'_>, view: &View<'_>, ledger: &Ledger<'_>) -> Option<String> {
     let worker = view.workers.get(&placement.worker)?;
-    let own = choose::serving(worker, target.model).find(|(device, _)| *device == placement.device);
-    let best = || choose::device(worker, target.model, |device| ledger.free(&worker.id, device));
+    let own = target.devices(worker, view).find(|(device, _)| *device == placement.device);
+    let best = || target.devices(worker, view).max_by_key(|(device, native)| (*native, ledger.free(&worker.id, device), Reverse(*device)));
     own.or_else(best).map(|(device, _)| device.to_owned())
 }
 
@@ -156,7 +158,7 @@ fn give_way<'a>(target: &mut Target<'_>, view: &View<'a>, ledger: &mut Ledger<'a
     true
 }
 
-/// Gives every target its first replica before any its second, in the order of models.
+/// Gives every target its first replica before any its second, in the order of models; references before other variants.
 fn add_missing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Ledger<'a>) {
     let mut load: BTreeMap<WorkerId, usize> = BTreeMap::new();
     for placement in groups.values().flat_map(Group::all) {
@@ -164,8 +166,8 @@ fn add_missing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Ledger
         *count = count.saturating_add(1);
     }
     let most = groups.values().flat_map(|g| &g.targets).map(|t| t.replicas).max().unwrap_or_default();
-    for round in 1..=most {
-        for target in groups.values_mut().flat_map(|g| &mut g.targets) {
+    for (reference, round) in [true, false].into_iter().flat_map(|reference| (1..=most).map(move |round| (reference, round))) {
+        for target in groups.values_mut().flat_map(|g| &mut g.targets).filter(|t| t.is_reference() == reference) {
             let wants = target.live.len() < round.min(target.replicas);
             if wants
                 && choose::add(target, view, ledger, |worker| load.get(worker).copied().unwrap_or_default())
@@ -200,7 +202,7 @@ fn release_covered<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledg
 /// Takes replicas of a version that is no longer wanted off one device, when its successor fits nowhere and each of those
 /// versions stays routable elsewhere (I1). The successor is placed when they have gone.
 fn make_room<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledger<'a>) -> bool {
-    for target in &group.targets {
+    for target in group.targets.iter().filter(|t| t.is_reference()) {
         if !target.live.is_empty() || !target.failed.is_empty() || target.waits(view, ledger) {
             continue;
         }
@@ -208,7 +210,7 @@ fn make_room<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledger<'a>
         // One that is being reloaded is left alone: what it will hold when told to stop is not known.
         let settled = |p: &PlacementRecord| view.answer(p).is_some() || view.failure(p).is_some();
         let spare = |p: &&PlacementRecord| settled(p) && group.old.iter().filter(|o| o.variant == p.variant).count() >= 2;
-        let devices = target.eligible.iter().flat_map(|w| choose::serving(w, target.model).map(|(device, _)| (&w.id, device)));
+        let devices = target.eligible.iter().flat_map(|w| target.devices(w, view).map(|(device, _)| (&w.id, device)));
         let room = |(worker, device): &(&WorkerId, &str)| {
             let here = group.old.iter().filter(|p| p.worker == **worker && p.device == *device).filter(spare);
             let freed = here.filter_map(|p| view.replica(p)).map(|r| held(view, r)).fold(0, u64::saturating_add);
@@ -245,7 +247,7 @@ fn explain(target: &Target<'_>, has_old: bool, view: &View<'_>, ledger: &Ledger<
     if target.waits(view, ledger) {
         return say(format!("waits for {bytes} to be freed"), true);
     }
-    let devices = target.eligible.iter().flat_map(|w| choose::serving(w, target.model).map(|(device, _)| ledger.free(&w.id, device)));
+    let devices = target.eligible.iter().flat_map(|w| target.devices(w, view).map(|(device, _)| ledger.free(&w.id, device)));
     let most = at_most(devices.max().unwrap_or_default());
     let beside = if stale || has_old { " beside what it replaces" } else { "" };
     say(format!("needs {bytes}{beside}, no device it may use has more than {most} free"), false);
@@ -276,7 +278,7 @@ impl Target<'_> {
     fn waits(&self, view: &View<'_>, ledger: &Ledger<'_>) -> bool {
         let bytes = self.bytes(view);
         let free =
-            |w: &crate::WorkerRecord| choose::serving(w, self.model).any(|(device, _)| ledger.free_later(view, &w.id, device) >= bytes);
+            |w: &crate::WorkerRecord| self.devices(w, view).any(|(device, _)| ledger.free_later(view, &w.id, device) >= bytes);
         let taken = |w: &crate::WorkerRecord| self.all().any(|p| p.worker == w.id);
         self.eligible.iter().any(|w| !taken(w) && free(w))
     }
@@ -286,7 +288,7 @@ impl Group<'_> {
     /// Takes out the placements of versions no longer wanted, once a successor is routable.
     fn relieved(&mut self, view: &View<'_>) -> Vec<PlacementRecord> {
         let successor = |t: &Target<'_>| t.model.replicas == Some(0) || t.live.iter().any(|p| view.is_routable(p));
-        if self.targets.iter().any(successor) { std::mem::take(&mut self.old) } else { Vec::new() }
+        if self.targets.iter().filter(|t| t.is_reference()).any(successor) { std::mem::take(&mut self.old) } else { Vec::new() }
     }
 
     fn all(&self) -> impl Iterator<Item = &PlacementRecord> {

@@ -2,13 +2,15 @@
 
 use super::view::View;
 use super::{Unplaced, choose};
-use crate::{ExecutionProvider, ModelRecord, PlacementRecord, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord};
+use crate::{ExecutionProvider, ModelRecord, PlacementRecord, Runs, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord};
 use std::cmp::Reverse;
 
-/// The reference variant of one wanted version, and where its placements stand.
+/// A variant of one wanted version, and where its placements stand.
 pub(super) struct Target<'a> {
     pub(super) model: &'a ModelRecord,
     pub(super) version: &'a VersionRecord,
+    /// How it is run.
+    pub(super) runs: Runs<'a>,
     pub(super) variant: VariantId,
     /// As many as there are workers for, at most.
     pub(super) replicas: usize,
@@ -66,7 +68,11 @@ pub(super) fn targets<'a>(model: &'a ModelRecord, view: &View<'a>, unplaced: &mu
     for version in chosen {
         match invalid(version) {
             Some((number, reason)) => say(Some(number), format!("version {number} is invalid: {reason}"), false),
-            None => targets.push(Target::new(model, version, view, unplaced_by(&mut say))),
+            None => {
+                targets.push(Target::reference(model, version, view, unplaced_by(&mut say)));
+                let others = version.runs().skip(1).map(|runs| Target::beside(model, version, runs, view));
+                targets.extend(others.filter(|target| !target.eligible.is_empty()));
+            }
         }
     }
     Group { targets, old: Vec::new() }
@@ -84,24 +90,61 @@ fn invalid(version: &VersionRecord) -> Option<(Version, &str)> {
 }
 
 impl<'a> Target<'a> {
-    fn new(model: &'a ModelRecord, version: &'a VersionRecord, view: &View<'a>, mut say: impl FnMut(Version, String, bool)) -> Self {
-        let variant = VariantId { model: model.name.clone(), version: version.version, name: version.reference.clone() };
-        let engine = variant.name.as_str().split_once('@').map_or("", |(_, engine)| engine);
-        let able = |w: &&&WorkerRecord| choose::has_engine(w, engine) && choose::device(w, model, |_| 0).is_some();
-        let eligible: Vec<_> = view.workers.values().filter(|w| !w.draining).filter(able).copied().collect();
-        // Two are the default: one can be lost, wherever the two are.
-        let asked = model.replicas.map_or(2, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let replicas = asked.min(eligible.len());
+    fn reference(model: &'a ModelRecord, version: &'a VersionRecord, view: &View<'a>, mut say: impl FnMut(Version, String, bool)) -> Self {
+        let target = Self::new(model, version, version.reference_runs(), view);
+        let (replicas, asked, engine) = (target.replicas, target.asked(), target.engine());
         if view.workers.is_empty() {
             say(version.version, "no worker is alive".to_owned(), true);
         } else if view.workers.values().all(|w| w.draining) {
             say(version.version, "every worker is draining".to_owned(), true);
-        } else if eligible.is_empty() {
+        } else if target.eligible.is_empty() {
             say(version.version, unable(model.provider, engine, view), true);
         } else if model.replicas.is_some() && replicas < asked {
             say(version.version, format!("wants {asked} replicas, only {replicas} workers can run it"), true);
         }
-        Self { model, version, variant, replicas, eligible, live: Vec::new(), failed: Vec::new(), surplus: Vec::new() }
+        target
+    }
+
+    /// A variant beside the reference: on workers with a device on which it pays.
+    fn beside(model: &'a ModelRecord, version: &'a VersionRecord, runs: Runs<'a>, view: &View<'a>) -> Self {
+        let mut target = Self::new(model, version, runs, view);
+        let mut eligible = std::mem::take(&mut target.eligible);
+        eligible.retain(|worker| target.devices(worker, view).next().is_some());
+        target.replicas = target.asked().min(eligible.len());
+        Self { eligible, ..target }
+    }
+
+    fn new(model: &'a ModelRecord, version: &'a VersionRecord, runs: Runs<'a>, view: &View<'a>) -> Self {
+        let variant = VariantId { model: model.name.clone(), version: version.version, name: runs.name.clone() };
+        let mut target =
+            Self { model, version, runs, variant, replicas: 0, eligible: Vec::new(), live: Vec::new(), failed: Vec::new(), surplus: Vec::new() };
+        let able = |w: &&&WorkerRecord| choose::has_engine(w, target.engine()) && choose::device(w, model, |_| 0).is_some();
+        target.eligible = view.workers.values().filter(|w| !w.draining).filter(able).copied().collect();
+        target.replicas = target.asked().min(target.eligible.len());
+        target
+    }
+
+    /// Two are the default: one can be lost, wherever the two are.
+    fn asked(&self) -> usize {
+        self.model.replicas.map_or(2, |n| usize::try_from(n).unwrap_or(usize::MAX))
+    }
+
+    fn engine(&self) -> &'a str {
+        self.runs.name.as_str().split_once('@').map_or("", |(_, engine)| engine)
+    }
+
+    /// Is it the variant that all others are measured against?
+    pub(super) fn is_reference(&self) -> bool {
+        *self.runs.name == self.version.reference
+    }
+
+    /// The devices of a worker that it may be on.
+    pub(super) fn devices<'w>(&self, worker: &'w WorkerRecord, view: &View<'_>) -> impl Iterator<Item = (&'w str, bool)> {
+        let pays = |device: &str| {
+            let class = worker.devices.iter().find(|d| d.name == device).map_or("", |d| d.class.as_str());
+            self.is_reference() || view.pays(&self.runs, class)
+        };
+        choose::serving(worker, self.model).filter(move |(device, _)| pays(device)).collect::<Vec<_>>().into_iter()
     }
 
     /// The placement it wants on a worker, keeping of `before` what this build does not know.
@@ -112,7 +155,7 @@ impl<'a> Target<'a> {
             variant: self.variant.clone(),
             device: device.to_owned(),
             epoch: 0, // the plan's own is set at its end
-            artifact: self.version.artifact.clone(),
+            artifact: self.runs.artifact.clone(),
             provider: self.model.provider,
             fallback: self.model.fallback,
             instances: self.model.instances,
@@ -126,7 +169,7 @@ impl<'a> Target<'a> {
     pub(super) fn is_current(&self, placement: &PlacementRecord, view: &View<'_>) -> bool {
         let device = view.workers.get(&placement.worker).and_then(|w| w.devices.iter().find(|d| d.name == placement.device));
         device.is_some_and(|d| choose::native(d, self.model).is_some())
-            && placement.artifact == self.version.artifact
+            && placement.artifact == *self.runs.artifact
             && (placement.provider, placement.fallback) == (self.model.provider, self.model.fallback)
             && (placement.instances, placement.generation) == (self.model.instances, self.model.generation)
     }

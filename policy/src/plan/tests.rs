@@ -46,6 +46,7 @@ pub(super) fn version(model: &str, number: u64, content: u64, bytes_resident: u6
         padding: None,
         labels: Vec::new(),
         origin: crate::Origin::Directory,
+        variants: Vec::new(),
         unknown: Unknown::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! What is observed, indexed, without what is gone.
 
 use super::Observed;
-use crate::{Digest, ModelName, PlacementRecord, ReplicaRecord, ReplicaState, VariantId, Version, VersionRecord, WorkerId, WorkerRecord};
+use crate::{Digest, ModelName, ProfileRecord, Runs, PlacementRecord, ReplicaRecord, ReplicaState, VariantId, Version, VersionRecord, WorkerId, WorkerRecord};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Observed records by name. Placements of workers that are gone, and replicas of another incarnation, are left out.
@@ -11,6 +11,7 @@ pub(super) struct View<'a> {
     pub(super) replicas: BTreeMap<(&'a WorkerId, &'a VariantId), &'a ReplicaRecord>,
     pub(super) placements: BTreeMap<(&'a WorkerId, &'a VariantId), &'a PlacementRecord>,
     holders: BTreeSet<(&'a Digest, &'a WorkerId)>,
+    profiles: BTreeMap<&'a Digest, Vec<&'a ProfileRecord>>,
 }
 
 impl<'a> View<'a> {
@@ -22,7 +23,9 @@ impl<'a> View<'a> {
         let placements = observed.placements.iter().filter(alive).map(|p| ((&p.worker, &p.variant), p)).collect();
         let versions = observed.versions.iter().map(|v| ((&v.model, v.version), v)).collect();
         let holders = observed.holders.iter().map(|h| (&h.artifact, &h.worker)).collect();
-        Self { workers, versions, replicas, placements, holders }
+        let mut profiles: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        observed.profiles.iter().for_each(|p| profiles.entry(&p.artifact).or_default().push(p));
+        Self { workers, versions, replicas, placements, holders, profiles }
     }
 
     /// The versions known of a model, oldest first.
@@ -53,6 +56,19 @@ impl<'a> View<'a> {
     /// Why what was asked for did not load. What was there before may still be routable.
     pub(super) fn failure(&self, placement: &PlacementRecord) -> Option<&'a str> {
         failure(self.replica(placement)?, &placement.artifact, placement.generation)
+    }
+
+    /// Does a profile say that this pays on a device class?
+    pub(super) fn pays(&self, runs: &Runs<'_>, class: &str) -> bool {
+        let profiles = self.profiles.get(runs.artifact).into_iter().flatten();
+        let of_class = profiles.filter(|p| p.class == class && p.is_of(runs));
+        of_class.filter_map(|p| p.speed.as_ref()).any(|speed| speed.refusal().is_none())
+    }
+
+    /// Bytes that one instance of a variant holds, as its validation measured.
+    pub(super) fn expected_bytes(&self, variant: &VariantId) -> u64 {
+        let version = self.versions.get(&(&variant.model, variant.version));
+        version.and_then(|v| v.run_of(&variant.name)).map_or(0, |runs| runs.bytes_resident)
     }
 
     pub(super) fn holds(&self, artifact: &'a Digest, worker: &'a WorkerId) -> bool {

@@ -83,7 +83,8 @@ impl Records {
                 self.plans.insert(record.model.clone(), record);
             }
             Some(Key::Leader) => self.leader = Some((decode(entry, policy::SCHEMA)?, entry.created)),
-            Some(Key::Artifact { .. } | Key::Profile { .. }) | None => {}
+            Some(Key::Profile { .. }) => observed.profiles.push(decode(entry, policy::SCHEMA)?),
+            Some(Key::Artifact { .. }) | None => {}
         }
         Ok(())
     }

@@ -112,9 +112,9 @@ struct Edit<'a> {
     names: Names,
     graph: &'a mut GraphProto,
     /// Scale of a value that was quantized, by the name that nodes read now.
-    scales: HashMap<String, (Scale, String)>,
+    scales: HashMap<String, Scale>,
     /// What weights became.
-    weights: HashMap<(String, Option<usize>), (String, Vec<Scale>, String)>,
+    weights: HashMap<(String, Option<usize>), (String, Vec<Scale>)>,
 }
 
 impl Edit<'_> {
@@ -186,7 +186,7 @@ impl Edit<'_> {
         self.graph.initializer.push(onnx::raw(zero_name.clone(), datatype, &[], vec![scale.zero as u8]));
         self.graph.node.push(node("QuantizeLinear", &[name, &scale_name, &zero_name], &[&quantized]));
         self.graph.node.push(node("DequantizeLinear", &[&quantized, &scale_name, &zero_name], &[&read]));
-        self.scales.insert(read.clone(), (scale, scale_name));
+        self.scales.insert(read.clone(), scale);
         read
     }
 
@@ -194,11 +194,13 @@ impl Edit<'_> {
     fn weights(&mut self, at: usize) -> Result<(), VariantError> {
         let Some(node) = self.graph.node.get(at).filter(|n| selection::COMPUTES.contains(&n.op_type())).cloned() else { return Ok(()) };
         let (Some(input), Some(weight)) = (node.input.first(), node.input.get(1)) else { return Ok(()) };
-        let Some((input_scale, _)) = self.scales.get(input).cloned() else { return Ok(()) };
-        let (read, scales) = self.weight(&node, weight)?;
+        let Some(input_scale) = self.scales.get(input).copied() else { return Ok(()) };
+        let bias = node.input.get(2).filter(|n| !n.is_empty());
+        let bias = bias.map(|name| Ok((name, onnx::floats(self.tensor(name)?)?))).transpose()?;
+        let (read, scales) = self.weight(&node, weight, input_scale, bias.as_ref().map(|(_, values)| values.as_slice()))?;
         let mut inputs = vec![(1, read)];
-        if let Some(bias) = node.input.get(2).filter(|n| !n.is_empty()) {
-            inputs.push((2, self.bias(bias, input_scale, &scales)?));
+        if let Some((name, values)) = bias {
+            inputs.push((2, self.bias(name, &values, input_scale, &scales)));
         }
         if let Some(node) = self.graph.node.get_mut(at) {
             for (slot, name) in inputs {
@@ -213,36 +215,37 @@ impl Edit<'_> {
         found.ok_or_else(|| VariantError::tensor(name, "not an initializer any more"))
     }
 
-    fn weight(&mut self, node: &NodeProto, name: &str) -> Result<(String, Vec<Scale>), VariantError> {
+    fn weight(&mut self, node: &NodeProto, name: &str, input: Scale, bias: Option<&[f32]>) -> Result<(String, Vec<Scale>), VariantError> {
         let tensor = self.tensor(name)?;
         let axis = self.per_channel.then(|| output_axis(node, tensor.dims.len()));
-        if let Some((read, scales, _)) = self.weights.get(&(name.to_owned(), axis)) {
-            return Ok((read.clone(), scales.clone()));
+        if let Some(known) = self.weights.get(&(name.to_owned(), axis)) {
+            return Ok(known.clone());
         }
         let (values, dims) = (onnx::floats(tensor)?, tensor.dims.clone());
-        let scales = scale::weights(&values, &dims, axis, self.pass.reduce_range);
+        let mut scales = scale::weights(&values, &dims, axis, self.pass.reduce_range);
+        if let Some(bias) = bias {
+            scale::make_room(&mut scales, input, bias);
+        }
         let bytes = scale::quantize_weights(&values, &dims, axis, &scales);
         let quantized = self.names.fresh(&format!("{name}_quantized"));
         self.graph.initializer.push(onnx::raw(quantized.clone(), DataType::Int8, &dims, bytes));
-        let (read, scale_name) = self.dequantized(name, &quantized, &scales, axis, DataType::Int8);
-        self.weights.insert((name.to_owned(), axis), (read.clone(), scales.clone(), scale_name));
+        let read = self.dequantized(name, &quantized, &scales, axis, DataType::Int8);
+        self.weights.insert((name.to_owned(), axis), (read.clone(), scales.clone()));
         Ok((read, scales))
     }
 
-    fn bias(&mut self, name: &str, input: Scale, weights: &[Scale]) -> Result<String, VariantError> {
-        let values = onnx::floats(self.tensor(name)?)?;
-        let of = |at: usize| weights.get(at).or(weights.first()).map_or(1.0, |w| input.scale * w.scale);
-        let scales: Vec<Scale> = (0..weights.len()).map(|at| Scale { scale: of(at), zero: 0 }).collect();
-        let integers = values.iter().enumerate().map(|(at, v)| (f64::from(*v) / f64::from(of(at))).round_ties_even() as i32);
+    fn bias(&mut self, name: &str, values: &[f32], input: Scale, weights: &[Scale]) -> String {
+        let scales: Vec<Scale> = weights.iter().map(|w| Scale { scale: input.scale * w.scale, zero: 0 }).collect();
+        let of = |at: usize| scales.get(at).or(scales.first()).map_or(1.0, |s| f64::from(s.scale));
+        let integers = values.iter().enumerate().map(|(at, v)| (f64::from(*v) / of(at)).round_ties_even() as i32);
         let bytes: Vec<u8> = integers.flat_map(i32::to_le_bytes).collect();
         let quantized = self.names.fresh(&format!("{name}_quantized"));
         self.graph.initializer.push(onnx::raw(quantized.clone(), DataType::Int32, &[values.len() as i64], bytes));
-        let axis = self.per_channel.then_some(0);
-        Ok(self.dequantized(name, &quantized, &scales, axis, DataType::Int32).0)
+        self.dequantized(name, &quantized, &scales, self.per_channel.then_some(0), DataType::Int32)
     }
 
-    /// A DequantizeLinear of what is stored; the name of what it gives, and of its scales.
-    fn dequantized(&mut self, name: &str, quantized: &str, scales: &[Scale], axis: Option<usize>, datatype: DataType) -> (String, String) {
+    /// A DequantizeLinear of what is stored; the name of what it gives.
+    fn dequantized(&mut self, name: &str, quantized: &str, scales: &[Scale], axis: Option<usize>, datatype: DataType) -> String {
         let dims: &[i64] = if axis.is_some() { &[scales.len() as i64] } else { &[] };
         let (scale_name, zero_name) = (self.names.fresh(&format!("{quantized}_scale")), self.names.fresh(&format!("{quantized}_zero_point")));
         let read = self.names.fresh(&format!("{name}_dequantized"));
@@ -255,6 +258,6 @@ impl Edit<'_> {
             Some(axis) => with_int(made, "axis", axis as i64),
             None => made,
         });
-        (read, scale_name)
+        read
     }
 }

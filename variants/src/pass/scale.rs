@@ -52,6 +52,24 @@ pub fn weights(values: &[f32], dims: &[i64], axis: Option<usize>, reduce_range: 
     ranges.into_iter().map(|(low, high)| of_weights([low, high].into_iter(), reduce_range)).collect()
 }
 
+/// Widens the steps of weights whose bias, in steps of weights times input, would not fit 32 bits (as ONNX Runtime's
+/// `_adjust_weight_scale_for_int32_bias`).
+pub fn make_room(weights: &mut [Scale], input: Scale, bias: &[f32]) {
+    const SPAN: f64 = 4_294_967_294.0; // from -(2^31 - 1) to 2^31 - 1
+    let least = |most: f64| 1.0001 * (2.0 * most) / SPAN;
+    let most_of = |at: usize, single: bool| {
+        let values = if single { bias } else { bias.get(at..=at).unwrap_or_default() };
+        values.iter().fold(0.0f64, |most, v| most.max(f64::from(*v).abs()))
+    };
+    let single = weights.len() == 1;
+    for (at, weight) in weights.iter_mut().enumerate() {
+        let (least, step) = (least(most_of(at, single)), f64::from(input.scale) * f64::from(weight.scale));
+        if step < least && step > 0.0 {
+            weight.scale = (f64::from(weight.scale) * (least / step)) as f32;
+        }
+    }
+}
+
 /// `values` as int8 by `scales`, which are as [`weights`] gives them.
 pub fn quantize_weights(values: &[f32], dims: &[i64], axis: Option<usize>, scales: &[Scale]) -> Vec<u8> {
     let layout = axis.map(|axis| Layout::of(dims, axis));

@@ -38,6 +38,8 @@ impl Offers {
                     }
                     return Ok(Written::Refused);
                 }
+                // Other variants beside it are no reason to load what runs anew.
+                Some(Ok(known)) if VersionRecord { variants: record.variants.clone(), ..known.clone() } == *record => Written::Stands,
                 Some(Ok(_)) => Written::Replaced,
                 None | Some(Err(_)) => Written::Stands, // a record nobody can read is replaced
             };

@@ -82,6 +82,7 @@ pub(crate) fn version(model: ModelName, signature: Signature) -> anyhow::Result<
         padding: None,
         labels: Vec::new(),
         origin: Origin::Directory,
+        variants: Vec::new(),
         unknown: Unknown::new(),
     })
 }

@@ -1,0 +1,98 @@
+//! The variants beside a version's reference: folders with a card, `VERSION/variants/NAME/{model.onnx,card.toml}`.
+
+use super::{Offers, publish_holder};
+use crate::artifact::{CARD, hash_folder};
+use crate::error::WorkerError;
+use crate::repository::{Found, MODEL_FILE, read_text};
+use crate::verdict::How;
+use policy::card::Card;
+use policy::{ArtifactRecord, VariantName, VariantRecord};
+use std::path::Path;
+
+/// Folder of variants in a version's.
+const FOLDER: &str = "variants";
+/// Longest card read: one range of two numbers for each value of a large model is some hundred kilobytes.
+const CARD_BYTES_MAX: u64 = 8 << 20;
+/// Most variants of a version: their records must fit the version's.
+const VARIANTS_MAX: usize = 16;
+
+impl Offers {
+    /// The variants of `found` whose card says what they are worth and is right about the files. Of others the log says what is wrong.
+    pub(super) async fn variants(&self, found: &Found, reference: &ArtifactRecord) -> Vec<VariantRecord> {
+        let folder = found.folder.join(FOLDER);
+        let mut names: Vec<VariantName> = std::fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| VariantName::new(entry.ok()?.file_name().to_str()?).ok())
+            .collect();
+        names.sort();
+        if names.len() > VARIANTS_MAX {
+            let (model, version, count) = (&found.model, found.version, names.len());
+            tracing::error!(%model, %version, count, "more variants than a version may have; the first {VARIANTS_MAX} are offered");
+            names.truncate(VARIANTS_MAX);
+        }
+        let mut variants = Vec::with_capacity(names.len());
+        for name in names {
+            match self.variant(found, reference, &folder.join(name.as_str()), &name).await {
+                Ok(variant) => variants.push(variant),
+                Err(error) => tracing::error!(model = %found.model, version = %found.version, variant = %name, %error, "variant not offered"),
+            }
+        }
+        variants
+    }
+
+    async fn variant(
+        &self,
+        found: &Found,
+        reference: &ArtifactRecord,
+        folder: &Path,
+        name: &VariantName,
+    ) -> Result<VariantRecord, WorkerError> {
+        let card = read_card(folder)?;
+        let wrong = |what: String| WorkerError::Repository { path: folder.join(CARD), what };
+        if card.name != *name {
+            return Err(wrong(format!("it is the card of {}", card.name)));
+        }
+        let source = reference.files.iter().find(|file| file.path == found.model_file);
+        if source.is_none_or(|source| source.sha256 != card.source) {
+            return Err(wrong(format!("it was made from another file than {}: make it anew, or check it", found.model_file)));
+        }
+        let fidelity = card.fidelity.ok_or_else(|| wrong("it does not say how accurate the variant is: check it".to_owned()))?;
+        let own = folder.join(MODEL_FILE).is_file();
+        let (artifact, place, model_file) = if own {
+            let hashing = folder.to_owned();
+            let hashed = tokio::task::spawn_blocking(move || hash_folder(&hashing)).await;
+            (hashed.map_err(|e| WorkerError::Signature(e.to_string()))??, folder, MODEL_FILE)
+        } else {
+            (reference.clone(), found.folder.as_path(), found.model_file.as_str())
+        };
+        if artifact.files.iter().find(|file| file.path == model_file).is_none_or(|file| file.sha256 != card.model) {
+            return Err(wrong(format!("its {model_file} is not the file that the card is about: check the variant")));
+        }
+        let facts = self.verdicts.of(&artifact.digest, &place.join(model_file), How::of(name, card.hint.as_deref())?).await?;
+        if own {
+            self.artifacts.offer(&artifact, place);
+            let key = publish_holder(&self.config, &self.publisher, &self.artifacts, &artifact.digest);
+            self.publisher.written(&key).await;
+        }
+        Ok(VariantRecord {
+            name: name.clone(),
+            artifact: artifact.digest,
+            files: artifact.files,
+            model_file: model_file.to_owned(),
+            hint: card.hint,
+            bytes_resident: facts.bytes_resident,
+            accuracy: fidelity.accuracy,
+            metric: fidelity.metric,
+            data: fidelity.data,
+            sample: card.sample,
+        })
+    }
+}
+
+fn read_card(folder: &Path) -> Result<Card, WorkerError> {
+    let path = folder.join(CARD);
+    let wrong = |what: String| WorkerError::Repository { path: path.clone(), what };
+    let text = read_text(&path, CARD_BYTES_MAX)?.ok_or_else(|| wrong("there is no card: check the variant to write one".to_owned()))?;
+    toml::from_str(&text).map_err(|e| wrong(e.to_string().trim().to_owned()))
+}
