@@ -36,14 +36,16 @@ async fn make_all(args: VariantsMake) -> anyhow::Result<ExitCode> {
     let svg = args.svg.clone().unwrap_or_else(|| order.out.join("variants.svg"));
     let output = args.output;
     let outcomes = tokio::task::spawn_blocking(move || {
-        let bar = ProgressBar::new_spinner().with_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let bar = ProgressBar::new_spinner()
+            .with_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
         bar.enable_steady_tick(Duration::from_millis(200));
         let outcomes = make::make(&order, &children, &mut |step| bar.set_message(step.to_owned()));
         bar.finish_and_clear();
         outcomes
     })
     .await??;
-    let pictured = outcomes.made.iter().any(|made| made.timing.is_some()) && svg.parent().is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
+    let pictured = outcomes.made.iter().any(|made| made.timing.is_some())
+        && svg.parent().is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
     if pictured {
         std::fs::write(&svg, report::svg(&outcomes)).with_context(|| svg.display().to_string())?;
     }
@@ -79,7 +81,8 @@ fn best(outcomes: &Outcomes) -> String {
 }
 
 fn order(args: &VariantsMake) -> Result<Order, String> {
-    let model = make::model_file(&args.model).ok_or_else(|| format!("{}: no model.onnx there, nor MODEL/VERSION/model.onnx", args.model.display()))?;
+    let model = make::model_file(&args.model)
+        .ok_or_else(|| format!("{}: no model.onnx there, nor MODEL/VERSION/model.onnx", args.model.display()))?;
     let beside = model.parent().map(|folder| folder.join("variants"));
     let out = args.out.clone().or(beside).ok_or("--out: where variants go is not known")?;
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.as_secs());
@@ -92,7 +95,8 @@ fn order(args: &VariantsMake) -> Result<Order, String> {
         metric: args.metric.as_deref().map(metric).transpose()?,
         recipes: recipes(&args.recipes)?,
         floor: args.floor.as_deref().map(floor).transpose()?.unwrap_or(FLOOR),
-        method: Method::parse(&args.method).ok_or_else(|| format!("--method {}: expected min-max, percentile, entropy or mse", args.method))?,
+        method: Method::parse(&args.method)
+            .ok_or_else(|| format!("--method {}: expected min-max, percentile, entropy or mse", args.method))?,
         reduce_range: !lab::has_vnni(),
         now,
     })

@@ -38,8 +38,8 @@ pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, W
 pub use padding::{PadInput, PadOutput, Padding};
 pub use records::{
     ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, Origin, PlacementRecord,
-    PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Runs, SCHEMA, Slo, Unknown, UnplacedRecord,
-    VariantRecord, VersionRecord, VersionState, WorkerRecord,
+    PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Runs, SCHEMA, Slo, Unknown, UnplacedRecord, VariantRecord,
+    VersionRecord, VersionState, WorkerRecord,
 };
 
 pub use reshape::reshape;

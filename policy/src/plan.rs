@@ -30,7 +30,9 @@ mod view;
 pub use progress::{Progress, progress};
 pub use target::wanted_versions;
 
-use crate::{HolderRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version, VersionRecord, WorkerRecord};
+use crate::{
+    HolderRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version, VersionRecord, WorkerRecord,
+};
 use std::collections::BTreeMap;
 
 /// What is there, as its owners report it. Order does not matter.

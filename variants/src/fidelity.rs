@@ -3,8 +3,8 @@
 use crate::VariantError;
 use crate::runtime::{Session, Tensor};
 use crate::samples::Samples;
-use policy::card::{Fidelity, LabelAccuracy, Metric};
 use policy::DataType;
+use policy::card::{Fidelity, LabelAccuracy, Metric};
 
 /// Rows of one run.
 const ROWS: usize = 16;

@@ -153,7 +153,8 @@ impl<'a> Work<'a> {
         checked: &Checked,
         progress: Progress<'_>,
     ) -> Result<Self, VariantError> {
-        let calibration = Samples::read(&order.calibration, order.labels.as_deref().filter(|_| order.evaluation.is_none()), &checked.inputs)?;
+        let calibration =
+            Samples::read(&order.calibration, order.labels.as_deref().filter(|_| order.evaluation.is_none()), &checked.inputs)?;
         let evaluation = match &order.evaluation {
             Some(path) => Samples::read(path, order.labels.as_deref(), &checked.inputs)?,
             None => calibration.clone(),
@@ -168,8 +169,19 @@ impl<'a> Work<'a> {
             Err(VariantError::NotApplicable(_)) => Vec::new(), // every pass will say so
             Err(error) => return Err(error),
         };
-        let mut work =
-            Self { order, runtime, staging, source_digest, source_bytes, base, fold_lines, calibration, evaluation, answers, ranges: [None, None] };
+        let mut work = Self {
+            order,
+            runtime,
+            staging,
+            source_digest,
+            source_bytes,
+            base,
+            fold_lines,
+            calibration,
+            evaluation,
+            answers,
+            ranges: [None, None],
+        };
         for (at, activations) in [Activations::U8, Activations::S8].into_iter().enumerate() {
             // Min-max ranges are the same for both.
             if order.recipes.iter().any(|r| r.calibrates() == Some(activations))
@@ -322,13 +334,9 @@ impl<'a> Work<'a> {
     }
 
     /// Times what was made, and moves what pays to its place.
-    fn finish(
-        &self,
-        mut made: Vec<(Made, Option<Candidate>)>,
-        reference: &Run,
-        progress: Progress<'_>,
-    ) -> Result<Outcomes, VariantError> {
-        let timed: Vec<Run> = made.iter().filter_map(|(_, c)| c.as_ref()).filter(|c| c.unprofiled.is_none()).map(|c| c.run.clone()).collect();
+    fn finish(&self, mut made: Vec<(Made, Option<Candidate>)>, reference: &Run, progress: Progress<'_>) -> Result<Outcomes, VariantError> {
+        let timed: Vec<Run> =
+            made.iter().filter_map(|(_, c)| c.as_ref()).filter(|c| c.unprofiled.is_none()).map(|c| c.run.clone()).collect();
         let runs: Vec<Run> = std::iter::once(reference.clone()).chain(timed).collect();
         let rows: &[u32] = if self.evaluation.batches() { &ROWS } else { &[1] };
         progress(&format!("timing {} in turn on {}", runs.len(), self.runtime.class()));

@@ -2,9 +2,9 @@
 //! is written back byte for byte.
 
 mod external;
+mod tensor;
 #[cfg(test)]
 mod tests;
-mod tensor;
 
 pub use tensor::{floats, integers, make, raw};
 

@@ -46,7 +46,12 @@ pub const ALL: &[Recipe] = &[
     Recipe { name: "int8-qdq@openvino", make: Make::Qdq(Activations::U8), hint: None, summary: "int8, calibrated, by OpenVINO" },
     Recipe { name: "fp16@tensorrt", make: Make::Cast(To::Fp16), hint: None, summary: "half precision, strongly typed" },
     Recipe { name: "bf16@tensorrt", make: Make::Cast(To::Bf16), hint: None, summary: "bfloat16, strongly typed" },
-    Recipe { name: "int8-qdq@tensorrt", make: Make::Qdq(Activations::S8), hint: None, summary: "signed int8, calibrated, without a calibrator there" },
+    Recipe {
+        name: "int8-qdq@tensorrt",
+        make: Make::Qdq(Activations::S8),
+        hint: None,
+        summary: "signed int8, calibrated, without a calibrator there",
+    },
 ];
 
 impl Recipe {

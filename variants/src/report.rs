@@ -10,7 +10,15 @@ pub fn table(outcomes: &Outcomes) -> String {
         timing.and_then(|t| t.batches.first()).map_or("-".to_owned(), |b| format!("{:.3}", b.p50_us / 1e3))
     };
     let mb = |bytes: u64| format!("{:.2}", bytes as f64 / 1e6);
-    let reference = ["reference".into(), mb(outcomes.reference_bytes), ms(outcomes.reference.as_ref()), "1.00x".into(), "1".into(), "1".into(), String::new()];
+    let reference = [
+        "reference".into(),
+        mb(outcomes.reference_bytes),
+        ms(outcomes.reference.as_ref()),
+        "1.00x".into(),
+        "1".into(),
+        "1".into(),
+        String::new(),
+    ];
     rows.push(reference);
     for made in &outcomes.made {
         let fidelity = made.fidelity.as_ref();
@@ -131,7 +139,8 @@ pub fn svg(outcomes: &Outcomes) -> String {
 
 /// For programs.
 pub fn json(outcomes: &Outcomes) -> serde_json::Value {
-    let timing = |timing: Option<&crate::runtime::Timing>| timing.map(|t| serde_json::json!({ "batches": t.batches, "load_ms": t.load_ms }));
+    let timing =
+        |timing: Option<&crate::runtime::Timing>| timing.map(|t| serde_json::json!({ "batches": t.batches, "load_ms": t.load_ms }));
     let made = outcomes.made.iter().map(|made| {
         let (state, reason) = match &made.outcome {
             Outcome::Kept => ("kept", None),

@@ -146,7 +146,8 @@ fn classes(array: &Array, count: usize) -> Result<Vec<i64>, String> {
     let tensor = Tensor { name: LABELS.to_owned(), datatype: array.datatype, shape: array.shape.clone(), data: array.data.clone() };
     let whole = matches!(array.datatype, DataType::Int64 | DataType::Int32 | DataType::Uint8 | DataType::Int8);
     let values = tensor.floats().filter(|v| whole && v.len() == count);
-    let values = values.ok_or_else(|| format!("labels: {} {:?}; expected one whole number for each of {count} samples", array.datatype, array.shape))?;
+    let values = values
+        .ok_or_else(|| format!("labels: {} {:?}; expected one whole number for each of {count} samples", array.datatype, array.shape))?;
     Ok(values.into_iter().map(|v| v as i64).collect())
 }
 
@@ -170,7 +171,8 @@ fn archive(path: &Path) -> Result<BTreeMap<String, Array>, VariantError> {
     let mut found = BTreeMap::new();
     for name in names {
         if let Some(file) = archive.by_name(&name).map_err(refuse)? {
-            let array = contents(file).map_err(|reason| VariantError::Samples { path: path.to_owned(), reason: format!("`{name}`: {reason}") })?;
+            let array =
+                contents(file).map_err(|reason| VariantError::Samples { path: path.to_owned(), reason: format!("`{name}`: {reason}") })?;
             found.insert(name, array);
         }
     }

@@ -7,8 +7,8 @@ use crate::validate::{Facts, Limits, Request, Verdict, validate};
 use policy::DataType;
 use policy::profile::BatchTime;
 use std::path::PathBuf;
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Runs of each model before its times count.

@@ -27,6 +27,7 @@ mod manage;
 mod memory;
 mod offer;
 pub mod onnx;
+mod profiler;
 mod publish;
 mod replica;
 mod repository;

@@ -13,8 +13,8 @@ use crate::runner::Loader;
 use crate::verdict::{How, Verdicts};
 use policy::reconcile::{Action, Loaded, reconcile};
 use policy::{
-    ArtifactRecord, HolderRecord, PlacementRecord, ProfileRecord, ReloadFailure, ReplicaState, SCHEMA, Unknown, VariantId, VersionRecord,
-    WorkerRecord,
+    ArtifactRecord, HolderRecord, PlacementRecord, ProfileRecord, ReloadFailure, ReplicaState, Runs, SCHEMA, Unknown, VariantId,
+    VersionRecord, WorkerRecord,
 };
 use registry::{Registry, Txn, decode};
 use std::collections::BTreeMap;
@@ -312,15 +312,25 @@ async fn prepare(
     let key = config.keys.version(placement.variant.model.as_str(), placement.variant.version.into());
     let entry = registry.get(&key).await?.ok_or_else(|| WorkerError::Signature(format!("{} has no version record", placement.variant)))?;
     let version: VersionRecord = decode(&entry, SCHEMA)?;
-    // Both come from the registry, which others can write: the file to load must be one that was listed and hashed.
     let runs = version.run_of(&placement.variant.name).ok_or_else(|| gone(placement))?;
+    let folder = fetch(config, registry, artifacts, &Runs { artifact: &placement.artifact, ..runs }).await?;
+    Ok((version, folder))
+}
+
+/// The files of a variant on this host, fetched from a holder where they are not here.
+pub(crate) async fn fetch(
+    config: &WorkerConfig,
+    registry: &dyn Registry,
+    artifacts: &Artifacts,
+    runs: &Runs<'_>,
+) -> Result<PathBuf, WorkerError> {
+    // Both come from the registry, which others can write: the file to load must be one that was listed and hashed.
     if !runs.files.iter().any(|f| f.path == runs.model_file) {
-        return Err(WorkerError::Signature(format!("{} has no file {}", placement.variant, runs.model_file)));
+        return Err(WorkerError::Signature(format!("{} has no file {}", runs.name, runs.model_file)));
     }
-    let artifact = ArtifactRecord { digest: placement.artifact.clone(), files: runs.files.to_vec() };
-    let holders = registry.list(&format!("{}/", config.keys.artifact(placement.artifact.as_str()))).await?.entries;
+    let artifact = ArtifactRecord { digest: runs.artifact.clone(), files: runs.files.to_vec() };
+    let holders = registry.list(&format!("{}/", config.keys.artifact(runs.artifact.as_str()))).await?.entries;
     let holders = holders.iter().filter_map(|e| decode::<HolderRecord>(e, SCHEMA).ok()).filter(|h| h.worker != config.id);
     let addresses: Vec<String> = holders.map(|h| h.admin).collect();
-    let folder = artifacts.folder(&artifact, &addresses).await?;
-    Ok((version, folder))
+    artifacts.folder(&artifact, &addresses).await
 }

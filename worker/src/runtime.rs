@@ -6,12 +6,15 @@ use crate::config::WorkerConfig;
 use crate::engine::ort::Runtime;
 use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
+use crate::lab::Lab;
 use crate::manage::Manager;
 use crate::memory::Ledger;
 use crate::offer::{Offers, Turns};
+use crate::profiler::Profiler;
 use crate::publish::{self, Publisher, Who};
 use crate::runner::Loader;
 use crate::serve::DataPort;
+use crate::validate;
 use crate::verdict::Verdicts;
 use policy::{SCHEMA, Unknown, WorkerRecord};
 use proto::listen::Limits;
@@ -81,6 +84,18 @@ impl Worker {
         let who = Who { keys: config.keys.clone(), worker: config.id.to_string(), incarnation: record.incarnation };
         let registration = tokio::spawn(publish::run(registry.clone(), who, records, stopped));
         let mut tasks = Vec::new();
+        let ledger = Ledger::default();
+        let limits = validate::Limits { time: config.validate_time_max, memory_bytes: config.validate_memory_max };
+        let profiler = Profiler {
+            config: config.clone(),
+            registry: registry.clone(),
+            artifacts: artifacts.clone(),
+            verdicts: verdicts.clone(),
+            handle: handle.clone(),
+            lab: Arc::new(Lab::new(runtime.clone(), config.binary.clone(), limits)),
+            ledger: ledger.clone(),
+        };
+        tasks.push(tokio::spawn(profiler.run()));
         let manager = Manager {
             config: config.clone(),
             loader: Arc::new(Loader::new(runtime, config.isolation, config.binary.clone())),
@@ -91,7 +106,7 @@ impl Worker {
             handle: handle.clone(),
             record: record.clone(),
             slots: Default::default(),
-            ledger: Ledger::default(),
+            ledger,
             attempts: 0,
         };
         tasks.push(tokio::spawn(manager.run()));

@@ -74,7 +74,8 @@ pub(super) fn held(view: &View<'_>, replica: &ReplicaRecord) -> u64 {
 /// Bytes one more replica of a target will hold: what validation measured for one instance or what any replica of the same
 /// artifact measured per instance, whichever is more, times the instances asked for.
 pub(super) fn needed(view: &View<'_>, runs: &Runs<'_>, instances: Option<u32>) -> u64 {
-    let same = |r: &&&ReplicaRecord| r.artifact == *runs.artifact && r.variant.name == *runs.name && !matches!(r.state, ReplicaState::Failed(_));
+    let same =
+        |r: &&&ReplicaRecord| r.artifact == *runs.artifact && r.variant.name == *runs.name && !matches!(r.state, ReplicaState::Failed(_));
     let per_instance = |r: &&ReplicaRecord| r.bytes_resident.div_ceil(u64::from(r.instances.max(1)));
     let measured = view.replicas.values().filter(same).map(per_instance).max().unwrap_or_default();
     runs.bytes_resident.max(measured).saturating_mul(u64::from(instances.unwrap_or(1).max(1)))

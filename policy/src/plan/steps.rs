@@ -277,8 +277,7 @@ impl Target<'_> {
     /// Whether there will be room for one more once what leaves has gone.
     fn waits(&self, view: &View<'_>, ledger: &Ledger<'_>) -> bool {
         let bytes = self.bytes(view);
-        let free =
-            |w: &crate::WorkerRecord| self.devices(w, view).any(|(device, _)| ledger.free_later(view, &w.id, device) >= bytes);
+        let free = |w: &crate::WorkerRecord| self.devices(w, view).any(|(device, _)| ledger.free_later(view, &w.id, device) >= bytes);
         let taken = |w: &crate::WorkerRecord| self.all().any(|p| p.worker == w.id);
         self.eligible.iter().any(|w| !taken(w) && free(w))
     }

@@ -2,7 +2,9 @@
 
 use super::view::View;
 use super::{Unplaced, choose};
-use crate::{ExecutionProvider, ModelRecord, PlacementRecord, Runs, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord};
+use crate::{
+    ExecutionProvider, ModelRecord, PlacementRecord, Runs, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord,
+};
 use std::cmp::Reverse;
 
 /// A variant of one wanted version, and where its placements stand.
@@ -116,8 +118,17 @@ impl<'a> Target<'a> {
 
     fn new(model: &'a ModelRecord, version: &'a VersionRecord, runs: Runs<'a>, view: &View<'a>) -> Self {
         let variant = VariantId { model: model.name.clone(), version: version.version, name: runs.name.clone() };
-        let mut target =
-            Self { model, version, runs, variant, replicas: 0, eligible: Vec::new(), live: Vec::new(), failed: Vec::new(), surplus: Vec::new() };
+        let mut target = Self {
+            model,
+            version,
+            runs,
+            variant,
+            replicas: 0,
+            eligible: Vec::new(),
+            live: Vec::new(),
+            failed: Vec::new(),
+            surplus: Vec::new(),
+        };
         let able = |w: &&&WorkerRecord| choose::has_engine(w, target.engine()) && choose::device(w, model, |_| 0).is_some();
         target.eligible = view.workers.values().filter(|w| !w.draining).filter(able).copied().collect();
         target.replicas = target.asked().min(target.eligible.len());

@@ -1,7 +1,10 @@
 //! What is observed, indexed, without what is gone.
 
 use super::Observed;
-use crate::{Digest, ModelName, ProfileRecord, Runs, PlacementRecord, ReplicaRecord, ReplicaState, VariantId, Version, VersionRecord, WorkerId, WorkerRecord};
+use crate::{
+    Digest, ModelName, PlacementRecord, ProfileRecord, ReplicaRecord, ReplicaState, Runs, VariantId, Version, VersionRecord, WorkerId,
+    WorkerRecord,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Observed records by name. Placements of workers that are gone, and replicas of another incarnation, are left out.

@@ -13,7 +13,12 @@ const SAMPLES: usize = 32;
 
 impl Work<'_> {
     /// Sets of nodes to be left in float: the worst, the two worst, the four worst, up to half of them.
-    pub(super) fn sensitive(&self, recipe: &Recipe, ranges: &Ranges, progress: Progress<'_>) -> Result<Vec<BTreeSet<String>>, VariantError> {
+    pub(super) fn sensitive(
+        &self,
+        recipe: &Recipe,
+        ranges: &Ranges,
+        progress: Progress<'_>,
+    ) -> Result<Vec<BTreeSet<String>>, VariantError> {
         let graph = self.base.graph();
         let Some(Pass::Qdq(pass)) = recipe.pass(graph, ranges, &BTreeSet::new(), self.order.reduce_range) else { return Ok(Vec::new()) };
         let targets = pass.targets(graph);

@@ -52,7 +52,8 @@ pub struct Cast {
 impl Cast {
     /// Operators that add many numbers or raise them, where 16 bits lose most.
     pub fn usually_kept() -> BTreeSet<String> {
-        let all = ["CumSum", "Exp", "LayerNormalization", "Log", "LogSoftmax", "LpNormalization", "Pow", "ReduceL2", "ReduceMean", "ReduceSum"];
+        let all =
+            ["CumSum", "Exp", "LayerNormalization", "Log", "LogSoftmax", "LpNormalization", "Pow", "ReduceL2", "ReduceMean", "ReduceSum"];
         all.into_iter().chain(["Softmax"]).map(str::to_owned).collect()
     }
 
@@ -79,7 +80,10 @@ impl Cast {
             return Err(VariantError::NotApplicable(format!("control flow ({}): types inside of it are not followed", node.op_type())));
         }
         if let Some(function) = model.proto.functions.first() {
-            return Err(VariantError::NotApplicable(format!("functions of its own (`{}`): types inside are not followed", function.name())));
+            return Err(VariantError::NotApplicable(format!(
+                "functions of its own (`{}`): types inside are not followed",
+                function.name()
+            )));
         }
         let graph = model.graph_mut();
         let unknown = |operator| VariantError::NotApplicable(format!("the types that {operator} gives are not known"));
@@ -138,8 +142,13 @@ impl Edit<'_> {
         // Sizes of Resize are FLOAT whatever its picture is.
         let fixed = if is(node, "Resize") || is(node, "Upsample") { 1 } else { usize::MAX };
         let wanted = |slot: usize, kept: bool| !kept && slot < fixed;
-        let reads: Vec<(usize, String)> =
-            node.input.iter().enumerate().filter(|(_, name)| self.floats.contains(*name)).map(|(slot, name)| (slot, name.clone())).collect();
+        let reads: Vec<(usize, String)> = node
+            .input
+            .iter()
+            .enumerate()
+            .filter(|(_, name)| self.floats.contains(*name))
+            .map(|(slot, name)| (slot, name.clone()))
+            .collect();
         for (slot, name) in reads {
             let short = wanted(slot, self.kept.contains(&at));
             if short == self.is_short(&name, index) {
@@ -185,8 +194,13 @@ impl Edit<'_> {
     /// A node that computes in 16 bits says so, and gives what clients know through a Cast.
     fn outputs(&mut self, at: usize, index: &Index) -> Result<(), VariantError> {
         let Some(node) = self.graph.node.get(at).filter(|_| !self.kept.contains(&at)) else { return Ok(()) };
-        let gives: Vec<(usize, String)> =
-            node.output.iter().enumerate().filter(|(_, name)| self.floats.contains(*name)).map(|(slot, name)| (slot, name.clone())).collect();
+        let gives: Vec<(usize, String)> = node
+            .output
+            .iter()
+            .enumerate()
+            .filter(|(_, name)| self.floats.contains(*name))
+            .map(|(slot, name)| (slot, name.clone()))
+            .collect();
         // Casts that this pass put in say what they mean.
         let own = index.producer.values().all(|known| *known != at);
         if gives.is_empty() || own {

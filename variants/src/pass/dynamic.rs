@@ -33,7 +33,8 @@ impl Dynamic {
         let (mut done, mut left) = (Done::default(), Vec::new());
         let mut edit = Edit { pass: self, names: Names::of(graph), activations: HashMap::new(), graph };
         for at in 0..edit.graph.node.len() {
-            let Some(found) = edit.graph.node.get(at).filter(|n| self.operators.contains(n.op_type()) && is(n, n.op_type())).cloned() else {
+            let Some(found) = edit.graph.node.get(at).filter(|n| self.operators.contains(n.op_type()) && is(n, n.op_type())).cloned()
+            else {
                 continue;
             };
             let made = match found.op_type() {
@@ -153,7 +154,8 @@ impl Edit<'_> {
     }
 
     fn weights(&mut self, name: &str, values: &[f32], dims: &[i64], axis: Option<usize>) -> Weights {
-        let [quantized, scale_name, zero_name] = ["quantized", "scale", "zero_point"].map(|what| self.names.fresh(&format!("{name}_{what}")));
+        let [quantized, scale_name, zero_name] =
+            ["quantized", "scale", "zero_point"].map(|what| self.names.fresh(&format!("{name}_{what}")));
         let (scales, bytes, datatype) = if self.pass.signed {
             let scales = scale::weights(values, dims, axis, self.pass.reduce_range);
             let bytes = scale::quantize_weights(values, dims, axis, &scales);

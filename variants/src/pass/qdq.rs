@@ -80,7 +80,8 @@ impl Qdq {
         let graph = model.graph_mut();
         let index = Index::of(graph);
         let selection = selection::select(graph, &index, self);
-        let computing = selection.chosen.iter().filter_map(|c| graph.node.get(c.node)).filter(|n| selection::COMPUTES.contains(&n.op_type()));
+        let computing =
+            selection.chosen.iter().filter_map(|c| graph.node.get(c.node)).filter(|n| selection::COMPUTES.contains(&n.op_type()));
         let computing = computing.count();
         if computing == 0 {
             return Err(VariantError::NotApplicable("no Conv, Gemm or MatMul with constant FLOAT weights and measured ranges".to_owned()));
@@ -157,7 +158,13 @@ impl Edit<'_> {
             }
         }
         if self.pass.activations == Activations::U8 {
-            chosen.iter().filter(|c| c.output(self.graph).is_some_and(|o| made.contains(o))).cloned().collect::<Vec<_>>().iter().for_each(|c| self.absorb(c));
+            chosen
+                .iter()
+                .filter(|c| c.output(self.graph).is_some_and(|o| made.contains(o)))
+                .cloned()
+                .collect::<Vec<_>>()
+                .iter()
+                .for_each(|c| self.absorb(c));
         }
     }
 
@@ -247,7 +254,8 @@ impl Edit<'_> {
     /// A DequantizeLinear of what is stored; the name of what it gives.
     fn dequantized(&mut self, name: &str, quantized: &str, scales: &[Scale], axis: Option<usize>, datatype: DataType) -> String {
         let dims: &[i64] = if axis.is_some() { &[scales.len() as i64] } else { &[] };
-        let (scale_name, zero_name) = (self.names.fresh(&format!("{quantized}_scale")), self.names.fresh(&format!("{quantized}_zero_point")));
+        let (scale_name, zero_name) =
+            (self.names.fresh(&format!("{quantized}_scale")), self.names.fresh(&format!("{quantized}_zero_point")));
         let read = self.names.fresh(&format!("{name}_dequantized"));
         let values: Vec<f32> = scales.iter().map(|s| s.scale).collect();
         let zeros = vec![0; scales.len() * if datatype == DataType::Int32 { 4 } else { 1 }];

@@ -25,7 +25,10 @@ pub struct WeightOnly {
 impl WeightOnly {
     pub(super) fn apply(&self, model: &mut Model) -> Result<Done, VariantError> {
         if !matches!(self.bits, 4 | 8) || !self.block.is_power_of_two() || self.block < 16 {
-            return Err(VariantError::NotApplicable(format!("{} bits in blocks of {}: expected 4 or 8, and a power of two from 16", self.bits, self.block)));
+            return Err(VariantError::NotApplicable(format!(
+                "{} bits in blocks of {}: expected 4 or 8, and a power of two from 16",
+                self.bits, self.block
+            )));
         }
         let graph = model.graph_mut();
         let (index, mut names) = (Index::of(graph), Names::of(graph));

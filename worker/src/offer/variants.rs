@@ -35,7 +35,9 @@ impl Offers {
         for name in names {
             match self.variant(found, reference, &folder.join(name.as_str()), &name).await {
                 Ok(variant) => variants.push(variant),
-                Err(error) => tracing::error!(model = %found.model, version = %found.version, variant = %name, %error, "variant not offered"),
+                Err(error) => {
+                    tracing::error!(model = %found.model, version = %found.version, variant = %name, %error, "variant not offered")
+                }
             }
         }
         variants

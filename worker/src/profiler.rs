@@ -1,0 +1,156 @@
+//! Measures variants on this worker's processor, each in turn with its reference, and writes what came of it as a profile: how long
+//! batches take, what it holds, and whether it pays here. Anew when the engine's version or the device class is new.
+//!
+//! Only while nothing is asked of this worker: a measurement disturbs requests, and they it.
+
+use crate::artifact::Artifacts;
+use crate::config::WorkerConfig;
+use crate::engine::LoadSpec;
+use crate::error::WorkerError;
+use crate::handle::WorkerHandle;
+use crate::lab::{Input, Lab};
+use crate::manage::fetch;
+use crate::memory::Ledger;
+use crate::verdict::{How, Verdicts};
+use policy::profile::{Latency, SpeedVerdict};
+use policy::{ProfileRecord, Runs, SCHEMA, Unknown, VariantRecord, VersionRecord, VersionState};
+use registry::{Mirror, Registry, Txn, decode};
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Batch sizes that are measured, as far as the model takes them.
+const ROWS: [u32; 3] = [1, 4, 16];
+/// How long nothing must have been asked.
+const IDLE: Duration = Duration::from_secs(2);
+/// How often what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// See the module.
+pub(crate) struct Profiler {
+    pub(crate) config: Arc<WorkerConfig>,
+    pub(crate) registry: Arc<dyn Registry>,
+    pub(crate) artifacts: Arc<Artifacts>,
+    pub(crate) verdicts: Verdicts,
+    pub(crate) handle: WorkerHandle,
+    pub(crate) lab: Arc<Lab>,
+    pub(crate) ledger: Ledger,
+}
+
+impl Profiler {
+    /// Measures for ever what has no profile.
+    pub(crate) async fn run(self) {
+        let Some(class) = self.config.devices.iter().find(|d| d.name == "cpu").map(|d| d.class.clone()) else { return };
+        let mut versions = Mirror::spawn(self.registry.clone(), &self.config.keys.versions());
+        versions.synced().await;
+        // What failed is not tried again before the version is written anew, or a minute has passed.
+        let mut failed = BTreeSet::new();
+        loop {
+            let snapshot = versions.snapshot();
+            for entry in snapshot.entries.values() {
+                let Ok(version) = decode::<VersionRecord>(entry, SCHEMA) else { continue };
+                for variant in version.variants.iter().filter(|_| version.state == VersionState::Valid) {
+                    let (name, id) = (variant.name.clone(), (entry.key.clone(), entry.revision, variant.name.clone()));
+                    if failed.contains(&id) {
+                        continue;
+                    }
+                    if let Err(error) = self.profile(&version, variant, &class).await {
+                        tracing::warn!(model = %version.model, version = %version.version, variant = %name, %error, "not profiled");
+                        failed.insert(id);
+                    }
+                }
+            }
+            tokio::select! {
+                () = versions.changed() => {}
+                () = tokio::time::sleep(AGAIN) => failed.clear(),
+            }
+        }
+    }
+
+    /// Measures `variant` unless a profile of this engine's version is there.
+    async fn profile(&self, version: &VersionRecord, variant: &VariantRecord, class: &str) -> Result<(), WorkerError> {
+        let runs = variant.runs();
+        // An engine that is not here is another worker's to measure.
+        let Ok(how) = How::of(runs.name, runs.hint) else { return Ok(()) };
+        let engine = format!("onnxruntime {}", self.lab.engine_version());
+        let key = self.key(&runs, class);
+        let known = self.registry.get(&key).await?.and_then(|entry| decode::<ProfileRecord>(&entry, SCHEMA).ok());
+        if known.is_some_and(|known| known.engine == engine && known.speed.is_some()) {
+            return Ok(());
+        }
+        let reference = version.reference_runs();
+        let mut specs = Vec::new();
+        for runs in [&reference, &runs] {
+            let folder = fetch(&self.config, &*self.registry, &self.artifacts, runs).await?;
+            let how = if runs.name == reference.name { How::CPU } else { how };
+            self.verdicts.of(runs.artifact, &folder.join(runs.model_file), how).await?;
+            specs.push(LoadSpec::cpu(folder.join(runs.model_file), NonZeroUsize::MIN));
+        }
+        self.idle().await;
+        let device = self.config.devices.iter().find(|d| d.name == "cpu").ok_or_else(|| WorkerError::Signature("no processor".to_owned()))?;
+        let _memory = self.ledger.reserve(device, reference.bytes_resident.saturating_add(runs.bytes_resident))?;
+        let rows: Vec<u32> = ROWS.into_iter().filter(|rows| *rows <= version.signature.max_batch_size.max(1)).collect();
+        let row = inputs(version, variant)?;
+        let lab = self.lab.clone();
+        let measured = tokio::task::spawn_blocking(move || lab.time(&specs, &row, &rows)).await;
+        let mut measured = measured.map_err(|e| WorkerError::Signature(e.to_string()))?.into_iter();
+        let (Some(reference), Some(timing)) = (measured.next(), measured.next()) else { return Ok(()) };
+        let (reference, timing) = (reference?, timing?);
+        let speed = SpeedVerdict::of(&reference.batches, &timing.batches);
+        let fit: Vec<(u32, f64)> = timing.batches.iter().map(|b| (b.rows, b.p50_us)).collect();
+        let latency = Latency::fit(&fit);
+        let (speedup, refused) = (speed.as_ref().map(SpeedVerdict::speedup), speed.as_ref().and_then(SpeedVerdict::refusal));
+        tracing::info!(model = %version.model, variant = %variant.name, class, speedup, refused, "profiled");
+        let profile = ProfileRecord {
+            schema: SCHEMA,
+            artifact: variant.artifact.clone(),
+            class: class.to_owned(),
+            engine,
+            threads: 1,
+            alpha_us: latency.alpha_us,
+            beta_us: latency.beta_us,
+            bytes_resident: variant.bytes_resident,
+            load_ms: timing.load_ms,
+            hint: variant.hint.clone(),
+            batches: timing.batches,
+            speed,
+            unknown: Unknown::new(),
+        };
+        self.registry.txn(Txn::new().put(&key, registry::encode(&profile)?)).await?;
+        Ok(())
+    }
+
+    fn key(&self, runs: &Runs<'_>, class: &str) -> String {
+        let engine = runs.name.as_str().split_once('@').map_or("", |(_, engine)| engine);
+        self.config.keys.profile(runs.artifact.as_str(), engine, runs.hint.unwrap_or("fp32"), class)
+    }
+
+    /// Resolves when nothing was answered for a while.
+    async fn idle(&self) {
+        let answered = || self.handle.all().iter().map(|r| r.statistics().inference_count).fold(0, u64::wrapping_add);
+        loop {
+            let before = answered();
+            tokio::time::sleep(IDLE).await;
+            if answered() == before {
+                return;
+            }
+        }
+    }
+}
+
+/// One row of zeros in the shapes of the sample that the variant was compared on.
+fn inputs(version: &VersionRecord, variant: &VariantRecord) -> Result<Vec<Input>, WorkerError> {
+    let input = |(name, shape): (&String, &Vec<i64>)| {
+        let spec = version.signature.inputs.iter().find(|input| input.name == *name)?;
+        let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?))?;
+        let bytes = elements.checked_mul(spec.datatype.size()?).filter(|bytes| *bytes <= SAMPLE_BYTES_MAX)?;
+        Some(Input { name: name.clone(), datatype: spec.datatype, shape: shape.clone(), data: vec![0; bytes].into() })
+    };
+    let inputs: Option<Vec<Input>> = variant.sample.iter().map(input).collect();
+    let wrong = || WorkerError::Signature(format!("the sample in the card of {} does not fit the model's inputs", variant.name));
+    inputs.filter(|inputs| !inputs.is_empty()).ok_or_else(wrong)
+}
+
+/// Most bytes of an input that is made up.
+const SAMPLE_BYTES_MAX: usize = 256 << 20;
