@@ -288,6 +288,7 @@ impl<'a> Work<'a> {
             model: model.clone().unwrap_or_else(|| self.order.model.clone()),
             engine: recipe.engine().to_owned(),
             hint: recipe.hint.map(str::to_owned),
+            as_written: false,
         };
         let (digest, bytes) = match &model {
             Some(path) => folder::digest_of(path)?,

@@ -59,12 +59,14 @@ pub struct Run {
     pub engine: String,
     /// What to compute in, where the engine chooses: `f32`, `f16`, `bf16`.
     pub hint: Option<String>,
+    /// Nothing fused: every value inside is what its operators say.
+    pub as_written: bool,
 }
 
 impl Run {
     /// By ONNX Runtime.
     pub fn ort(model: &Path) -> Self {
-        Self { model: model.to_owned(), engine: "ort".to_owned(), hint: None }
+        Self { model: model.to_owned(), engine: "ort".to_owned(), hint: None, as_written: false }
     }
 }
 

@@ -155,6 +155,8 @@ pub struct LoadSpec {
     pub allow_spinning: bool,
     /// Where a provider that compiles may keep what it compiled; without it each load compiles anew.
     pub cache_dir: Option<PathBuf>,
+    /// Run the graph as it is written: nothing fused, so that every value of it is what its operators say.
+    pub as_written: bool,
     /// Measure the graph as it is written, neither optimised nor packed, and write what each node of each run took and
     /// gave to a file whose name starts with this path, when the engine is dropped.
     pub profile: Option<PathBuf>,
@@ -172,6 +174,7 @@ impl LoadSpec {
             cores: Vec::new(),
             allow_spinning: false,
             cache_dir: None,
+            as_written: false,
             profile: None,
         }
     }

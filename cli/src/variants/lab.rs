@@ -34,7 +34,7 @@ impl Children {
     fn spec(&self, run: &Run) -> Result<LoadSpec, VariantError> {
         match self.missing(&run.engine) {
             Some(missing) => Err(VariantError::Engine(missing)),
-            None => Ok(LoadSpec::cpu(&run.model, NonZeroUsize::MIN)),
+            None => Ok(LoadSpec { as_written: run.as_written, ..LoadSpec::cpu(&run.model, NonZeroUsize::MIN) }),
         }
     }
 }

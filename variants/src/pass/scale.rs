@@ -53,17 +53,15 @@ pub fn weights(values: &[f32], dims: &[i64], axis: Option<usize>, reduce_range: 
 }
 
 /// Widens the steps of weights whose bias, in steps of weights times input, would not fit 32 bits (as ONNX Runtime's
-/// `_adjust_weight_scale_for_int32_bias`).
+/// `_adjust_weight_scale_for_int32_bias`, which doubles and widens a channel's bias as a 32-bit float, a tensor's as one of 64 bits).
 pub fn make_room(weights: &mut [Scale], input: Scale, bias: &[f32]) {
     const SPAN: f64 = 4_294_967_294.0; // from -(2^31 - 1) to 2^31 - 1
-    let least = |most: f64| 1.0001 * (2.0 * most) / SPAN;
-    let most_of = |at: usize, single: bool| {
-        let values = if single { bias } else { bias.get(at..=at).unwrap_or_default() };
-        values.iter().fold(0.0f64, |most, v| most.max(f64::from(*v).abs()))
-    };
     let single = weights.len() == 1;
+    let of_tensor = 1.0001 * (2.0 * bias.iter().fold(0.0f64, |most, v| most.max(f64::from(v.abs()))));
     for (at, weight) in weights.iter_mut().enumerate() {
-        let (least, step) = (least(most_of(at, single)), f64::from(input.scale) * f64::from(weight.scale));
+        let of_channel = || bias.get(at).map_or(0.0, |v| f64::from(1.0001f32 * (2.0 * v.abs())));
+        let least = if single { of_tensor } else { of_channel() } / SPAN;
+        let step = f64::from(input.scale) * f64::from(weight.scale);
         if step < least && step > 0.0 {
             weight.scale = (f64::from(weight.scale) * (least / step)) as f32;
         }

@@ -68,7 +68,7 @@ pub(super) fn load(
 }
 
 fn options(runtime: &Runtime, spec: &LoadSpec) -> EngineResult<SessionBuilder> {
-    let level = if spec.profile.is_some() { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::All };
+    let level = if spec.as_written || spec.profile.is_some() { GraphOptimizationLevel::Disable } else { GraphOptimizationLevel::All };
     let builder = Session::builder(&runtime.environment)?
         .with_optimization_level(level)?
         .with_intra_threads(spec.intra_threads.get())?
