@@ -14,6 +14,7 @@ use lab::Children;
 use policy::card::Metric;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
+use worker::validate::Limits;
 
 /// Accuracy that a variant must keep where no floor is given.
 const FLOOR: f64 = 0.99;
@@ -32,7 +33,8 @@ async fn make_all(args: VariantsMake) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::from(2));
         }
     };
-    let children = Children::new(args.onnxruntime.as_deref(), args.validate_seconds, args.validate_memory_mb)?;
+    let limits = Limits { time: Duration::from_secs(args.validate_seconds), memory_bytes: args.validate_memory_mb.saturating_mul(1 << 20) };
+    let children = Children::new(args.onnxruntime.as_deref(), limits, Duration::from_millis(args.budget_ms))?;
     let svg = args.svg.clone().unwrap_or_else(|| order.out.join("variants.svg"));
     let output = args.output;
     let outcomes = tokio::task::spawn_blocking(move || {
@@ -98,6 +100,7 @@ fn order(args: &VariantsMake) -> Result<Order, String> {
         method: Method::parse(&args.method)
             .ok_or_else(|| format!("--method {}: expected min-max, percentile, entropy or mse", args.method))?,
         reduce_range: !lab::has_vnni(),
+        keep_slow: args.keep_slow,
         now,
     })
 }

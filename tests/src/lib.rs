@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 pub struct Kit {
     pub sluice: PathBuf,
     pub models: PathBuf,
+    pub data: PathBuf,
     pub etcd: PathBuf,
     pub python: PathBuf,
     pub photos: PathBuf,
@@ -53,6 +54,7 @@ impl Kit {
         Some(Self {
             sluice: var("SLUICE_BIN")?,
             models: var("SLUICE_TEST_MODELS")?,
+            data: var("SLUICE_TEST_DATA")?,
             etcd: var("SLUICE_ETCD")?,
             python: var("SLUICE_PYTHON")?,
             photos: var("SLUICE_PHOTOS")?,
@@ -85,6 +87,12 @@ impl Kit {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("py").join(script);
         let output = Command::new(&self.python).arg(path).args(args).output().unwrap();
         said(&format!("{script} {}", args.join(" ")), &output)
+    }
+
+    /// Runs a script of `tests/py` that may fail; whether it did not.
+    pub fn try_python(&self, script: &str, args: &[&str]) -> bool {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("py").join(script);
+        Command::new(&self.python).arg(path).args(args).output().unwrap().status.success()
     }
 
     /// Runs `sluice` with `args`; its exit code, standard output and standard error.

@@ -47,6 +47,8 @@ pub struct Order {
     pub method: Method,
     /// Does this machine lack VNNI?
     pub reduce_range: bool,
+    /// Keep what is right and not faster here: for other machines.
+    pub keep_slow: bool,
     /// Seconds since 1970, for the cards.
     pub now: u64,
 }
@@ -363,9 +365,12 @@ impl<'a> Work<'a> {
             }
         }
         for (line, candidate) in &made {
-            match (candidate, &line.outcome) {
-                (Some(found), Outcome::Kept | Outcome::NotProfiled(_)) => self.staging.keep(&found.folder, &found.card)?,
-                _ => {}
+            // A candidate is right; all that it may be refused for by now is its speed here, or that it could not be timed.
+            let slow = line.timing.is_some() && self.order.keep_slow;
+            if let Some(found) = candidate
+                && (slow || matches!(line.outcome, Outcome::Kept | Outcome::NotProfiled(_)))
+            {
+                self.staging.keep(&found.folder, &found.card)?;
             }
         }
         let made = made.into_iter().map(|(line, _)| line).collect();

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 const WARM_UPS: usize = 3;
 /// Fewest and most rounds of a batch size.
 const ROUNDS: std::ops::RangeInclusive<usize> = 7..=60;
-/// How long the rounds of a batch size may take for each model.
-const TIME_MAX: Duration = Duration::from_millis(1500);
+/// How long the rounds of a batch size take for each model, unless a caller has less time.
+pub const BUDGET: Duration = Duration::from_millis(1500);
 /// How long an engine has to stop when it was told to, before its process is killed.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
@@ -105,22 +105,23 @@ impl Lab {
     }
 
     /// Times `specs` in turn with each other, so that what disturbs one disturbs all: each round runs each once, and another is first in
-    /// every round. The `row` is given as often as a batch is long. Blocks. One answer for each, in order.
-    pub fn time(&self, specs: &[LoadSpec], row: &[Input], rows: &[u32]) -> Vec<Result<Timing, EngineError>> {
+    /// every round. The `row` is given as often as a batch is long. Each size of batch takes `budget` for each model, and seven rounds at
+    /// least. Blocks. One answer for each, in order.
+    pub fn time(&self, specs: &[LoadSpec], row: &[Input], rows: &[u32], budget: Duration) -> Vec<Result<Timing, EngineError>> {
         let mut trials: Vec<Result<(Trial, Timing), EngineError>> = specs
             .iter()
             .map(|spec| self.load(spec).map(|trial| (Timing { batches: Vec::new(), load_ms: trial.load_ms }, trial)).map(|(t, l)| (l, t)))
             .collect();
         for rows in rows {
             let inputs: Vec<Input> = row.iter().map(|input| input.repeated(*rows)).collect();
-            round_robin(&mut trials, &inputs, *rows);
+            round_robin(&mut trials, &inputs, *rows, budget);
         }
         trials.into_iter().map(|trial| trial.map(|(_, timing)| timing)).collect()
     }
 }
 
 /// Times one batch size. A model that fails is out.
-fn round_robin(trials: &mut [Result<(Trial, Timing), EngineError>], inputs: &[Input], rows: u32) {
+fn round_robin(trials: &mut [Result<(Trial, Timing), EngineError>], inputs: &[Input], rows: u32, budget: Duration) {
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); trials.len()];
     for slot in trials.iter_mut() {
         let warmed = slot.as_mut().ok().map(|(trial, _)| (0..WARM_UPS).try_for_each(|_| trial.run(inputs).map(drop)));
@@ -129,7 +130,7 @@ fn round_robin(trials: &mut [Result<(Trial, Timing), EngineError>], inputs: &[In
         }
     }
     let started = Instant::now();
-    let budget = TIME_MAX.saturating_mul(u32::try_from(trials.len()).unwrap_or(u32::MAX));
+    let budget = budget.saturating_mul(u32::try_from(trials.len()).unwrap_or(u32::MAX));
     for round in 0..*ROUNDS.end() {
         if round >= *ROUNDS.start() && started.elapsed() > budget {
             break;

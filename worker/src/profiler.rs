@@ -8,7 +8,7 @@ use crate::config::WorkerConfig;
 use crate::engine::LoadSpec;
 use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
-use crate::lab::{Input, Lab};
+use crate::lab::{BUDGET, Input, Lab};
 use crate::manage::fetch;
 use crate::memory::Ledger;
 use crate::verdict::{How, Verdicts};
@@ -88,12 +88,13 @@ impl Profiler {
             specs.push(LoadSpec::cpu(folder.join(runs.model_file), NonZeroUsize::MIN));
         }
         self.idle().await;
-        let device = self.config.devices.iter().find(|d| d.name == "cpu").ok_or_else(|| WorkerError::Signature("no processor".to_owned()))?;
+        let device =
+            self.config.devices.iter().find(|d| d.name == "cpu").ok_or_else(|| WorkerError::Signature("no processor".to_owned()))?;
         let _memory = self.ledger.reserve(device, reference.bytes_resident.saturating_add(runs.bytes_resident))?;
         let rows: Vec<u32> = ROWS.into_iter().filter(|rows| *rows <= version.signature.max_batch_size.max(1)).collect();
         let row = inputs(version, variant)?;
         let lab = self.lab.clone();
-        let measured = tokio::task::spawn_blocking(move || lab.time(&specs, &row, &rows)).await;
+        let measured = tokio::task::spawn_blocking(move || lab.time(&specs, &row, &rows, BUDGET)).await;
         let mut measured = measured.map_err(|e| WorkerError::Signature(e.to_string()))?.into_iter();
         let (Some(reference), Some(timing)) = (measured.next(), measured.next()) else { return Ok(()) };
         let (reference, timing) = (reference?, timing?);

@@ -41,6 +41,12 @@ pub(crate) struct VariantsMake {
     /// Where the picture of latency against accuracy goes; variants.svg among the variants when not given
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+    /// Keep variants that are right and not faster on this machine, for others: where each pays is measured there
+    #[arg(long)]
+    pub(crate) keep_slow: bool,
+    /// Milliseconds for which each variant is timed at each batch size
+    #[arg(long, default_value_t = 1500)]
+    pub(crate) budget_ms: u64,
     /// ONNX Runtime library; the fetched or the system's when not given
     #[arg(long, env = "SLUICE_ONNXRUNTIME", value_name = "FILE")]
     pub(crate) onnxruntime: Option<PathBuf>,

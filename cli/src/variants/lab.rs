@@ -17,18 +17,18 @@ pub(super) struct Children {
     lab: Lab,
     class: String,
     handle: Handle,
+    budget: Duration,
 }
 
 impl Children {
     /// Called within tokio.
-    pub(super) fn new(onnxruntime: Option<&Path>, seconds: u64, memory_mb: u64) -> anyhow::Result<Self> {
+    pub(super) fn new(onnxruntime: Option<&Path>, limits: Limits, budget: Duration) -> anyhow::Result<Self> {
         let runtime = library::open(onnxruntime)?;
         let binary = std::env::current_exe()?;
-        let limits = Limits { time: Duration::from_secs(seconds), memory_bytes: memory_mb.saturating_mul(1 << 20) };
         let host = worker::devices::discover();
         let class = worker::devices::devices(&host).into_iter().next().map_or("cpu".to_owned(), |d| d.class);
         let class = format!("{class}, one thread, ONNX Runtime {}", runtime.version());
-        Ok(Self { lab: Lab::new(runtime, binary, limits), class, handle: Handle::current() })
+        Ok(Self { lab: Lab::new(runtime, binary, limits), class, handle: Handle::current(), budget })
     }
 
     fn spec(&self, run: &Run) -> Result<LoadSpec, VariantError> {
@@ -88,7 +88,7 @@ impl Runtime for Children {
     fn time(&self, runs: &[Run], sample: &[Tensor], rows: &[u32]) -> Result<Vec<Result<Timing, VariantError>>, VariantError> {
         let specs = runs.iter().map(|run| self.spec(run)).collect::<Result<Vec<_>, _>>()?;
         let row: Vec<Input> = sample.iter().map(input).collect();
-        let times = self.lab.time(&specs, &row, rows);
+        let times = self.lab.time(&specs, &row, rows, self.budget);
         let timing = |t: worker::lab::Timing| Timing { batches: t.batches, bytes_resident: 0, load_ms: t.load_ms };
         Ok(times.into_iter().map(|t| t.map(timing).map_err(said)).collect())
     }

@@ -12,6 +12,24 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 const FLOAT: i32 = DataType::Float as i32;
 
+/// Operators whose bf16 form came with opset 22 (ONNX's `Operators.md`).
+const BF16_SINCE_22: [&str; 14] = [
+    "AveragePool",
+    "Conv",
+    "ConvTranspose",
+    "Elu",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "HardSigmoid",
+    "HardSwish",
+    "InstanceNormalization",
+    "LpNormalization",
+    "MaxPool",
+    "Selu",
+    "Softplus",
+    "Softsign",
+];
+
 /// Which 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -57,7 +75,7 @@ impl Cast {
         all.into_iter().chain(["Softmax"]).map(str::to_owned).collect()
     }
 
-    fn keeps(&self, node: &NodeProto) -> bool {
+    fn keeps(&self, node: &NodeProto, opset: i64) -> bool {
         const NO_SUCH_FORM: [&str; 8] = [
             "DequantizeLinear",
             "DynamicQuantizeLinear",
@@ -68,7 +86,9 @@ impl Cast {
             "Range",
             "Multinomial",
         ];
-        self.keep.contains(node.op_type()) || NO_SUCH_FORM.contains(&node.op_type()) || !matches!(node.domain(), "" | "ai.onnx")
+        let later = self.to == To::Bf16 && opset < 22 && BF16_SINCE_22.contains(&node.op_type());
+        let kept = self.keep.contains(node.op_type()) || NO_SUCH_FORM.contains(&node.op_type());
+        kept || later || !matches!(node.domain(), "" | "ai.onnx")
     }
 
     pub(super) fn apply(&self, model: &mut Model) -> Result<Done, VariantError> {
@@ -85,14 +105,16 @@ impl Cast {
                 function.name()
             )));
         }
+        let opset = model.opset();
+        let all_elements = model.graph().initializer.iter().filter(|t| t.data_type() == FLOAT).map(elements).sum();
         let graph = model.graph_mut();
         let unknown = |operator| VariantError::NotApplicable(format!("the types that {operator} gives are not known"));
         let types = types::infer(graph).map_err(unknown)?;
         let index = Index::of(graph);
         graph.value_info.clear(); // some say FLOAT of what is not any more
-        let kept: HashSet<usize> = graph.node.iter().enumerate().filter(|(_, n)| self.keeps(n)).map(|(at, _)| at).collect();
+        let kept: HashSet<usize> = graph.node.iter().enumerate().filter(|(_, n)| self.keeps(n, opset)).map(|(at, _)| at).collect();
         let floats = types.iter().filter(|(_, t)| **t == FLOAT).map(|(name, _)| name.clone()).collect();
-        let mut edit = Edit { to: self.to, names: Names::of(graph), floats, kept, casts: HashMap::new(), graph, stored: 0 };
+        let mut edit = Edit { to: self.to, names: Names::of(graph), floats, kept, casts: HashMap::new(), graph, stored: 0, elements: 0 };
         for at in 0..edit.graph.node.len() {
             edit.inputs(at, &index)?;
         }
@@ -101,8 +123,11 @@ impl Cast {
         }
         let mut done = Done { changed: edit.stored, lines: Vec::new() };
         let kept = edit.kept.len();
-        if done.changed == 0 {
-            return Err(VariantError::NotApplicable("no FLOAT weights outside of operators that stay in float".to_owned()));
+        if done.changed == 0 || edit.elements.saturating_mul(2) < all_elements {
+            let later = if self.to == To::Bf16 && opset < 22 { "; at opset 22 convolutions have a bf16 form" } else { "" };
+            return Err(VariantError::NotApplicable(format!(
+                "most FLOAT weights, if there are any, are of operators that stay in float{later}"
+            )));
         }
         done.say(format!("{} tensors of weights in {:?}", done.changed, self.to).to_lowercase());
         if kept > 0 {
@@ -127,8 +152,13 @@ struct Edit<'a> {
     /// What a value is called in the other type, by its name and whether the other is the short one.
     casts: HashMap<(String, bool), String>,
     graph: &'a mut GraphProto,
-    /// Weights that were stored anew.
+    /// Weights that were stored anew, and their elements.
     stored: usize,
+    elements: i64,
+}
+
+fn elements(tensor: &TensorProto) -> i64 {
+    tensor.dims.iter().fold(1, |product, d| product.saturating_mul(*d))
 }
 
 impl Edit<'_> {
@@ -158,8 +188,9 @@ impl Edit<'_> {
                 (true, Some(tensor)) if !self.casts.contains_key(&(name.clone(), true)) => {
                     let tensor = self.shortened(&tensor)?;
                     let other = tensor.name().to_owned();
-                    self.graph.initializer.push(tensor);
                     self.stored += 1;
+                    self.elements = self.elements.saturating_add(elements(&tensor));
+                    self.graph.initializer.push(tensor);
                     self.casts.insert((name.clone(), true), other.clone());
                     other
                 }
