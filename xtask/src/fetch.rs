@@ -23,6 +23,8 @@ use crate::pins::Pins;
 pub(crate) enum Item {
     /// The ONNX Runtime library, from its Python wheel
     Onnxruntime,
+    /// The OpenVINO libraries, from their Python wheel
+    Openvino,
     /// etcd and etcdctl, from Debian
     Etcd,
     /// protoc for machines without one
@@ -42,11 +44,12 @@ pub(crate) enum Item {
 impl Item {
     /// In the order in which they are made: models are built with the Python of the venv.
     pub(crate) const ALL: &[Self] =
-        &[Self::Onnxruntime, Self::Etcd, Self::Protoc, Self::Venv, Self::Node, Self::Perf, Self::Cpp, Self::Models];
+        &[Self::Onnxruntime, Self::Openvino, Self::Etcd, Self::Protoc, Self::Venv, Self::Node, Self::Perf, Self::Cpp, Self::Models];
 
     fn name(self) -> &'static str {
         match self {
             Self::Onnxruntime => "onnxruntime",
+            Self::Openvino => "openvino",
             Self::Etcd => "etcd",
             Self::Protoc => "protoc",
             Self::Venv => "venv",
@@ -60,7 +63,7 @@ impl Item {
     fn key(self, pins: &Pins) -> Result<String> {
         let mut parts: Vec<String> = pins.of(self).map(|pin| format!("{} {}", pin.file, pin.sha256)).collect();
         let mut files: Vec<PathBuf> = match self {
-            Self::Onnxruntime | Self::Etcd | Self::Perf | Self::Cpp => Vec::new(),
+            Self::Onnxruntime | Self::Openvino | Self::Etcd | Self::Perf | Self::Cpp => Vec::new(),
             Self::Protoc => vec![pip::protoc_requirements()?],
             Self::Venv => vec![pip::venv_requirements()?],
             Self::Node => npm::manifests()?.to_vec(),
@@ -78,6 +81,7 @@ impl Item {
     fn outputs(self, cache: &Cache, pins: &Pins) -> Result<Vec<PathBuf>> {
         Ok(match self {
             Self::Onnxruntime => vec![cache.onnxruntime(pins.version(self)?)],
+            Self::Openvino => vec![cache.openvino(pins.version(self)?)],
             Self::Etcd => {
                 let folder = cache.etcd(pins.version(self)?);
                 vec![folder.join("etcd"), folder.join("etcdctl")]
@@ -94,6 +98,7 @@ impl Item {
     fn make(self, cache: &Cache, pins: &Pins) -> Result<()> {
         match self {
             Self::Onnxruntime => pip::onnxruntime(cache, pins),
+            Self::Openvino => pip::openvino(cache, pins),
             Self::Etcd => apt::etcd(cache, pins),
             Self::Protoc => pip::protoc(cache),
             Self::Venv => pip::venv(cache),
