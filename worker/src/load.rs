@@ -2,7 +2,7 @@
 
 use crate::config::{QUEUE_BYTES_MAX, QUEUE_LEN_MAX, WorkerConfig};
 use crate::cores::CorePlan;
-use crate::engine::{EngineSignature, Fallback, LoadSpec, ProviderReport};
+use crate::engine::{EngineName, EngineSignature, Fallback, LoadSpec, ProviderReport};
 use crate::error::WorkerError;
 use crate::memory::Reservation;
 use crate::replica::{INLINE_US_MAX, Parts, Replica};
@@ -63,7 +63,9 @@ pub(crate) fn load(
     if let Some(asked) = threads.filter(|asked| *asked > config.cores.cores) {
         tracing::warn!(variant = %placement.variant, asked, cores = config.cores.cores, "intra_op_thread_count is more than the cores there are");
     }
+    let unknown = || WorkerError::Invalid(format!("variant {} is for an engine that this worker does not know", placement.variant.name));
     let spec = LoadSpec {
+        engine: EngineName::parse(placement.variant.name.engine()).ok_or_else(unknown)?,
         provider: placement.provider,
         device_id: device_id(&placement.device),
         fallback: if placement.fallback.is_some() { Fallback::Cpu } else { Fallback::Never },

@@ -290,7 +290,7 @@ impl Manager {
 /// How a placement is run.
 fn how(placement: &PlacementRecord) -> How {
     let fallback = if placement.fallback.is_some() { Fallback::Cpu } else { Fallback::Never };
-    How { provider: placement.provider, device_id: device_id(&placement.device), fallback }
+    How { provider: placement.provider, device_id: device_id(&placement.device), fallback, ..How::CPU }
 }
 
 /// What the version is, and its files on this host.

@@ -83,7 +83,7 @@ impl Worker {
         let mut tasks = Vec::new();
         let manager = Manager {
             config: config.clone(),
-            loader: Arc::new(Loader::new(runtime, config.isolation, config.binary.clone())),
+            loader: Arc::new(Loader::new(runtime, config.openvino.clone(), config.isolation, config.binary.clone())),
             registry,
             artifacts: artifacts.clone(),
             verdicts,
