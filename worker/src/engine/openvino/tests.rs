@@ -245,21 +245,25 @@ fn a_run_that_fails_is_an_error_and_no_empty_answer() {
 }
 
 #[test]
-fn what_was_compiled_before_gives_the_same_answers() {
+fn what_was_compiled_before_gives_the_same_answers_and_is_not_taken_for_another_precision() {
     let Some(runtime) = openvino() else { return };
     let cache = tempfile::tempdir().unwrap();
-    let spec = LoadSpec { cache_dir: Some(cache.path().to_owned()), ..cpu("demo/efficientnet_lite0/1/model.onnx") };
     let data = floats(3 * 224 * 224);
-    let mut before = None;
-    for _ in 0..2 {
-        let mut engine = runtime.load(&spec).unwrap();
+    let answer = |hint: Option<PrecisionHint>| {
+        let cache_dir = Some(cache.path().to_owned());
+        let mut engine = runtime.load(&LoadSpec { cache_dir, hint, ..cpu("demo/efficientnet_lite0/1/model.onnx") }).unwrap();
         let view = TensorView::new("x", DataType::Fp32, &[1, 3, 224, 224], &data);
         let answer = engine.run(&[view], &CancelFlag::new()).unwrap().remove(0).data;
-        let now = (engine.signature().clone(), engine.provider().clone(), answer);
-        assert!(before.is_none_or(|before| before == now));
-        before = Some(now);
         assert!(std::fs::read_dir(cache.path()).unwrap().count() > 0, "nothing was kept");
+        (engine.signature().clone(), engine.provider().clone(), answer)
+    };
+    let first = answer(None);
+    assert!(first == answer(None));
+    if runtime.core.property(model::DEVICE, "OPTIMIZATION_CAPABILITIES").unwrap().contains("BF16") {
+        let rounded = answer(Some(PrecisionHint::Bf16));
+        assert!(rounded.1.used[0].0.ends_with("bf16") && rounded.2 != first.2 && rounded == answer(Some(PrecisionHint::Bf16)));
     }
+    assert!(first == answer(None));
 }
 
 #[test]
