@@ -170,6 +170,9 @@ pub(crate) struct Engines {
     /// ONNX Runtime library; the fetched or the system's when not given
     #[arg(long, env = "SLUICE_ONNXRUNTIME", value_name = "FILE")]
     pub(crate) onnxruntime: Option<PathBuf>,
+    /// OpenVINO's C library; the fetched or the system's when not given, and where there is none, models that ask for it are refused
+    #[arg(long, env = "SLUICE_OPENVINO", value_name = "FILE")]
+    pub(crate) openvino: Option<PathBuf>,
     /// Cores engines may use; all when not given
     #[arg(long, env = "SLUICE_CORES")]
     pub(crate) cores: Option<std::num::NonZeroUsize>,
@@ -396,6 +399,9 @@ pub(crate) struct Doctor {
     /// ONNX Runtime library; the fetched or the system's when not given
     #[arg(long, env = "SLUICE_ONNXRUNTIME", value_name = "FILE")]
     pub(crate) onnxruntime: Option<PathBuf>,
+    /// OpenVINO's C library; the fetched or the system's when not given
+    #[arg(long, env = "SLUICE_OPENVINO", value_name = "FILE")]
+    pub(crate) openvino: Option<PathBuf>,
     /// Endpoints of etcd to try, separated by commas
     #[arg(long, env = "SLUICE_ETCD_ENDPOINTS", value_delimiter = ',', value_name = "URL")]
     pub(crate) etcd: Vec<String>,

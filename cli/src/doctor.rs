@@ -52,4 +52,8 @@ fn engines(args: &Doctor, line: &mut dyn FnMut(bool, String)) {
         ),
         Err(error) => line(false, error.to_string()),
     }
+    match crate::role::library::find_openvino(args.openvino.as_deref()) {
+        Ok(found) => line(true, format!("OpenVINO {} at {}", found.version, found.path.display())),
+        Err(error) => line(args.openvino.is_none(), error.to_string()),
+    }
 }

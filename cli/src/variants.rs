@@ -34,7 +34,7 @@ async fn make_all(args: VariantsMake) -> anyhow::Result<ExitCode> {
         }
     };
     let limits = Limits { time: Duration::from_secs(args.validate_seconds), memory_bytes: args.validate_memory_mb.saturating_mul(1 << 20) };
-    let children = Children::new(args.onnxruntime.as_deref(), limits, Duration::from_millis(args.budget_ms))?;
+    let children = Children::new(args.onnxruntime.as_deref(), args.openvino.as_deref(), limits, Duration::from_millis(args.budget_ms))?;
     let svg = args.svg.clone().unwrap_or_else(|| order.out.join("variants.svg"));
     let output = args.output;
     let outcomes = tokio::task::spawn_blocking(move || {

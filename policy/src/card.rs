@@ -1,7 +1,7 @@
 //! The card of a variant: how it was made and how far its answers are from the reference's. It lies beside the variant's file as
 //! `card.toml`. How fast it is depends on the device and is in a profile.
 
-use crate::{Digest, VariantName};
+use crate::{Digest, PrecisionHint, VariantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -96,7 +96,7 @@ pub struct Card {
     pub bytes: u64,
     /// What the engine is told to compute in, where it chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub hint: Option<PrecisionHint>,
     /// Samples that passes went by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,

@@ -13,6 +13,7 @@ pub mod card;
 pub mod check;
 pub mod classify;
 mod cores;
+mod engine;
 mod envelope;
 mod failure;
 mod image;
@@ -31,6 +32,7 @@ mod tensor;
 mod time;
 
 pub use cores::CoreShare;
+pub use engine::{EngineName, PrecisionHint};
 pub use envelope::{Envelope, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Served};
 pub use failure::{Code, Dims, Failure, Retry};
 pub use image::{ImageChannels, ImageLayout, ImageResize, ImageSpec};

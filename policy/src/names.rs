@@ -106,6 +106,18 @@ text_name!(
     Digest, NameError::Digest, |t| t.len() == 64 && t.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 );
 
+impl VariantName {
+    /// What comes before the `@`.
+    pub fn precision(&self) -> &str {
+        self.0.split_once('@').map_or("", |(precision, _)| precision)
+    }
+
+    /// What comes after the `@`; [`crate::EngineName::parse`] knows the engines there are.
+    pub fn engine(&self) -> &str {
+        self.0.split_once('@').map_or("", |(_, engine)| engine)
+    }
+}
+
 /// A model's version: 1 to 2^63-1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
@@ -214,7 +226,9 @@ mod tests {
         #[test]
         fn a_variant_id_reads_back_as_written(model in "[a-z][a-z0-9]{0,8}", version in 1u64..1000, precision in "[a-z0-9]{1,6}") {
             let text = format!("{model}:{version}:{precision}@ort");
-            prop_assert_eq!(VariantId::parse(&text).unwrap().to_string(), text);
+            let id = VariantId::parse(&text).unwrap();
+            prop_assert_eq!((id.name.precision(), id.name.engine()), (precision.as_str(), "ort"));
+            prop_assert_eq!(id.to_string(), text);
         }
 
         #[test]

@@ -6,7 +6,7 @@ mod variant;
 pub use variant::{Runs, VariantRecord};
 
 use crate::profile::{BatchTime, SpeedVerdict};
-use crate::{Digest, ExecutionProvider, ImageSpec, ModelName, Padding, Signature, VariantId, VariantName, Version, WorkerId};
+use crate::{Digest, ExecutionProvider, ImageSpec, ModelName, Padding, PrecisionHint, Signature, VariantId, VariantName, Version, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -386,7 +386,7 @@ record! {
         load_ms: u64,
         /// What the engine was told to compute in.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        hint: Option<String>,
+        hint: Option<PrecisionHint>,
         /// By rows of a batch, where it was measured beside its reference.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         batches: Vec<BatchTime>,

@@ -88,6 +88,8 @@ fn what_is_missing_or_taken_is_said_before_anything_is_loaded() {
     refuses(&kit, &["--models", models, "--data-dir", data_dir, "--onnxruntime", other], 1, &[other, "OrtGetApiBase", "cargo xtask fetch"]);
     let old = old_library(data.path());
     refuses(&kit, &["--models", models, "--data-dir", data_dir, "--onnxruntime", text(&old)], 1, &["1.20.1", "1.24", "cargo xtask fetch"]);
+    let no_openvino = ["--models", models, "--data-dir", data_dir, "--openvino", "/nowhere/libopenvino_c.so"];
+    refuses(&kit, &no_openvino, 1, &["/nowhere/libopenvino_c.so", "openvino is not installed", "cargo xtask fetch"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let (code, _, said) =

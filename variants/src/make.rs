@@ -289,7 +289,7 @@ impl<'a> Work<'a> {
         let run = Run {
             model: model.clone().unwrap_or_else(|| self.order.model.clone()),
             engine: recipe.engine().to_owned(),
-            hint: recipe.hint.map(str::to_owned),
+            hint: recipe.hint,
             as_written: false,
         };
         let (digest, bytes) = match &model {
@@ -321,7 +321,7 @@ impl<'a> Work<'a> {
             source: self.source_digest.clone(),
             model: digest,
             bytes,
-            hint: run.hint.clone(),
+            hint: run.hint,
             calibration,
             fidelity: fidelity.clone(),
             sample: self.evaluation.batch(0, 1).into_iter().map(|t| (t.name, t.shape)).collect(),

@@ -4,6 +4,7 @@ use crate::calibrate::Method;
 use crate::graph::is;
 use crate::onnx::pb::GraphProto;
 use crate::pass::{Activations, Cast, Dynamic, Pass, Qdq, Ranges, To, WeightOnly};
+use policy::PrecisionHint;
 use std::collections::BTreeSet;
 
 /// What a recipe does to the model.
@@ -29,7 +30,7 @@ pub struct Recipe {
     /// What it does.
     pub make: Make,
     /// What the engine is told to compute in.
-    pub hint: Option<&'static str>,
+    pub hint: Option<PrecisionHint>,
     /// For people.
     pub summary: &'static str,
 }
@@ -41,8 +42,8 @@ pub const ALL: &[Recipe] = &[
     Recipe { name: "int8-weights@ort", make: Make::Weights(8), hint: None, summary: "weights of 8 bits by blocks" },
     Recipe { name: "int4-weights@ort", make: Make::Weights(4), hint: None, summary: "weights of 4 bits by blocks" },
     Recipe { name: "fp16@ort", make: Make::Cast(To::Fp16), hint: None, summary: "half precision" },
-    Recipe { name: "fp32@openvino", make: Make::Same, hint: Some("f32"), summary: "the same file, by OpenVINO" },
-    Recipe { name: "bf16@openvino", make: Make::Same, hint: Some("bf16"), summary: "the same file, computed in bf16" },
+    Recipe { name: "fp32@openvino", make: Make::Same, hint: Some(PrecisionHint::F32), summary: "the same file, by OpenVINO" },
+    Recipe { name: "bf16@openvino", make: Make::Same, hint: Some(PrecisionHint::Bf16), summary: "the same file, computed in bf16" },
     Recipe { name: "int8-qdq@openvino", make: Make::Qdq(Activations::U8), hint: None, summary: "int8, calibrated, by OpenVINO" },
     Recipe { name: "fp16@tensorrt", make: Make::Cast(To::Fp16), hint: None, summary: "half precision, strongly typed" },
     Recipe { name: "bf16@tensorrt", make: Make::Cast(To::Bf16), hint: None, summary: "bfloat16, strongly typed" },

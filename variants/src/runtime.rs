@@ -2,7 +2,7 @@
 
 use crate::VariantError;
 use bytes::Bytes;
-use policy::DataType;
+use policy::{DataType, PrecisionHint};
 use std::path::{Path, PathBuf};
 
 /// A value that goes into a model or comes out of it.
@@ -57,8 +57,8 @@ pub struct Run {
     pub model: PathBuf,
     /// `ort`, `openvino`.
     pub engine: String,
-    /// What to compute in, where the engine chooses: `f32`, `f16`, `bf16`.
-    pub hint: Option<String>,
+    /// What to compute in, where the engine chooses.
+    pub hint: Option<PrecisionHint>,
     /// Nothing fused: every value inside is what its operators say.
     pub as_written: bool,
 }

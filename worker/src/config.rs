@@ -1,6 +1,7 @@
 //! What a worker is told at its start.
 
 use crate::cores::CorePlan;
+use crate::engine::{EngineError, Found};
 use crate::runner::Isolation;
 use policy::{Capabilities, ExecutionProvider, WorkerId};
 use registry::Keys;
@@ -44,6 +45,8 @@ pub struct WorkerConfig {
     pub binary: PathBuf,
     /// The ONNX Runtime library this process loaded, for the same children.
     pub library: PathBuf,
+    /// The OpenVINO library for engines of it, wherever they live; else why there is none.
+    pub openvino: Result<Found, EngineError>,
     /// Longest a validating child may take.
     pub validate_time_max: Duration,
     /// Most memory a validating child may take, in bytes.

@@ -13,7 +13,7 @@ mod tests;
 pub use profile::{OperatorFlops, OperatorRuns};
 pub use shapes::{ShapeError, Shapes};
 
-use crate::engine::{ExecutionProvider, Fallback};
+use crate::engine::{EngineName, ExecutionProvider, Fallback};
 use crate::offer::REFERENCE;
 use crate::onnx::{self, Scan, ScanError, Tensor};
 use crate::validate::{self, Facts, Limits, Trial, Verdict};
@@ -207,6 +207,8 @@ async fn profiled(request: &Request, equations: &BTreeSet<String>, shapes: Shape
 fn to_validate(request: &Request) -> Result<validate::Request, String> {
     Ok(validate::Request {
         model: request.model.clone(),
+        engine: EngineName::Ort,
+        hint: None,
         libraries: vec![request.library.clone()?],
         provider: ExecutionProvider::Cpu,
         device_id: 0,

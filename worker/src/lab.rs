@@ -1,7 +1,7 @@
 //! Models that nobody serves yet: loaded, run and timed in child processes, for the making and checking of variants and for profiles.
 
 use crate::engine::ort::Runtime;
-use crate::engine::{CancelFlag, Engine, EngineError, LoadSpec, TensorOut, TensorView};
+use crate::engine::{CancelFlag, Engine, EngineError, EngineName, Found, LoadSpec, TensorOut, TensorView};
 use crate::runner::{Isolation, Loaded, Loader};
 use crate::validate::{Facts, Limits, Request, Verdict, validate};
 use policy::DataType;
@@ -25,6 +25,7 @@ pub struct Lab {
     loader: Loader,
     binary: PathBuf,
     library: PathBuf,
+    openvino: Result<Found, EngineError>,
     limits: Limits,
 }
 
@@ -64,15 +65,15 @@ pub struct Timing {
 }
 
 impl Lab {
-    /// Children are `binary`, and load the library of `runtime`.
-    pub fn new(runtime: Arc<Runtime>, binary: PathBuf, limits: Limits) -> Self {
+    /// Children are `binary`, and load the library of `runtime`, or OpenVINO's where there is one.
+    pub fn new(runtime: Arc<Runtime>, openvino: Result<Found, EngineError>, binary: PathBuf, limits: Limits) -> Self {
         let library = runtime.path().to_owned();
-        Self { loader: Loader::new(runtime, Isolation::Process, binary.clone()), binary, library, limits }
+        Self { loader: Loader::new(runtime, openvino.clone(), Isolation::Process, binary.clone()), binary, library, openvino, limits }
     }
 
-    /// Version of the engine.
-    pub fn engine_version(&self) -> &str {
-        self.loader.version()
+    /// Name and version of an engine's library; `None` where it is not installed.
+    pub fn engine_version(&self, engine: EngineName) -> Option<String> {
+        self.loader.version_of(engine).map(|version| format!("{} {version}", engine.library()))
     }
 
     /// A first look at what nobody knows, under limits.
@@ -80,9 +81,16 @@ impl Lab {
     /// # Errors
     /// Why it must not be loaded, or why nothing was learned of it.
     pub async fn check(&self, spec: &LoadSpec) -> Result<Facts, String> {
+        let library = match (spec.engine, &self.openvino) {
+            (EngineName::Ort, _) => self.library.clone(),
+            (EngineName::Openvino, Ok(found)) => found.path.clone(),
+            (EngineName::Openvino, Err(missing)) => return Err(missing.to_string()),
+        };
         let request = Request {
             model: spec.path.clone(),
-            libraries: vec![self.library.clone()],
+            engine: spec.engine,
+            hint: spec.hint,
+            libraries: vec![library],
             provider: spec.provider,
             device_id: spec.device_id,
             fallback: spec.fallback,

@@ -7,6 +7,7 @@ use crate::error::WorkerError;
 use crate::memory::Reservation;
 use crate::replica::{INLINE_US_MAX, Parts, Replica};
 use crate::runner::Loader;
+use crate::verdict::How;
 use policy::batch::Limits;
 use policy::profile::Latency;
 use policy::{ExecutionProvider, PlacementRecord, Signature, TensorSpec, VersionRecord};
@@ -65,7 +66,10 @@ pub(crate) fn load(
     if let Some(asked) = threads.filter(|asked| *asked > config.cores.cores) {
         tracing::warn!(variant = %placement.variant, asked, cores = config.cores.cores, "intra_op_thread_count is more than the cores there are");
     }
+    let how = How::of(&runs)?;
     let spec = LoadSpec {
+        engine: how.engine,
+        hint: how.hint,
         provider: placement.provider,
         device_id: device_id(&placement.device),
         fallback: if placement.fallback.is_some() { Fallback::Cpu } else { Fallback::Never },

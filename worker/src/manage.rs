@@ -157,7 +157,7 @@ impl Manager {
                 let _permit = permits.acquire().await;
                 let (version, folder) = prepare(&config, &*registry, &artifacts, &placement).await?;
                 let runs = version.run_of(&placement.variant.name).ok_or_else(|| gone(&placement))?;
-                verdicts.of(&placement.artifact, &folder.join(runs.model_file), how(&placement)).await?;
+                verdicts.of(&placement.artifact, &folder.join(runs.model_file), how(&placement, &runs)?).await?;
                 let device = device.ok_or_else(|| WorkerError::Signature(format!("this worker has no device {}", placement.device)))?;
                 let instances = core_plan(&config, &placement).instances.get() as u64;
                 let memory = ledger.reserve(&device, runs.bytes_resident.saturating_mul(instances))?;
@@ -293,9 +293,9 @@ impl Manager {
 }
 
 /// How a placement is run.
-fn how(placement: &PlacementRecord) -> How {
+fn how(placement: &PlacementRecord, runs: &Runs<'_>) -> Result<How, WorkerError> {
     let fallback = if placement.fallback.is_some() { Fallback::Cpu } else { Fallback::Never };
-    How { provider: placement.provider, device_id: device_id(&placement.device), fallback }
+    Ok(How { provider: placement.provider, device_id: device_id(&placement.device), fallback, ..How::of(runs)? })
 }
 
 fn gone(placement: &PlacementRecord) -> WorkerError {

@@ -13,7 +13,7 @@ use crate::manage::fetch;
 use crate::memory::Ledger;
 use crate::verdict::{How, Verdicts};
 use policy::profile::{Latency, SpeedVerdict};
-use policy::{ProfileRecord, Runs, SCHEMA, Unknown, VariantRecord, VersionRecord, VersionState};
+use policy::{EngineName, PrecisionHint, ProfileRecord, Runs, SCHEMA, Unknown, VariantRecord, VersionRecord, VersionState};
 use registry::{Mirror, Registry, Txn, decode};
 use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
@@ -72,8 +72,7 @@ impl Profiler {
     async fn profile(&self, version: &VersionRecord, variant: &VariantRecord, class: &str) -> Result<(), WorkerError> {
         let runs = variant.runs();
         // An engine that is not here is another worker's to measure.
-        let Ok(how) = How::of(runs.name, runs.hint) else { return Ok(()) };
-        let engine = format!("onnxruntime {}", self.lab.engine_version());
+        let Some(engine) = EngineName::parse(runs.name.engine()).and_then(|engine| self.lab.engine_version(engine)) else { return Ok(()) };
         let key = self.key(&runs, class);
         let known = self.registry.get(&key).await?.and_then(|entry| decode::<ProfileRecord>(&entry, SCHEMA).ok());
         if known.is_some_and(|known| known.engine == engine && known.speed.is_some()) {
@@ -83,9 +82,9 @@ impl Profiler {
         let mut specs = Vec::new();
         for runs in [&reference, &runs] {
             let folder = fetch(&self.config, &*self.registry, &self.artifacts, runs).await?;
-            let how = if runs.name == reference.name { How::CPU } else { how };
-            self.verdicts.of(runs.artifact, &folder.join(runs.model_file), how).await?;
-            specs.push(LoadSpec::cpu(folder.join(runs.model_file), NonZeroUsize::MIN));
+            let (how, file) = (How::of(runs)?, folder.join(runs.model_file));
+            self.verdicts.of(runs.artifact, &file, how).await?;
+            specs.push(LoadSpec { engine: how.engine, hint: how.hint, ..LoadSpec::cpu(file, NonZeroUsize::MIN) });
         }
         self.idle().await;
         let device =
@@ -113,7 +112,7 @@ impl Profiler {
             beta_us: latency.beta_us,
             bytes_resident: variant.bytes_resident,
             load_ms: timing.load_ms,
-            hint: variant.hint.clone(),
+            hint: variant.hint,
             batches: timing.batches,
             speed,
             unknown: Unknown::new(),
@@ -123,8 +122,8 @@ impl Profiler {
     }
 
     fn key(&self, runs: &Runs<'_>, class: &str) -> String {
-        let engine = runs.name.as_str().split_once('@').map_or("", |(_, engine)| engine);
-        self.config.keys.profile(runs.artifact.as_str(), engine, runs.hint.unwrap_or("fp32"), class)
+        let hint = runs.hint.map_or("fp32", PrecisionHint::as_str);
+        self.config.keys.profile(runs.artifact.as_str(), runs.name.engine(), hint, class)
     }
 
     /// Resolves when nothing was answered for a while.

@@ -20,13 +20,13 @@ mod window;
 pub use child::child_main;
 pub(crate) use process::Runner;
 
-use crate::engine::ort::Runtime;
-use crate::engine::{Engine, EngineError, LoadSpec};
+use crate::engine::{Engine, EngineError, EngineName, Found, LoadSpec, Runtime, ort};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The hidden subcommand by which a binary runs [`child_main`]; the runtime library follows it.
+/// The hidden subcommand by which a binary runs [`child_main`]; the libraries of the engines follow it, in the order of
+/// [`EngineName::ALL`], of which ONNX Runtime's is always there.
 pub const SUBCOMMAND: &str = "__runner";
 
 /// Where engines live.
@@ -40,12 +40,15 @@ pub enum Isolation {
 
 /// Loads engines where this worker keeps them.
 pub(crate) struct Loader {
-    runtime: Arc<Runtime>,
+    ort: Arc<ort::Runtime>,
+    /// Loaded by the first engine that needs it; else why there is none.
+    openvino: Result<Found, EngineError>,
     runners: Option<Runners>,
 }
 
 struct Runners {
     binary: PathBuf,
+    libraries: Vec<PathBuf>,
     of: Mutex<BTreeMap<String, Arc<Runner>>>,
 }
 
@@ -57,37 +60,57 @@ pub(crate) struct Loaded {
 
 impl Loader {
     /// Runners, if any, will be `binary`.
-    pub(crate) fn new(runtime: Arc<Runtime>, isolation: Isolation, binary: PathBuf) -> Self {
-        let runners = (isolation == Isolation::Process).then(|| Runners { binary, of: Mutex::default() });
-        Self { runtime, runners }
+    pub(crate) fn new(ort: Arc<ort::Runtime>, openvino: Result<Found, EngineError>, isolation: Isolation, binary: PathBuf) -> Self {
+        let libraries = std::iter::once(ort.path().to_owned()).chain(openvino.iter().map(|found| found.path.clone())).collect();
+        let runners = (isolation == Isolation::Process).then(|| Runners { binary, libraries, of: Mutex::default() });
+        Self { ort, openvino, runners }
     }
 
-    /// Version of the runtime library.
+    /// Version of ONNX Runtime's library.
     pub(crate) fn version(&self) -> &str {
-        self.runtime.version()
+        self.version_of(EngineName::Ort).unwrap_or_default()
+    }
+
+    /// Version of an engine's library; `None` where it is not installed.
+    pub(crate) fn version_of(&self, engine: EngineName) -> Option<&str> {
+        match engine {
+            EngineName::Ort => Some(self.ort.version()),
+            EngineName::Openvino => self.openvino.as_ref().ok().map(|found| found.version.as_str()),
+        }
     }
 
     /// Loads `spec` on `device`. Blocks for as long as that takes.
     ///
     /// # Errors
-    /// As [`Runtime::load`], and [`EngineError::Failed`] when no runner can be started, [`EngineError::Gone`] when it dies meanwhile.
+    /// As [`Runtime::load`], [`EngineError::LibraryMissing`] for an engine that is not installed, and [`EngineError::Failed`] when no runner can be started, [`EngineError::Gone`] when it dies meanwhile.
     pub(crate) fn load(&self, device: &str, spec: &LoadSpec) -> Result<Loaded, EngineError> {
+        if let (EngineName::Openvino, Err(missing)) = (spec.engine, &self.openvino) {
+            return Err(missing.clone());
+        }
         let Some(runners) = &self.runners else {
-            return Ok(Loaded { engine: self.runtime.load(spec)?, runner: None });
+            return Ok(Loaded { engine: self.runtime(spec.engine)?.load(spec)?, runner: None });
         };
-        let runner = runners.of(device, &self.runtime)?;
+        let runner = runners.of(device)?;
         Ok(Loaded { engine: Box::new(runner.load(spec)?), runner: Some(runner) })
+    }
+
+    /// The library in this process.
+    fn runtime(&self, engine: EngineName) -> Result<Runtime, EngineError> {
+        match engine {
+            EngineName::Ort => Ok(Runtime::Ort(self.ort.clone())),
+            EngineName::Openvino => Runtime::open(engine, &[self.openvino.clone()?.path]),
+        }
     }
 }
 
 impl Runners {
     /// The runner of `device`: the one there is while it lives, else a new one.
-    fn of(&self, device: &str, runtime: &Runtime) -> Result<Arc<Runner>, EngineError> {
+    fn of(&self, device: &str) -> Result<Arc<Runner>, EngineError> {
         let mut runners = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(runner) = runners.get(device).filter(|runner| runner.lives()) {
             return Ok(runner.clone());
         }
-        let runner = Arc::new(Runner::start(&self.binary, runtime.path(), device)?);
+        let runner = Arc::new(Runner::start(&self.binary, &self.libraries, device)?);
         runners.insert(device.to_owned(), runner.clone());
         Ok(runner)
     }

@@ -92,13 +92,13 @@ impl Worker {
             artifacts: artifacts.clone(),
             verdicts: verdicts.clone(),
             handle: handle.clone(),
-            lab: Arc::new(Lab::new(runtime.clone(), config.binary.clone(), limits)),
+            lab: Arc::new(Lab::new(runtime.clone(), config.openvino.clone(), config.binary.clone(), limits)),
             ledger: ledger.clone(),
         };
         tasks.push(tokio::spawn(profiler.run()));
         let manager = Manager {
             config: config.clone(),
-            loader: Arc::new(Loader::new(runtime, config.isolation, config.binary.clone())),
+            loader: Arc::new(Loader::new(runtime, config.openvino.clone(), config.isolation, config.binary.clone())),
             registry,
             artifacts: artifacts.clone(),
             verdicts,

@@ -3,6 +3,7 @@
 use crate::config::WorkerConfig;
 use crate::cores::CorePlan;
 use crate::engine::ort::Runtime;
+use crate::engine::{EngineError, EngineName, Found, openvino};
 use crate::runner::Isolation;
 use policy::DataType;
 use std::io::Write;
@@ -26,6 +27,26 @@ pub(crate) fn library() -> Option<PathBuf> {
 pub(crate) fn runtime() -> Option<Arc<Runtime>> {
     model("")?;
     Some(Runtime::open(&[library()?]).unwrap())
+}
+
+/// That OpenVINO is not installed.
+pub(crate) fn no_openvino() -> Result<Found, EngineError> {
+    Err(EngineError::LibraryMissing { engine: EngineName::Openvino, tried: vec![] })
+}
+
+/// The OpenVINO library that `cargo xtask test` names.
+pub(crate) fn openvino_library() -> Option<PathBuf> {
+    let path = std::env::var_os("SLUICE_OPENVINO").map(PathBuf::from);
+    if path.is_none() {
+        eprintln!("{}", MISSING.replace("ONNXRUNTIME", "OPENVINO"));
+    }
+    path
+}
+
+/// The runtime in it, if the test models are there too.
+pub(crate) fn openvino() -> Option<Arc<openvino::Runtime>> {
+    model("")?;
+    Some(openvino::Runtime::open(&[openvino_library()?]).unwrap())
 }
 
 /// The file `name` among the test models.
@@ -57,6 +78,7 @@ pub(crate) fn config(dir: &Path) -> WorkerConfig {
         isolation: Isolation::None,
         binary: "no binary".into(),
         library: "library".into(),
+        openvino: no_openvino(),
         validate_time_max: Duration::from_secs(1),
         validate_memory_max: 1,
         message_bytes_max: 1 << 20,

@@ -9,7 +9,7 @@ mod tests;
 
 pub use child::child_main;
 
-use crate::engine::{ExecutionProvider, ProviderReport, without_paths};
+use crate::engine::{EngineName, ExecutionProvider, PrecisionHint, ProviderReport, without_paths};
 use policy::TensorSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,7 +38,11 @@ const STDERR_SHOWN_MAX: usize = 400;
 pub struct Request {
     /// The model file.
     pub model: PathBuf,
-    /// Places to look for the runtime library, as [`crate::engine::ort::Runtime::open`] takes them.
+    /// The engine that will load it.
+    pub engine: EngineName,
+    /// The precision it will be told to compute in.
+    pub hint: Option<PrecisionHint>,
+    /// Places to look for the engine's library, as [`crate::engine::Runtime::open`] takes them.
     pub libraries: Vec<PathBuf>,
     /// What must run it.
     pub provider: ExecutionProvider,

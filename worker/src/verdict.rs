@@ -1,10 +1,10 @@
 //! Whether an artifact may be loaded in this process: found out once in a child, and remembered.
 
 use crate::config::WorkerConfig;
-use crate::engine::Fallback;
+use crate::engine::{EngineError, EngineName, Fallback, PrecisionHint};
 use crate::error::WorkerError;
 use crate::validate::{self, Facts, Limits, Request, Verdict};
-use policy::{Digest, ExecutionProvider, VariantName};
+use policy::{Digest, ExecutionProvider, Runs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -15,24 +15,25 @@ const CHILDREN_MAX: usize = 2;
 /// How an artifact would be run here.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct How {
+    pub(crate) engine: EngineName,
+    pub(crate) hint: Option<PrecisionHint>,
     pub(crate) provider: ExecutionProvider,
     pub(crate) device_id: i32,
     pub(crate) fallback: Fallback,
 }
 
 impl How {
-    /// On the processor.
-    pub(crate) const CPU: Self = Self { provider: ExecutionProvider::Cpu, device_id: 0, fallback: Fallback::Never };
+    /// On the processor, through ONNX Runtime.
+    pub(crate) const CPU: Self =
+        Self { engine: EngineName::Ort, hint: None, provider: ExecutionProvider::Cpu, device_id: 0, fallback: Fallback::Never };
 
-    /// As a variant of this name and hint is run on the processor.
+    /// On the processor, as a variant is run.
     ///
     /// # Errors
-    /// [`WorkerError::NotValidated`] for an engine that is not here.
-    pub(crate) fn of(name: &VariantName, _hint: Option<&str>) -> Result<Self, WorkerError> {
-        match name.as_str().split_once('@') {
-            Some((_, "ort")) => Ok(Self::CPU),
-            _ => Err(WorkerError::NotValidated(format!("this worker has no engine for {name}"))),
-        }
+    /// [`WorkerError::Signature`] for an engine that this build does not know.
+    pub(crate) fn of(runs: &Runs<'_>) -> Result<Self, WorkerError> {
+        let unknown = || WorkerError::Signature(format!("no engine is called `{}`", runs.name.engine()));
+        Ok(Self { engine: EngineName::parse(runs.name.engine()).ok_or_else(unknown)?, hint: runs.hint, ..Self::CPU })
     }
 }
 
@@ -65,14 +66,23 @@ impl Verdicts {
         }
     }
 
-    /// A verdict holds for a file of an artifact, a library, a provider and the limits it was found under.
+    /// A verdict holds for a file of an artifact, a library, a precision, a provider and the limits it was found under.
     fn path(&self, artifact: &Digest, file: &Path, how: How) -> PathBuf {
         let config = &self.config;
         let file = file.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let library = config.library.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        let library = self.library(how.engine).map(|path| path.file_name().map(|n| n.to_string_lossy().into_owned()));
+        let library = library.ok().flatten().unwrap_or_default();
+        let hint = how.hint.map(|hint| format!("-{hint}")).unwrap_or_default();
         let fallback = if how.fallback == Fallback::Cpu { "-or-cpu" } else { "" };
         let limits = format!("{}s-{}b", config.validate_time_max.as_secs(), config.validate_memory_max);
-        config.data_dir.join("verdicts").join(format!("{artifact}-{file}-{library}-{}{fallback}-{limits}.json", how.provider))
+        config.data_dir.join("verdicts").join(format!("{artifact}-{file}-{library}{hint}-{}{fallback}-{limits}.json", how.provider))
+    }
+
+    fn library(&self, engine: EngineName) -> Result<&Path, &EngineError> {
+        match engine {
+            EngineName::Ort => Ok(&self.config.library),
+            EngineName::Openvino => self.config.openvino.as_ref().map(|found| found.path.as_path()),
+        }
     }
 
     /// Makes `verdict` what is known.
@@ -83,17 +93,23 @@ impl Verdicts {
 
     async fn find_out(&self, path: &Path, file: &Path, how: How) -> Verdict {
         let config = &self.config;
+        let library = match self.library(how.engine) {
+            Ok(library) => library.to_owned(),
+            Err(missing) => return Verdict::NotRun { reason: missing.to_string() },
+        };
         let _child = self.children.acquire().await;
         let request = Request {
             model: file.to_owned(),
-            libraries: vec![config.library.clone()],
+            engine: how.engine,
+            hint: how.hint,
+            libraries: vec![library],
             provider: how.provider,
             device_id: how.device_id,
             fallback: how.fallback,
             intra_threads: config.cores.intra_threads,
         };
         let limits = Limits { time: config.validate_time_max, memory_bytes: config.validate_memory_max };
-        tracing::info!(path = %request.model.display(), provider = %how.provider, "validating a new artifact in a child process");
+        tracing::info!(path = %request.model.display(), engine = %how.engine, provider = %how.provider, "validating a new artifact in a child process");
         let verdict = validate::validate(&config.binary, &request, limits).await;
         let lasting = match &verdict {
             Verdict::Valid(_) => true,

@@ -4,6 +4,7 @@
 //! downloads/                 wheels and .deb files as they came
 //! stamps/ITEM                the hash an item was made from; no stamp or another hash: it is made again
 //! onnxruntime/VERSION/       libonnxruntime.so.VERSION
+//! openvino/VERSION/          libopenvino_c.so.NUMBER, and what that loads to run ONNX files on the processor
 //! etcd/VERSION/              etcd, etcdctl
 //! protoc/bin/protoc          used by xtask/protoc where the system has none
 //! venv/                      Python with the stock clients
@@ -53,6 +54,12 @@ impl Cache {
 
     pub(crate) fn onnxruntime(&self, version: &str) -> PathBuf {
         self.root.join("onnxruntime").join(version).join(format!("libonnxruntime.so.{version}"))
+    }
+
+    /// The C library. Its number is made of the version's: that of 2026.4.1 is 2641.
+    pub(crate) fn openvino(&self, version: &str) -> PathBuf {
+        let number: String = version.trim_start_matches("20").split('.').collect();
+        self.root.join("openvino").join(version).join(format!("libopenvino_c.so.{number}"))
     }
 
     /// The folder with `etcd` and `etcdctl`. Debian's version ends in its own revision (`3.5.16-4`), which is left out.

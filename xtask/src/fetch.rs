@@ -24,6 +24,8 @@ use crate::pins::Pins;
 pub(crate) enum Item {
     /// The ONNX Runtime library, from its Python wheel
     Onnxruntime,
+    /// The OpenVINO libraries, from their Python wheel
+    Openvino,
     /// etcd and etcdctl, from Debian
     Etcd,
     /// protoc for machines without one
@@ -45,11 +47,23 @@ pub(crate) enum Item {
 impl Item {
     /// In the order in which they are made: models are built with the Python of the venv, and data lies beside them.
     pub(crate) const ALL: &[Self] =
-        &[Self::Onnxruntime, Self::Etcd, Self::Protoc, Self::Venv, Self::Node, Self::Perf, Self::Cpp, Self::Models, Self::Data];
+        &[
+            Self::Onnxruntime,
+            Self::Openvino,
+            Self::Etcd,
+            Self::Protoc,
+            Self::Venv,
+            Self::Node,
+            Self::Perf,
+            Self::Cpp,
+            Self::Models,
+            Self::Data,
+        ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Onnxruntime => "onnxruntime",
+            Self::Openvino => "openvino",
             Self::Etcd => "etcd",
             Self::Protoc => "protoc",
             Self::Venv => "venv",
@@ -65,7 +79,7 @@ impl Item {
         let weights = pins.of(Self::Models).filter(|_| self == Self::Data);
         let mut parts: Vec<String> = pins.of(self).chain(weights).map(|pin| format!("{} {}", pin.file, pin.sha256)).collect();
         let mut files: Vec<PathBuf> = match self {
-            Self::Onnxruntime | Self::Etcd | Self::Perf | Self::Cpp => Vec::new(),
+            Self::Onnxruntime | Self::Openvino | Self::Etcd | Self::Perf | Self::Cpp => Vec::new(),
             Self::Protoc => vec![pip::protoc_requirements()?],
             Self::Venv => vec![pip::venv_requirements()?],
             Self::Node => npm::manifests()?.to_vec(),
@@ -83,6 +97,7 @@ impl Item {
     fn outputs(self, cache: &Cache, pins: &Pins) -> Result<Vec<PathBuf>> {
         Ok(match self {
             Self::Onnxruntime => vec![cache.onnxruntime(pins.version(self)?)],
+            Self::Openvino => vec![cache.openvino(pins.version(self)?)],
             Self::Etcd => {
                 let folder = cache.etcd(pins.version(self)?);
                 vec![folder.join("etcd"), folder.join("etcdctl")]
@@ -105,6 +120,7 @@ impl Item {
     fn make(self, cache: &Cache, pins: &Pins) -> Result<()> {
         match self {
             Self::Onnxruntime => pip::onnxruntime(cache, pins),
+            Self::Openvino => pip::openvino(cache, pins),
             Self::Etcd => apt::etcd(cache, pins),
             Self::Protoc => pip::protoc(cache),
             Self::Venv => pip::venv(cache),

@@ -71,7 +71,7 @@ mod tests {
         for arch in ["x86_64", "aarch64"] {
             let pins = Pins::parse(&text, arch).unwrap();
             let count = |item| pins.of(item).count();
-            assert_eq!((count(Item::Onnxruntime), count(Item::Etcd)), (1, 2), "{arch}");
+            assert_eq!((count(Item::Onnxruntime), count(Item::Openvino), count(Item::Etcd)), (1, 1, 2), "{arch}");
             assert_eq!((count(Item::Perf), count(Item::Cpp)), (4, 12), "{arch}");
             assert!(count(Item::Models) >= 5, "{arch}");
             assert_eq!(count(Item::Data), 4, "{arch}");

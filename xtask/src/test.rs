@@ -28,6 +28,7 @@ pub(crate) fn test(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     let etcd = cache.etcd(pins.version(Item::Etcd)?);
     runner.env("SLUICE_BIN", repository.join("target/debug/sluice"));
     runner.env("SLUICE_ONNXRUNTIME", cache.onnxruntime(pins.version(Item::Onnxruntime)?));
+    runner.env("SLUICE_OPENVINO", cache.openvino(pins.version(Item::Openvino)?));
     runner.env("SLUICE_TEST_MODELS", cache.models());
     runner.env("SLUICE_TEST_DATA", cache.data());
     runner.env("SLUICE_PHOTOS", cache.photos());

@@ -50,6 +50,9 @@ pub(crate) struct VariantsMake {
     /// ONNX Runtime library; the fetched or the system's when not given
     #[arg(long, env = "SLUICE_ONNXRUNTIME", value_name = "FILE")]
     pub(crate) onnxruntime: Option<PathBuf>,
+    /// OpenVINO library; the fetched or the system's when not given, and none is no error
+    #[arg(long, env = "SLUICE_OPENVINO", value_name = "FILE")]
+    pub(crate) openvino: Option<PathBuf>,
     /// Longest check or run of a model, in seconds
     #[arg(long, env = "SLUICE_VALIDATE_SECONDS", default_value_t = 60)]
     pub(crate) validate_seconds: u64,

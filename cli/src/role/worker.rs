@@ -3,6 +3,7 @@
 use super::{Stop, bind, drain_deadline, etcd, host_name, library, network_threads, raise_descriptors};
 use crate::args::{self, Engines, Place};
 use crate::telemetry::say;
+use ::worker::engine::EngineName;
 use ::worker::engine::ort::Runtime;
 use ::worker::runner::Isolation;
 use ::worker::{CorePlan, Worker, WorkerConfig, WorkerPorts, devices};
@@ -72,7 +73,14 @@ fn isolation(engines: &Engines) -> Option<Isolation> {
 /// What is the same for `up` and `worker`. Addresses and models are filled in by the caller.
 pub(crate) fn config(engines: &Engines, place: &Place, id: WorkerId, runtime: &Runtime, data_dir: PathBuf) -> anyhow::Result<WorkerConfig> {
     let mut capabilities = devices::discover();
-    capabilities.engines.insert("onnxruntime".to_owned(), runtime.version().to_owned());
+    capabilities.engines.insert(EngineName::Ort.library().to_owned(), runtime.version().to_owned());
+    let openvino = library::find_openvino(engines.openvino.as_deref());
+    match &openvino {
+        Ok(found) => drop(capabilities.engines.insert(EngineName::Openvino.library().to_owned(), found.version.clone())),
+        // What was named must be there; without it a worker serves all the same.
+        Err(error) if engines.openvino.is_some() => return Err(error.clone().into()),
+        Err(error) => tracing::debug!(%error, "serving without OpenVINO"),
+    }
     let mut devices = devices::devices(&capabilities);
     if let Some(mib) = engines.memory_mib {
         devices.iter_mut().filter(|d| d.name == "cpu").for_each(|d| d.memory_bytes = mib.saturating_mul(1 << 20));
@@ -99,6 +107,7 @@ pub(crate) fn config(engines: &Engines, place: &Place, id: WorkerId, runtime: &R
         isolation: isolation(engines).unwrap_or(Isolation::None),
         binary: std::env::current_exe().context("this program's own path is not known")?,
         library: runtime.path().to_owned(),
+        openvino,
         validate_time_max: Duration::from_secs(engines.validate_seconds),
         validate_memory_max: engines.validate_memory_mb.saturating_mul(1 << 20),
         message_bytes_max: i32::MAX as usize, // the gateway's limit is the one that counts

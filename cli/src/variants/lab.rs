@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use worker::engine::LoadSpec;
+use worker::engine::{EngineName, LoadSpec};
 use worker::lab::{Input, Lab, Trial};
 use worker::validate::Limits;
 
@@ -22,20 +22,25 @@ pub(super) struct Children {
 
 impl Children {
     /// Called within tokio.
-    pub(super) fn new(onnxruntime: Option<&Path>, limits: Limits, budget: Duration) -> anyhow::Result<Self> {
+    pub(super) fn new(onnxruntime: Option<&Path>, openvino: Option<&Path>, limits: Limits, budget: Duration) -> anyhow::Result<Self> {
         let runtime = library::open(onnxruntime)?;
+        let found = library::find_openvino(openvino);
+        if let (Some(_), Err(missing)) = (openvino, &found) {
+            return Err(missing.clone().into());
+        }
         let binary = std::env::current_exe()?;
         let host = worker::devices::discover();
         let class = worker::devices::devices(&host).into_iter().next().map_or("cpu".to_owned(), |d| d.class);
-        let class = format!("{class}, one thread, ONNX Runtime {}", runtime.version());
-        Ok(Self { lab: Lab::new(runtime, binary, limits), class, handle: Handle::current(), budget })
+        let lab = Lab::new(runtime, found, binary, limits);
+        let engines: Vec<String> = EngineName::ALL.into_iter().filter_map(|engine| lab.engine_version(engine)).collect();
+        let class = format!("{class}, one thread, {}", engines.join(", "));
+        Ok(Self { lab, class, handle: Handle::current(), budget })
     }
 
     fn spec(&self, run: &Run) -> Result<LoadSpec, VariantError> {
-        match self.missing(&run.engine) {
-            Some(missing) => Err(VariantError::Engine(missing)),
-            None => Ok(LoadSpec { as_written: run.as_written, ..LoadSpec::cpu(&run.model, NonZeroUsize::MIN) }),
-        }
+        let unknown = || VariantError::Engine(format!("this machine has no engine `{}`", run.engine));
+        let engine = EngineName::parse(&run.engine).ok_or_else(unknown)?;
+        Ok(LoadSpec { engine, hint: run.hint, as_written: run.as_written, ..LoadSpec::cpu(&run.model, NonZeroUsize::MIN) })
     }
 }
 
@@ -62,10 +67,11 @@ impl Runtime for Children {
     }
 
     fn missing(&self, engine: &str) -> Option<String> {
-        match engine {
-            "ort" => None,
-            "tensorrt" => Some("there is no TensorRT on this machine; its speed is measured where there is".to_owned()),
-            other => Some(format!("this machine has no engine `{other}`")),
+        match EngineName::parse(engine) {
+            Some(known) if self.lab.engine_version(known).is_some() => None,
+            Some(known) => Some(format!("{} is not installed: cargo xtask fetch, or --{}", known.product(), known.library())),
+            None if engine == "tensorrt" => Some("there is no TensorRT on this machine; its speed is measured where there is".to_owned()),
+            None => Some(format!("this machine has no engine `{engine}`")),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{ArtifactFile, ProfileRecord, VersionRecord, model_file};
 use crate::card::Metric;
-use crate::{Digest, VariantName};
+use crate::{Digest, EngineName, PrecisionHint, VariantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ pub struct VariantRecord {
     pub model_file: String,
     /// What the engine is told to compute in, where it chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub hint: Option<PrecisionHint>,
     /// Bytes one loaded and run instance held in the validating process.
     pub bytes_resident: u64,
     /// Relative to the reference, 0 to 1.
@@ -42,7 +42,7 @@ impl VariantRecord {
             artifact: &self.artifact,
             files: &self.files,
             model_file: &self.model_file,
-            hint: self.hint.as_deref(),
+            hint: self.hint,
             bytes_resident: self.bytes_resident,
         }
     }
@@ -60,7 +60,7 @@ pub struct Runs<'a> {
     /// The file that the engine loads.
     pub model_file: &'a str,
     /// What the engine is told to compute in.
-    pub hint: Option<&'a str>,
+    pub hint: Option<PrecisionHint>,
     /// Bytes one loaded and run instance held in the validating process.
     pub bytes_resident: u64,
 }
@@ -93,11 +93,7 @@ impl ProfileRecord {
     /// Is it the profile of something run this way by this engine, whatever its version?
     pub fn is_of(&self, runs: &Runs<'_>) -> bool {
         let engine = self.engine.split_whitespace().next().unwrap_or_default();
-        let named = match runs.name.as_str().split_once('@') {
-            Some((_, "ort")) => "onnxruntime",
-            Some((_, other)) => other,
-            None => "",
-        };
-        self.artifact == *runs.artifact && self.hint.as_deref() == runs.hint && engine == named
+        let named = EngineName::parse(runs.name.engine()).map(EngineName::library);
+        self.artifact == *runs.artifact && self.hint == runs.hint && named == Some(engine)
     }
 }

@@ -1,20 +1,30 @@
 //! Why an engine did not load or did not answer.
 
-use policy::ExecutionProvider;
+use policy::{EngineName, ExecutionProvider, PrecisionHint};
 use std::path::PathBuf;
 
 /// What went wrong with an engine. Texts of the runtime are kept, but without the paths of this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, serde::Serialize, serde::Deserialize)]
 pub enum EngineError {
-    /// No runtime library could be loaded.
-    #[error("no ONNX Runtime library could be loaded; run `cargo xtask fetch`, or name one with --onnxruntime; tried: {}", list(tried))]
+    /// No library of an engine could be loaded.
+    #[error(
+        "engine {engine} is not installed: no {} library could be loaded; run `cargo xtask fetch`, or name one with --{}; tried: {}",
+        engine.product(), engine.library(), list(tried)
+    )]
     LibraryMissing {
+        /// Which engine.
+        engine: EngineName,
         /// Every place looked at, with what was wrong there.
         tried: Vec<(PathBuf, String)>,
     },
     /// A library is there, but too old.
-    #[error("{} is ONNX Runtime {found}, but {needed} or newer is needed; run `cargo xtask fetch`, or name another with --onnxruntime", path.display())]
+    #[error(
+        "{} is {} {found}, but {needed} or newer is needed; run `cargo xtask fetch`, or name another with --{}",
+        path.display(), engine.product(), engine.library()
+    )]
     LibraryVersion {
+        /// Of which engine.
+        engine: EngineName,
         /// The library.
         path: PathBuf,
         /// Its version.
@@ -46,6 +56,14 @@ pub enum EngineError {
         /// Providers compiled into the library.
         available: Vec<String>,
         /// What happened.
+        reason: String,
+    },
+    /// The engine would compute in another precision than it was told to (I6).
+    #[error("precision hint {hint} is not supported: {reason}")]
+    HintNotSupported {
+        /// What was asked for.
+        hint: PrecisionHint,
+        /// Why not.
         reason: String,
     },
     /// The caller's tensors do not fit the model.
@@ -93,6 +111,7 @@ impl EngineError {
             | Self::ModelInvalid { .. }
             | Self::UnsupportedOperator { .. }
             | Self::ProviderNotUsed { .. }
+            | Self::HintNotSupported { .. }
             | Self::Gone { .. }
             | Self::Failed { .. } => false,
         }

@@ -135,7 +135,7 @@ mod tests {
     fn the_fake_keeps_the_contract() {
         check(&Subject {
             add_sub: &|| Box::new(FakeEngine::add_sub()),
-            identity_bytes: &|| Box::new(FakeEngine::identity(DataType::Bytes)),
+            identity_bytes: Some(&|| Box::new(FakeEngine::identity(DataType::Bytes))),
             endless: &|| Box::new(FakeEngine::endless()),
         });
     }

@@ -10,7 +10,8 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
-use super::{Engine, EngineError, ExecutionProvider, Fallback, LoadSpec};
+use super::library::same_file;
+use super::{Engine, EngineError, ExecutionProvider, Fallback, LoadSpec, trim_heap};
 use crate::cores;
 use ::ort::environment::Environment;
 use ::ort::logging::LogLevel;
@@ -56,7 +57,7 @@ impl Runtime {
     }
 
     fn again(self: Arc<Self>, candidates: &[PathBuf]) -> Result<Arc<Self>, EngineError> {
-        if candidates.iter().any(|c| library::same_file(c, &self.path)) {
+        if candidates.iter().any(|c| same_file(c, &self.path)) {
             return Ok(self);
         }
         let reason = format!("this process already runs ONNX Runtime {} and cannot load a second library", self.version);
@@ -91,6 +92,10 @@ impl Runtime {
     /// [`EngineError::ProviderNotUsed`] when the asked provider took no node and no fallback is allowed;
     /// [`EngineError::ModelInvalid`] and [`EngineError::UnsupportedOperator`] for a model that cannot be loaded.
     pub fn load(&self, spec: &LoadSpec) -> Result<Box<dyn Engine>, EngineError> {
+        if let Some(hint) = spec.hint {
+            let reason = "ONNX Runtime computes in the precision of the file".to_owned();
+            return Err(EngineError::HintNotSupported { hint, reason });
+        }
         // The runtime's own threads start with the session and inherit the cores.
         let loaded = cores::bound_to(&spec.cores, || match session::load(self, spec, spec.provider, None) {
             Err(refused @ EngineError::ProviderNotUsed { .. }) if spec.fallback == Fallback::Cpu => {
@@ -115,18 +120,5 @@ fn log(level: LogLevel, category: &str, _id: &str, location: &str, message: &str
     match level {
         LogLevel::Fatal => tracing::error!(target: "onnxruntime", category, location, "{message}"),
         _ => tracing::debug!(target: "onnxruntime", category, location, "{message}"),
-    }
-}
-
-/// Gives freed heap back to the system: a load leaves about as much free as the weights take (measured: 251 to 108 MB
-/// for ResNet-50).
-fn trim_heap() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    {
-        #![allow(unsafe_code, reason = "glibc has no safe wrapper for this call")]
-        unsafe extern "C" {
-            safe fn malloc_trim(pad: usize) -> std::ffi::c_int;
-        }
-        malloc_trim(0);
     }
 }

@@ -1,7 +1,8 @@
 use super::*;
+use crate::engine::{EngineError, Found, openvino};
 use crate::memory::Ledger;
 use crate::runner::Isolation;
-use crate::testing::{model, runtime};
+use crate::testing::{model, no_openvino, openvino_library, runtime};
 use policy::{DataType, DeviceRecord};
 use serde_json::json;
 
@@ -43,8 +44,8 @@ struct Bench {
 const INSTANCE_BYTES: u64 = 100;
 
 impl Bench {
-    fn new(cores: CorePlan) -> Option<Self> {
-        let loader = Loader::new(runtime()?, Isolation::None, "no binary".into());
+    fn new(cores: CorePlan, openvino: Result<Found, EngineError>) -> Option<Self> {
+        let loader = Loader::new(runtime()?, openvino, Isolation::None, "no binary".into());
         let spec = LoadSpec::cpu(model("test/add_sub/1/model.onnx")?, NonZeroUsize::MIN);
         let found = loader.load("cpu", &spec).unwrap().engine.signature().clone();
         let signature = Signature { max_batch_size: 0, inputs: found.inputs, outputs: found.outputs };
@@ -57,20 +58,25 @@ impl Bench {
         Some(Self { loader, config, version: serde_json::from_value(version).unwrap(), _dir: dir })
     }
 
-    /// The replica of a placement that says `asks`, how many threads came with it, and how much of four instances' memory it left.
-    fn load(&self, asks: serde_json::Value) -> (Warm, usize, u64) {
+    /// The replica of a placement that says `asks`.
+    fn try_load(&self, asks: &serde_json::Value, memory: Reservation) -> Result<Warm, WorkerError> {
         let mut placement = json!({
             "worker": "w", "variant": "m:1:fp32@ort", "device": "cpu", "epoch": 1, "artifact": "0".repeat(64), "provider": "cpu",
         });
         placement.as_object_mut().unwrap().extend(asks.as_object().unwrap().clone());
         let placement = serde_json::from_value(placement).unwrap();
+        let folder = model("test/add_sub/1").unwrap();
+        let wanted = Wanted { placement: &placement, version: &self.version, folder: &folder, attempt: 1 };
+        load(&self.loader, &self.config, &wanted, memory, Box::new(drop))
+    }
+
+    /// The same, how many threads came with it, and how much of four instances' memory it left.
+    fn load(&self, asks: serde_json::Value) -> (Warm, usize, u64) {
         let (ledger, device) =
             (Ledger::default(), DeviceRecord { name: "cpu".into(), class: "c".into(), memory_bytes: 4 * INSTANCE_BYTES });
         let memory = ledger.reserve(&device, device.memory_bytes).unwrap();
-        let folder = model("test/add_sub/1").unwrap();
-        let wanted = Wanted { placement: &placement, version: &self.version, folder: &folder, attempt: 1 };
         let before = threads();
-        let warm = load(&self.loader, &self.config, &wanted, memory, Box::new(drop)).unwrap();
+        let warm = self.try_load(&asks, memory).unwrap();
         let left = (0..4).map_while(|_| ledger.reserve(&device, INSTANCE_BYTES).ok()).collect::<Vec<_>>().len();
         (warm, threads() - before, left as u64 * INSTANCE_BYTES)
     }
@@ -84,7 +90,7 @@ fn threads() -> usize {
 #[test]
 fn a_model_that_would_be_late_on_one_thread_gets_more_unless_somebody_said_how_many() {
     let four = NonZeroUsize::new(4).unwrap();
-    let Some(mut bench) = Bench::new(CorePlan::new(four)) else { return };
+    let Some(mut bench) = Bench::new(CorePlan::new(four), no_openvino()) else { return };
     let mut kept = Vec::new(); // so that no thread of one load ends during the next
     let mut check = |bench: &Bench, asks: serde_json::Value, expected: (u32, u32)| {
         let (warm, started, left) = bench.load(asks.clone());
@@ -107,4 +113,20 @@ fn a_model_that_would_be_late_on_one_thread_gets_more_unless_somebody_said_how_m
     bench.config.cores = CorePlan::new(four);
     bench.version.config = Some(json!({ "parameters": { "intra_op_thread_count": { "string_value": "1" } } }));
     check(&bench, tight, (4, 1));
+}
+
+#[test]
+fn i6_a_variant_is_loaded_by_the_engine_that_its_name_says() {
+    let Some(library) = openvino_library() else { return };
+    let one = CorePlan::with_instances(NonZeroUsize::MIN, 1);
+    let (Some(with), Some(without)) = (Bench::new(one, openvino::find(&[library])), Bench::new(one, no_openvino())) else { return };
+    let used = |bench: &Bench, variant: &str| {
+        let device = DeviceRecord { name: "cpu".into(), class: "c".into(), memory_bytes: INSTANCE_BYTES };
+        let memory = Ledger::default().reserve(&device, INSTANCE_BYTES).unwrap();
+        bench.try_load(&json!({ "variant": variant }), memory).map(|warm| warm.provider.used[0].0.clone()).map_err(|e| e.to_string())
+    };
+    assert_eq!(used(&with, "m:1:fp32@ort").unwrap(), "CPUExecutionProvider");
+    assert_eq!(used(&with, "m:1:fp32@openvino").unwrap(), "OpenVINO CPU f32");
+    assert!(used(&without, "m:1:fp32@openvino").unwrap_err().contains("openvino is not installed"));
+    assert!(used(&with, "m:1:fp32@abacus").unwrap_err().contains("fp32@abacus is for an engine that this worker does not know"));
 }

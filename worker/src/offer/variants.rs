@@ -6,7 +6,7 @@ use crate::error::WorkerError;
 use crate::repository::{Found, MODEL_FILE, read_text};
 use crate::verdict::How;
 use policy::card::Card;
-use policy::{ArtifactRecord, VariantName, VariantRecord};
+use policy::{ArtifactRecord, Runs, VariantName, VariantRecord};
 use std::path::Path;
 
 /// Folder of variants in a version's.
@@ -71,7 +71,23 @@ impl Offers {
         if artifact.files.iter().find(|file| file.path == model_file).is_none_or(|file| file.sha256 != card.model) {
             return Err(wrong(format!("its {model_file} is not the file that the card is about: check the variant")));
         }
-        let facts = self.verdicts.of(&artifact.digest, &place.join(model_file), How::of(name, card.hint.as_deref())?).await?;
+        let runs = Runs {
+            name,
+            artifact: &artifact.digest,
+            files: &artifact.files,
+            model_file,
+            hint: card.hint,
+            bytes_resident: artifact.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add).saturating_mul(2),
+        };
+        let bytes_resident = match self.verdicts.of(runs.artifact, &place.join(model_file), How::of(&runs)?).await {
+            Ok(facts) => facts.bytes_resident,
+            // Its engine is not here: others validate it before they load it.
+            Err(WorkerError::NotValidated(reason)) => {
+                tracing::info!(model = %found.model, version = %found.version, variant = %name, reason, "variant offered without a look at it");
+                runs.bytes_resident
+            }
+            Err(error) => return Err(error),
+        };
         if own {
             self.artifacts.offer(&artifact, place);
             let key = publish_holder(&self.config, &self.publisher, &self.artifacts, &artifact.digest);
@@ -83,7 +99,7 @@ impl Offers {
             files: artifact.files,
             model_file: model_file.to_owned(),
             hint: card.hint,
-            bytes_resident: facts.bytes_resident,
+            bytes_resident,
             accuracy: fidelity.accuracy,
             metric: fidelity.metric,
             data: fidelity.data,

@@ -6,8 +6,7 @@ use super::orders::{self, Order, Shared};
 use super::window::Window;
 use crate::arena::{ALIGN, Region};
 use crate::cores;
-use crate::engine::ort::Runtime;
-use crate::engine::{CancelFlag, Engine, EngineError, LoadSpec, TensorOut, TensorView};
+use crate::engine::{CancelFlag, Engine, EngineError, EngineName, LoadSpec, Runtime, TensorOut, TensorView};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -20,11 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Points by which the system prefers this process to the worker when it must kill one for its memory.
 const OOM_SCORE: &[u8] = b"500";
 
-/// What this process does when called with [`super::SUBCOMMAND`] and the runtime library: takes orders from standard input until the
+/// What this process does when called with [`super::SUBCOMMAND`] and the libraries: takes orders from standard input until the
 /// worker closes it.
 pub fn child_main() -> ExitCode {
-    let library = std::env::args_os().nth(2).map(PathBuf::from).unwrap_or_default();
-    let result = restrict().and_then(|()| obey(&library));
+    let libraries: Vec<_> = std::env::args_os().skip(2).map(PathBuf::from).collect();
+    let result = restrict().and_then(|()| obey(&libraries.into()));
     if let Err(error) = &result {
         let _ = writeln!(std::io::stderr(), "runner: {error}");
     }
@@ -49,8 +48,7 @@ struct Known {
     bell: OwnedFd,
 }
 
-fn obey(library: &std::path::Path) -> std::io::Result<()> {
-    let runtime = Runtime::open(&[library.to_owned()]);
+fn obey(libraries: &Arc<[PathBuf]>) -> std::io::Result<()> {
     let mut engines = HashMap::<u64, Known>::new();
     while let Some((order, fds)) = orders::receive(std::io::stdin())? {
         match order {
@@ -66,10 +64,10 @@ fn obey(library: &std::path::Path) -> std::io::Result<()> {
                     names: Vec::new(),
                     last: Vec::new(),
                 };
-                let runtime = runtime.clone();
+                let libraries = libraries.clone();
                 let work = move || {
                     let _fatal = Fatal;
-                    served.serve(runtime, &spec);
+                    served.serve(&libraries, &spec);
                 };
                 std::thread::Builder::new().name(format!("sluice-engine-{engine}")).spawn(work)?;
                 engines.insert(engine, Known { current, closed, bell });
@@ -131,6 +129,12 @@ impl Current {
     }
 }
 
+/// The library of `engine`, loaded by its first load.
+fn open(libraries: &[PathBuf], engine: EngineName) -> Result<Runtime, EngineError> {
+    let named = EngineName::ALL.into_iter().zip(libraries).find(|(name, _)| *name == engine);
+    Runtime::open(engine, named.map(|(_, path)| std::slice::from_ref(path)).unwrap_or_default())
+}
+
 /// An engine's thread.
 struct Served {
     mail: Mail,
@@ -145,9 +149,9 @@ struct Served {
 
 impl Served {
     /// Loads, tells how it went, and runs until it is told to end.
-    fn serve(mut self, runtime: Result<Arc<Runtime>, EngineError>, spec: &LoadSpec) {
+    fn serve(mut self, libraries: &[PathBuf], spec: &LoadSpec) {
         cores::bind(&spec.cores);
-        let loaded = runtime.and_then(|runtime| runtime.load(spec));
+        let loaded = open(libraries, spec.engine).and_then(|runtime| runtime.load(spec));
         let told = loaded.as_ref().map(|engine| (engine.provider(), engine.signature()));
         let sent = serde_json::to_vec(&told).map_err(std::io::Error::other).and_then(|json| self.mail.send(&LoadTold { json }));
         let (Ok(mut engine), Ok(())) = (loaded, sent) else { return };

@@ -10,7 +10,7 @@ use crate::engine::{EngineError, EngineSignature, LoadSpec, ProviderReport};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,15 +52,15 @@ impl Bells {
 }
 
 impl Runner {
-    /// Starts `binary` as the runner of `device`, to load engines with `library`.
+    /// Starts `binary` as the runner of `device`, to load engines with `libraries`.
     ///
     /// # Errors
     /// When the system gives no process, socket or thread.
-    pub(super) fn start(binary: &Path, library: &Path, device: &str) -> Result<Self, EngineError> {
+    pub(super) fn start(binary: &Path, libraries: &[PathBuf], device: &str) -> Result<Self, EngineError> {
         let start = || {
             let (orders, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
             let mut command = Command::new(binary);
-            command.arg(SUBCOMMAND).arg(library).stdin(Stdio::from(theirs)).stdout(Stdio::null());
+            command.arg(SUBCOMMAND).args(libraries).stdin(Stdio::from(theirs)).stdout(Stdio::null());
             // A group of its own: a Ctrl-C meant for the worker must not end runs that it still waits for.
             let child = command.process_group(0).spawn()?;
             drop(command); // and with it our copy of the runner's end

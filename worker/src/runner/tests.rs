@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::contract::{Subject, check};
 use crate::engine::{CancelFlag, TensorView};
-use crate::testing::{model, runtime};
+use crate::testing::{model, no_openvino, openvino_library, runtime};
 use policy::DataType;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn __runner() {
 }
 
 fn loader() -> Option<Loader> {
-    Some(Loader::new(runtime()?, Isolation::Process, std::env::current_exe().unwrap()))
+    Some(Loader::new(runtime()?, no_openvino(), Isolation::Process, std::env::current_exe().unwrap()))
 }
 
 fn load(loader: &Loader, name: &str) -> Result<Loaded, EngineError> {
@@ -45,9 +45,30 @@ fn an_engine_in_a_runner_keeps_the_contract() {
     let Some(loader) = loader() else { return };
     check(&Subject {
         add_sub: &|| engine(&loader, ADD_SUB).0,
-        identity_bytes: &|| engine(&loader, "test/identity_string/1/model.onnx").0,
+        identity_bytes: Some(&|| engine(&loader, "test/identity_string/1/model.onnx").0),
         endless: &|| engine(&loader, "bad/hang.onnx").0,
     });
+}
+
+#[test]
+fn each_engine_is_loaded_by_its_own_library_and_one_that_is_not_installed_says_so() {
+    let Some(without) = loader() else { return };
+    let spec = LoadSpec { engine: EngineName::Openvino, ..LoadSpec::cpu(model(ADD_SUB).unwrap(), NonZeroUsize::MIN) };
+    let error = without.load("cpu", &spec).map(drop).unwrap_err();
+    assert!(error.to_string().contains("openvino is not installed") && without.version_of(EngineName::Openvino).is_none(), "{error}");
+    assert!(load(&without, ADD_SUB).is_ok());
+    let Some(library) = openvino_library() else { return };
+    let found = crate::engine::openvino::find(&[library]);
+    for isolation in [Isolation::Process, Isolation::None] {
+        let loader = Loader::new(runtime().unwrap(), found.clone(), isolation, std::env::current_exe().unwrap());
+        assert!(loader.version_of(EngineName::Openvino).is_some_and(|version| version.starts_with("20")));
+        let mut engines = [loader.load("cpu", &spec).unwrap().engine, load(&loader, ADD_SUB).unwrap().engine];
+        let used = engines.each_ref().map(|engine| engine.provider().used[0].0.clone());
+        assert_eq!(used, ["OpenVINO CPU f32", "CPUExecutionProvider"]);
+        for engine in &mut engines {
+            crate::engine::sample::find(engine.as_mut()).unwrap();
+        }
+    }
 }
 
 #[test]

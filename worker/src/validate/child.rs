@@ -1,8 +1,7 @@
 //! The child's side of validation.
 
 use super::{Facts, Line, Order, PROFILE_BYTES_MAX, Stage, Verdict, over_memory};
-use crate::engine::ort::Runtime;
-use crate::engine::{EngineError, LoadSpec, sample};
+use crate::engine::{EngineError, LoadSpec, Runtime, sample};
 use crate::onnx;
 use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
 use std::fs::File;
@@ -77,13 +76,15 @@ fn validate(order: &Order, out: &mut Out) -> std::io::Result<Verdict> {
         Err(e) => return Ok(Verdict::Invalid { reason: e.to_string() }),
     };
     out.stage(Stage::Starting)?;
-    let runtime = match Runtime::open(&request.libraries) {
+    let runtime = match Runtime::open(request.engine, &request.libraries) {
         Ok(runtime) => runtime,
         Err(e) => return Ok(Verdict::NotRun { reason: e.to_string() }),
     };
     out.stage(Stage::Loading)?;
     let (before, started) = (resident_bytes(), Instant::now());
     let spec = LoadSpec {
+        engine: request.engine,
+        hint: request.hint,
         provider: request.provider,
         device_id: request.device_id,
         fallback: request.fallback,

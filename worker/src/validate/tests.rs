@@ -1,8 +1,8 @@
 //! Verdicts on the fetched models, each reached in a child: this test binary, called as `sluice __validate` would be.
 
 use super::*;
-use crate::engine::Fallback;
-use crate::testing::{library, model, reshape_to, write_model};
+use crate::engine::{EngineName, Fallback};
+use crate::testing::{library, model, openvino_library, reshape_to, write_model};
 use std::time::Instant;
 
 /// Not a test: what the child runs. The harness takes the subcommand for the name of the only test to run.
@@ -15,7 +15,8 @@ fn __validate() {
 
 fn request(model: PathBuf) -> Option<Request> {
     let (provider, device_id) = (ExecutionProvider::Cpu, 0);
-    Some(Request { model, libraries: vec![library()?], provider, device_id, fallback: Fallback::Never, intra_threads: NonZeroUsize::MIN })
+    let (engine, libraries, intra_threads) = (EngineName::Ort, vec![library()?], NonZeroUsize::MIN);
+    Some(Request { model, engine, hint: None, libraries, provider, device_id, fallback: Fallback::Never, intra_threads })
 }
 
 async fn verdict_on(path: PathBuf, limits: Limits) -> Option<Verdict> {
@@ -106,4 +107,50 @@ async fn what_is_this_hosts_fault_is_no_verdict_on_the_model() {
     request.libraries = vec![PathBuf::from("/nowhere/libonnxruntime.so")];
     let binary = std::env::current_exe().unwrap();
     check(validate(&binary, &request, Limits::default()).await, "no ONNX Runtime library");
+}
+
+/// What is said of `name` with OpenVINO, told to compute in `hint`.
+async fn openvino_on(path: PathBuf, hint: Option<PrecisionHint>, limits: Limits) -> Option<Verdict> {
+    let (engine, libraries) = (EngineName::Openvino, vec![openvino_library()?]);
+    let request = Request { engine, hint, libraries, ..request(path)? };
+    Some(validate(&std::env::current_exe().unwrap(), &request, limits).await)
+}
+
+#[tokio::test]
+async fn an_engine_validates_with_its_own_library_and_in_the_precision_it_will_compute_in() {
+    let Some(path) = model("demo/efficientnet_lite0/1/model.onnx") else { return };
+    let Some(verdict) = openvino_on(path.clone(), None, Limits::default()).await else { return };
+    let Verdict::Valid(facts) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(facts.provider.used[0].0, "OpenVINO CPU f32");
+    assert!(facts.warmed() && facts.bytes_resident > 18 << 20 && facts.engine_version.starts_with("20"), "{facts:?}");
+    match openvino_on(path, Some(PrecisionHint::Bf16), Limits::default()).await.unwrap() {
+        Verdict::Valid(facts) => assert_eq!(facts.provider.used[0].0, "OpenVINO CPU bf16"),
+        Verdict::Invalid { reason } => assert!(reason.contains("bf16 is not supported"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    let mut request = request(model("test/add_sub/1/model.onnx").unwrap()).unwrap();
+    request.hint = Some(PrecisionHint::Bf16);
+    let verdict = validate(&std::env::current_exe().unwrap(), &request, Limits::default()).await;
+    assert!(matches!(&verdict, Verdict::Invalid { reason } if reason.contains("precision of the file")), "{verdict:?}");
+}
+
+#[tokio::test]
+async fn what_harms_openvino_is_a_verdict_too() {
+    let hang = Limits { time: Duration::from_secs(5), ..Limits::default() };
+    let checks = [
+        ("bad/hang.onnx", hang, "within 5 s; stopped while running"),
+        (
+            "bad/memory_bomb.onnx",
+            Limits { memory_bytes: 4 << 30, ..Limits::default() },
+            "needs more memory while running than the 4096 MiB",
+        ),
+        ("bad/unsupported_op.onnx", Limits::default(), "NoSuchOperator"),
+        ("bad/crash.onnx", Limits::default(), "TreeEnsembleRegressor"),
+        ("test/identity_string/1/model.onnx", Limits::default(), "BYTES"),
+    ];
+    for (name, limits, expected) in checks {
+        let Some(path) = model(name) else { return };
+        let Some(verdict) = openvino_on(path, None, limits).await else { return };
+        assert!(matches!(&verdict, Verdict::Invalid { reason } if reason.contains(expected)), "{name}: {verdict:?}");
+    }
 }

