@@ -6,7 +6,7 @@ mod variants;
 
 pub(crate) use load::{Load, Process, Script, Sim, Wire};
 #[cfg(feature = "worker")]
-pub(crate) use variants::{Variants, VariantsMake};
+pub(crate) use variants::{Trial, Variants, VariantsCheck, VariantsImport, VariantsMake};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

@@ -3,7 +3,10 @@
 use crate::args::{Inspect, Output};
 use crate::role::library;
 use crate::telemetry::{complain, say};
+use ::variants::onnx::Model;
+use ::variants::prospect::{Prospect, Suggestion, prospects, suggest};
 use anyhow::Context as _;
+use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -39,9 +42,16 @@ pub(crate) async fn run(args: Inspect) -> anyhow::Result<ExitCode> {
         }
         Err(InspectError::Scan(error)) => anyhow::bail!("{}: {}", request.model.display(), printable(&error.to_string())),
     };
+    // What runs in a child is whole and of a sane size; only then is it read here.
+    let model = matches!(report.serving, Serving::Served { .. }).then(|| Model::read(&request.model)).transpose()?;
+    let class = worker::devices::devices(&worker::devices::discover()).into_iter().next().map(|d| d.class).unwrap_or_default();
+    let (prospects, suggestion) =
+        (model.as_ref().map(prospects).unwrap_or_default(), model.as_ref().and_then(|model| suggest(model, &class)));
     match args.output {
-        Output::Json => say(&serde_json::to_string_pretty(&report)?),
-        Output::Table => say(&table(&report)),
+        Output::Json => {
+            say(&serde_json::to_string_pretty(&Whole { report: &report, variants: prospects, suggestion })?);
+        }
+        Output::Table => say(&[table(&report), variants(&prospects, suggestion.as_ref())].join("\n")),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -85,6 +95,28 @@ fn table(report: &Report) -> String {
     rows.push(("served as", serving(&report.serving)));
     let line = |(name, text): &(&str, String)| printable(&format!("{name:<10} {text}"));
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The report and what recipes would make of the model.
+#[derive(Serialize)]
+struct Whole<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    variants: Vec<Prospect>,
+    suggestion: Option<Suggestion>,
+}
+
+/// What recipes would make of it, smallest first.
+fn variants(prospects: &[Prospect], suggestion: Option<&Suggestion>) -> String {
+    let mut lines: Vec<String> = suggestion.iter().map(|s| format!("{:<10} {}: {}", "try", s.name, s.reason)).collect();
+    let mut sorted: Vec<&Prospect> = prospects.iter().collect();
+    sorted.sort_by_key(|p| p.bytes.unwrap_or(u64::MAX));
+    for (at, prospect) in sorted.into_iter().enumerate() {
+        let what = prospect.bytes.map_or_else(|| "-".to_owned(), bytes);
+        let said = shown(prospect.lines.iter().cloned());
+        lines.push(printable(&format!("{:<10} {:<18} {what:>9}  {said}", if at == 0 { "variants" } else { "" }, prospect.name)));
+    }
+    lines.join("\n")
 }
 
 fn flops(counted: &Counted) -> Vec<(&'static str, String)> {

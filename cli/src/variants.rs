@@ -2,16 +2,18 @@
 
 mod lab;
 
-use crate::args::{Output, Variants, VariantsMake};
+use crate::args::{Output, Trial, Variants, VariantsCheck, VariantsImport, VariantsMake};
 use crate::telemetry::{complain, say};
 use ::variants::calibrate::Method;
-use ::variants::make::{self, Order, Outcome, Outcomes};
+use ::variants::make::{self, Existing, Job, Order, Outcome, Outcomes};
 use ::variants::recipe::{self, Recipe};
 use ::variants::report;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use lab::Children;
 use policy::card::Metric;
+use policy::{PrecisionHint, VariantName};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 use worker::validate::Limits;
@@ -20,40 +22,42 @@ use worker::validate::Limits;
 const FLOOR: f64 = 0.99;
 
 pub(crate) async fn run(args: Variants) -> anyhow::Result<ExitCode> {
-    match args {
-        Variants::Make(args) => make_all(*args).await,
+    let (order, trial) = match args {
+        Variants::Make(args) => (to_make(&args), args.trial),
+        Variants::Check(args) => (to_check(&args), args.trial),
+        Variants::Import(args) => (to_import(&args), args.trial),
+    };
+    match order {
+        Ok(order) => carry_out(order, trial).await,
+        Err(problem) => {
+            complain(&problem);
+            Ok(ExitCode::from(2))
+        }
     }
 }
 
-async fn make_all(args: VariantsMake) -> anyhow::Result<ExitCode> {
-    let order = match order(&args) {
-        Ok(order) => order,
-        Err(problem) => {
-            complain(&problem);
-            return Ok(ExitCode::from(2));
-        }
-    };
-    let limits = Limits { time: Duration::from_secs(args.validate_seconds), memory_bytes: args.validate_memory_mb.saturating_mul(1 << 20) };
-    let children = Children::new(args.onnxruntime.as_deref(), args.openvino.as_deref(), limits, Duration::from_millis(args.budget_ms))?;
-    let svg = args.svg.clone().unwrap_or_else(|| order.out.join("variants.svg"));
-    let output = args.output;
+async fn carry_out(order: Order, trial: Trial) -> anyhow::Result<ExitCode> {
+    let limits =
+        Limits { time: Duration::from_secs(trial.validate_seconds), memory_bytes: trial.validate_memory_mb.saturating_mul(1 << 20) };
+    let budget = Duration::from_millis(trial.budget_ms);
+    let children = Children::new(trial.onnxruntime.as_deref(), trial.openvino.as_deref(), limits, budget)?;
+    let svg = trial.svg.clone().unwrap_or_else(|| order.out.join("variants.svg"));
     let outcomes = tokio::task::spawn_blocking(move || {
-        let bar = ProgressBar::new_spinner()
-            .with_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let style = ProgressStyle::with_template("{spinner} {elapsed} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let bar = ProgressBar::new_spinner().with_style(style);
         bar.enable_steady_tick(Duration::from_millis(200));
         let outcomes = make::make(&order, &children, &mut |step| bar.set_message(step.to_owned()));
         bar.finish_and_clear();
         outcomes
     })
     .await??;
-    let pictured = outcomes.made.iter().any(|made| made.timing.is_some())
-        && svg.parent().is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir());
-    if pictured {
+    let timed = outcomes.made.iter().any(|made| made.timing.is_some());
+    if timed && svg.parent().is_none_or(|folder| folder.as_os_str().is_empty() || folder.is_dir()) {
         std::fs::write(&svg, report::svg(&outcomes)).with_context(|| svg.display().to_string())?;
     }
-    show(&outcomes, output)?;
+    show(&outcomes, trial.output)?;
     let any = outcomes.made.iter().any(|made| matches!(made.outcome, Outcome::Kept | Outcome::NotProfiled(_)));
-    if !any && output == Output::Table {
+    if !any && trial.output == Output::Table {
         say(&format!("nothing was kept: {}", best(&outcomes)));
     }
     Ok(if any { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -82,25 +86,59 @@ fn best(outcomes: &Outcomes) -> String {
     })
 }
 
-fn order(args: &VariantsMake) -> Result<Order, String> {
-    let model = make::model_file(&args.model)
-        .ok_or_else(|| format!("{}: no model.onnx there, nor MODEL/VERSION/model.onnx", args.model.display()))?;
-    let beside = model.parent().map(|folder| folder.join("variants"));
-    let out = args.out.clone().or(beside).ok_or("--out: where variants go is not known")?;
+fn to_make(args: &VariantsMake) -> Result<Order, String> {
+    let mut order = order(&args.model, args.out.as_deref(), &args.trial)?;
+    order.jobs = recipes(&args.recipes)?.into_iter().map(Job::Recipe).collect();
+    order.method =
+        Method::parse(&args.method).ok_or_else(|| format!("--method {}: expected min-max, percentile, entropy or mse", args.method))?;
+    Ok(order)
+}
+
+fn to_check(args: &VariantsCheck) -> Result<Order, String> {
+    let mut order = order(&args.model, None, &args.trial)?;
+    let entries = std::fs::read_dir(&order.out).map_err(|e| format!("{}: {e}", order.out.display()))?;
+    let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    let named = |path: &PathBuf| path.file_name().is_some_and(|name| args.only.iter().any(|only| name == only.as_str()));
+    folders.retain(|path| args.only.is_empty() || named(path));
+    if folders.is_empty() {
+        return Err(format!("{}: no variants there to check", order.out.display()));
+    }
+    let existing = folders.iter().map(|folder| Existing::in_folder(folder).map_err(|e| e.to_string()));
+    order.jobs = existing.map(|found| found.map(|existing| Job::Existing(Box::new(existing)))).collect::<Result<_, _>>()?;
+    order.keep_slow = true; // they are there; whether they pay here is told, and is this machine's affair
+    Ok(order)
+}
+
+fn to_import(args: &VariantsImport) -> Result<Order, String> {
+    let mut order = order(&args.model, None, &args.trial)?;
+    let name = VariantName::new(args.name.as_str()).map_err(|e| format!("--name {}: {e}", args.name))?;
+    let parse = |text: &String| PrecisionHint::parse(text).ok_or_else(|| format!("--hint {text}: expected f32, f16 or bf16"));
+    let hint = args.hint.as_ref().map(parse).transpose()?;
+    if !args.file.is_file() {
+        return Err(format!("{}: no such file", args.file.display()));
+    }
+    order.jobs = vec![Job::Existing(Box::new(Existing { name, file: Some(args.file.clone()), hint, card: None }))];
+    Ok(order)
+}
+
+/// An order for nothing yet.
+fn order(model: &Path, out: Option<&Path>, trial: &Trial) -> Result<Order, String> {
+    let model = make::model_file(model).ok_or_else(|| format!("{}: no model.onnx there, nor MODEL/VERSION/model.onnx", model.display()))?;
+    let out = out.map(Path::to_owned).unwrap_or_else(|| model.with_file_name("variants"));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |t| t.as_secs());
     Ok(Order {
         model,
         out,
-        calibration: args.calib.clone(),
-        evaluation: args.eval.clone(),
-        labels: args.labels.clone(),
-        metric: args.metric.as_deref().map(metric).transpose()?,
-        recipes: recipes(&args.recipes)?,
-        floor: args.floor.as_deref().map(floor).transpose()?.unwrap_or(FLOOR),
-        method: Method::parse(&args.method)
-            .ok_or_else(|| format!("--method {}: expected min-max, percentile, entropy or mse", args.method))?,
+        calibration: trial.calib.clone(),
+        evaluation: trial.eval.clone(),
+        labels: trial.labels.clone(),
+        metric: trial.metric.as_deref().map(metric).transpose()?,
+        jobs: Vec::new(),
+        floor: trial.floor.as_deref().map(floor).transpose()?.unwrap_or(FLOOR),
+        method: Method::default(),
         reduce_range: !lab::has_vnni(),
-        keep_slow: args.keep_slow,
+        keep_slow: trial.keep_slow,
         now,
     })
 }

@@ -6,7 +6,9 @@ mod variant;
 pub use variant::{Runs, VariantRecord};
 
 use crate::profile::{BatchTime, SpeedVerdict};
-use crate::{Digest, ExecutionProvider, ImageSpec, ModelName, Padding, PrecisionHint, Signature, VariantId, VariantName, Version, WorkerId};
+use crate::{
+    Digest, ExecutionProvider, ImageSpec, ModelName, Padding, PrecisionHint, Signature, VariantId, VariantName, Version, WorkerId,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -129,3 +129,113 @@ fn a_variant_that_pays_is_served_to_whoever_pins_it_and_answers_as_its_card_says
     let said = kit.python("pinned.py", &[up.port("grpc"), path(&samples), path(&model), path(&out.join("int8-qdq@ort/model.onnx"))]);
     assert_eq!(said.trim(), "fp32@ort int8-qdq@ort");
 }
+
+/// A classifier in a repository, with `int8-qdq@ort` beside it whatever its speed.
+fn with_variant(kit: &Kit, dir: &Path) -> (tempfile::TempDir, PathBuf, PathBuf) {
+    let models = kit.repository(&[]);
+    kit.add(models.path(), "classifier", CLASSIFIER);
+    let samples = first(kit, 32, "fashion_mnist/calib.npz", dir);
+    let (model, out) = (models.path().join("classifier/1/model.onnx"), models.path().join("classifier/1/variants"));
+    make(kit, &model, &samples, &out, &["--recipes", "int8-qdq", "--floor", "0.8", "--keep-slow"]).unwrap();
+    (models, out, samples)
+}
+
+#[test]
+fn a_variant_whose_card_is_not_about_its_file_is_not_offered_and_the_log_says_why() {
+    let Some(kit) = Kit::find() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (models, out, _) = with_variant(&kit, dir.path());
+    let card = std::fs::read_to_string(out.join("int8-qdq@ort/card.toml")).unwrap();
+    let copy = |name: &str, change: &dyn Fn(String) -> String| {
+        std::fs::create_dir(out.join(name)).unwrap();
+        std::fs::copy(out.join("int8-qdq@ort/model.onnx"), out.join(name).join("model.onnx")).unwrap();
+        std::fs::write(out.join(name).join("card.toml"), change(card.replace("int8-qdq@ort", name))).unwrap();
+    };
+    copy("good@ort", &|card| card);
+    copy("renamed@ort", &|card| card.replace("renamed@ort", "another@ort"));
+    copy("changed@ort", &|card| card);
+    let mut bytes = std::fs::read(out.join("changed@ort/model.onnx")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(out.join("changed@ort/model.onnx"), bytes).unwrap();
+    let source = card.lines().find(|line| line.starts_with("source = ")).unwrap().to_owned();
+    copy("stranger@ort", &|card| card.replace(&source, &format!("source = \"{}\"", "0".repeat(64))));
+    copy("unmeasured@ort", &|card| {
+        let mut card: toml::Table = toml::from_str(&card).unwrap();
+        card.remove("fidelity");
+        toml::to_string(&card).unwrap()
+    });
+    std::fs::create_dir(out.join("bare@ort")).unwrap();
+
+    let up = Sluice::up(&kit, models.path(), &[]);
+    let listed = kit.run(&["get", "variants", "-o", "json", "--server", &up.url("admin")]).1;
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let names: Vec<&str> = listed.as_array().unwrap().iter().map(|v| v["variant"].as_str().unwrap()).collect();
+    assert_eq!(names, ["classifier:1:fp32@ort", "classifier:1:good@ort", "classifier:1:int8-qdq@ort"]);
+    for said in ["card of another@ort", "not the file that the card is about", "made from another file", "how accurate", "there is no card"]
+    {
+        assert!(up.log().contains(said), "{said:?} in\n{}", up.log());
+    }
+}
+
+#[test]
+fn what_others_made_is_taken_in_when_it_is_right_and_checked_again_when_asked() {
+    let Some(kit) = Kit::find() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (models, out, samples) = with_variant(&kit, dir.path());
+    let model = models.path().join("classifier");
+    let fixed = ["--calib", path(&samples), "--budget-ms", "20", "--floor", "0.8", "--keep-slow", "-o", "json"];
+    let run = |words: &[&str]| {
+        let (code, stdout, stderr) = kit.run(&[&["variants"], words, &fixed].concat());
+        (code, serde_json::from_str::<Value>(&stdout).unwrap_or_default(), stderr)
+    };
+    let theirs = out.join("int8-qdq@ort/model.onnx");
+    let (_, made, said) = run(&["import", path(&theirs), "--model", path(&model), "--name", "theirs@ort"]);
+    assert!(of(&made, "theirs@ort")["fidelity"]["accuracy"].as_f64().unwrap() >= 0.8, "{made} {said}");
+    let card = std::fs::read_to_string(out.join("theirs@ort/card.toml")).unwrap();
+    assert!(card.contains("made_by = \"imported\"") && !card.contains("[[passes]]"), "{card}");
+    assert!(std::fs::read(out.join("theirs@ort/model.onnx")).unwrap() == std::fs::read(&theirs).unwrap());
+
+    // Not a variant of this model: other answers, other inputs, no model at all.
+    let (code, made, _) = run(&["import", path(&kit.models.join("bad/truncated.onnx")), "--model", path(&model), "--name", "bad@ort"]);
+    assert_eq!((code, of(&made, "bad@ort")["outcome"].as_str()), (1, Some("refused")), "{made}");
+    let (code, made, _) =
+        run(&["import", path(&kit.models.join("demo/minilm_l6/1/model.onnx")), "--model", path(&model), "--name", "bad@ort"]);
+    assert_eq!((code, of(&made, "bad@ort")["outcome"].as_str()), (1, Some("refused")), "{made}");
+    let (code, _, said) = run(&["import", path(&theirs), "--model", path(&model), "--name", "../bad"]);
+    assert!(code == 2 && said.contains("../bad"), "{said}");
+    assert!(!out.join("bad@ort").exists());
+
+    let before = std::fs::read_to_string(out.join("int8-qdq@ort/card.toml")).unwrap();
+    let (_, made, said) = run(&["check", path(&model)]);
+    let names: Vec<&str> = made["variants"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["int8-qdq@ort", "theirs@ort"], "{said}");
+    let after = std::fs::read_to_string(out.join("int8-qdq@ort/card.toml")).unwrap();
+    let without_time = |card: &str| card.lines().filter(|line| !line.starts_with("made_at")).collect::<Vec<_>>().join("\n");
+    assert_eq!(without_time(&after), without_time(&before), "what made it is still told, and the answers are the same");
+}
+
+#[test]
+fn bad_samples_and_floors_that_nobody_meets_are_told_and_nothing_is_left() {
+    let Some(kit) = Kit::find() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (kit.models.join(CLASSIFIER), dir.path().join("out"));
+    let samples = first(&kit, 32, "fashion_mnist/calib.npz", dir.path());
+    let check = |samples: &Path, more: &[&str], expected: (i32, &str)| {
+        let (code, said) = make(&kit, &model, samples, &out, more).unwrap_err();
+        assert!(code == expected.0 && said.contains(expected.1), "{expected:?}: {code} {said}");
+        assert!(!out.exists(), "{said}");
+    };
+    check(&dir.path().join("nowhere.npz"), &[], (1, "nowhere.npz"));
+    check(&first(&kit, 4, "fashion_mnist/calib.npz", dir.path()), &[], (1, "4 samples; at least 8"));
+    check(&kit.data.join("minilm/calib.npz"), &[], (1, "is no input of the model; it takes x"));
+    std::fs::write(dir.path().join("text.npz"), "no archive").unwrap();
+    check(&dir.path().join("text.npz"), &[], (1, "not a NumPy .npz file"));
+    check(&samples, &["--recipes", "int9"], (2, "int8-dynamic"));
+    check(&samples, &["--floor", "accuracy=2"], (2, "accuracy=0.99"));
+    check(&samples, &["--metric", "beauty"], (2, "labels, agreement or cosine"));
+    // Nobody is better than itself by the cosine but for rounding: the best is told.
+    let table = ["variants", "make", path(&model), "--calib", path(&samples), "--out", path(&out), "--budget-ms", "20"];
+    let (code, stdout, _) = kit.run(&[&table[..], &["--recipes", "int8-dynamic", "--metric", "cosine", "--floor", "1"]].concat());
+    assert!(code == 1 && stdout.contains("below the floor 1") && stdout.contains("the most accurate is int8-dynamic@ort"), "{stdout}");
+    assert!(!out.exists());
+}

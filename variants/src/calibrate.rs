@@ -61,7 +61,7 @@ pub fn ranges(
 ) -> Result<Ranges, VariantError> {
     let mut opened = open(runtime, model, names, folder)?;
     let mut seen: BTreeMap<String, [f32; 2]> = BTreeMap::new();
-    for_each(opened.as_mut(), samples, &mut |name, values| {
+    for_each(opened.as_mut(), samples, |name, values| {
         let range = seen.entry(name.to_owned()).or_insert([f32::INFINITY, f32::NEG_INFINITY]);
         for value in values {
             if !value.is_finite() {
@@ -76,7 +76,7 @@ pub fn ranges(
         return Ok(Ranges(seen));
     }
     let mut histograms: BTreeMap<String, Histogram> = seen.into_iter().map(|(name, range)| (name, Histogram::new(range))).collect();
-    for_each(opened.as_mut(), samples, &mut |name, values| {
+    for_each(opened.as_mut(), samples, |name, values| {
         if let Some(histogram) = histograms.get_mut(name) {
             values.iter().for_each(|v| histogram.add(*v));
         }
@@ -109,10 +109,10 @@ fn open(runtime: &dyn Runtime, model: &Model, names: &[String], folder: &Path) -
 }
 
 /// Shows `look` every value of every observed tensor that holds floats.
-pub(crate) fn for_each(
+fn for_each(
     session: &mut dyn Session,
     samples: &Samples,
-    look: &mut dyn FnMut(&str, &[f32]) -> Result<(), VariantError>,
+    mut look: impl FnMut(&str, &[f32]) -> Result<(), VariantError>,
 ) -> Result<(), VariantError> {
     for (from, rows) in samples.runs(1) {
         for tensor in session.run(&samples.batch(from, rows))? {

@@ -13,6 +13,7 @@ pub mod graph;
 pub mod make;
 pub mod onnx;
 pub mod pass;
+pub mod prospect;
 pub mod recipe;
 pub mod report;
 pub mod runtime;

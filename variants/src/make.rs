@@ -1,9 +1,11 @@
 //! Makes variants by recipes, and lets none lie: each is loaded and run in a child process, compared with the reference, timed beside it,
 //! and written only when it pays. The original is read, never written.
 
+mod existing;
 mod folder;
 mod sensitive;
 
+pub use existing::Existing;
 pub use folder::{digest_of, read_card, replay};
 
 use crate::VariantError;
@@ -17,7 +19,7 @@ use crate::samples::Samples;
 use folder::Staging;
 use policy::card::{Calibration, Card, Fidelity, Metric};
 use policy::profile::SpeedVerdict;
-use policy::{Digest, VariantName};
+use policy::{Digest, PrecisionHint, VariantName};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -39,8 +41,8 @@ pub struct Order {
     pub labels: Option<PathBuf>,
     /// What accuracy is measured by, where it is not to be guessed.
     pub metric: Option<Metric>,
-    /// What to make.
-    pub recipes: Vec<&'static Recipe>,
+    /// What to make, or to look at.
+    pub jobs: Vec<Job>,
     /// Least accuracy.
     pub floor: f64,
     /// How ranges follow from samples.
@@ -53,7 +55,33 @@ pub struct Order {
     pub now: u64,
 }
 
-/// What became of a recipe.
+/// One variant to be had.
+#[derive(Debug, Clone)]
+pub enum Job {
+    /// Made here.
+    Recipe(&'static Recipe),
+    /// Made by someone, or here before.
+    Existing(Box<Existing>),
+}
+
+impl Job {
+    fn name(&self) -> &str {
+        match self {
+            Self::Recipe(recipe) => recipe.name,
+            Self::Existing(existing) => existing.name.as_str(),
+        }
+    }
+
+    /// The ranges it needs.
+    fn calibrates(&self) -> Option<Activations> {
+        match self {
+            Self::Recipe(recipe) => recipe.calibrates(),
+            Self::Existing(_) => None,
+        }
+    }
+}
+
+/// What became of a job.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// It is there.
@@ -94,7 +122,7 @@ pub struct Outcomes {
     pub reference_bytes: u64,
     /// Times of the reference.
     pub reference: Option<Timing>,
-    /// A line for each recipe, in order.
+    /// A line for each job, in order.
     pub made: Vec<Made>,
 }
 
@@ -104,7 +132,7 @@ pub type Progress<'a> = &'a mut dyn FnMut(&str);
 /// Does all of `order`.
 ///
 /// # Errors
-/// What keeps every recipe from being tried: a model that is no ONNX or does not run, samples that do not fit it, a full disk. Nothing is
+/// What keeps every job from being tried: a model that is no ONNX or does not run, samples that do not fit it, a full disk. Nothing is
 /// left behind then.
 pub fn make(order: &Order, runtime: &dyn Runtime, progress: Progress<'_>) -> Result<Outcomes, VariantError> {
     let staging = Staging::new(&order.out)?;
@@ -114,9 +142,9 @@ pub fn make(order: &Order, runtime: &dyn Runtime, progress: Progress<'_>) -> Res
     let source = Model::read(&order.model)?;
     let work = Work::new(order, runtime, &staging, source, &checked, progress)?;
     let mut made: Vec<(Made, Option<Candidate>)> = Vec::new();
-    for recipe in &order.recipes {
-        progress(&format!("{}: {}", recipe.name, recipe.summary));
-        made.push(work.attempt(recipe, progress)?);
+    for job in &order.jobs {
+        progress(&format!("{}: making and checking", job.name()));
+        made.push(work.attempt(job, progress)?);
     }
     work.finish(made, &reference, progress)
 }
@@ -129,6 +157,13 @@ struct Candidate {
     folder: PathBuf,
     /// Why it cannot be timed here.
     unprofiled: Option<String>,
+}
+
+/// Where a variant's file comes from.
+struct Origin {
+    made_by: String,
+    passes: Vec<serde_json::Value>,
+    calibration: Option<Calibration>,
 }
 
 struct Work<'a> {
@@ -186,7 +221,7 @@ impl<'a> Work<'a> {
         };
         for (at, activations) in [Activations::U8, Activations::S8].into_iter().enumerate() {
             // Min-max ranges are the same for both.
-            if order.recipes.iter().any(|r| r.calibrates() == Some(activations))
+            if order.jobs.iter().any(|job| job.calibrates() == Some(activations))
                 && let Some(slot) = work.ranges.get(at)
                 && slot.is_none()
             {
@@ -220,10 +255,10 @@ impl<'a> Work<'a> {
         self.ranges.get(at).cloned().flatten().unwrap_or_else(|| Ok(Ranges::default()))
     }
 
-    /// Makes one variant. An error is one of the disk; all else is an outcome.
-    fn attempt(&self, recipe: &'static Recipe, progress: Progress<'_>) -> Result<(Made, Option<Candidate>), VariantError> {
+    /// Has one variant. An error is one of the disk; all else is an outcome.
+    fn attempt(&self, job: &Job, progress: Progress<'_>) -> Result<(Made, Option<Candidate>), VariantError> {
         let mut made = Made {
-            name: recipe.name.to_owned(),
+            name: job.name().to_owned(),
             outcome: Outcome::Kept,
             lines: Vec::new(),
             bytes: None,
@@ -231,7 +266,11 @@ impl<'a> Work<'a> {
             timing: None,
             speedup: None,
         };
-        match self.candidate(recipe, &mut made, progress) {
+        let candidate = match job {
+            Job::Recipe(recipe) => self.made(recipe, &mut made, progress),
+            Job::Existing(existing) => self.existing(existing, &mut made),
+        };
+        match candidate.and_then(|candidate| self.within_floor(candidate)) {
             Ok(candidate) => Ok((made, Some(candidate))),
             Err(VariantError::NotApplicable(reason)) => Ok((Made { outcome: Outcome::NotApplicable(reason), ..made }, None)),
             Err(error @ VariantError::File { .. }) => Err(error),
@@ -239,28 +278,12 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn candidate(&self, recipe: &'static Recipe, made: &mut Made, progress: Progress<'_>) -> Result<Candidate, VariantError> {
-        let missing = self.runtime.missing(recipe.engine());
-        if let (Make::Same, Some(missing)) = (recipe.make, &missing) {
-            return Err(VariantError::NotApplicable(missing.clone()));
-        }
-        let ranges = self.ranges_for(recipe)?;
-        let mut keep = BTreeSet::new();
-        let (mut candidate, mut fidelity) = self.once(recipe, &ranges, &keep, missing.clone(), made)?;
-        let too_low = |fidelity: &Option<Fidelity>| fidelity.as_ref().is_some_and(|f| f.accuracy < self.order.floor);
-        if too_low(&fidelity) && recipe.calibrates().is_some() {
-            for keep_now in self.sensitive(recipe, &ranges, progress)? {
-                keep = keep_now;
-                progress(&format!("{}: below the floor; {} nodes left in float", recipe.name, keep.len()));
-                (candidate, fidelity) = self.once(recipe, &ranges, &keep, missing.clone(), made)?;
-                if !too_low(&fidelity) {
-                    break;
-                }
-            }
-        }
-        candidate.card.fidelity.clone_from(&fidelity);
-        made.fidelity = fidelity;
-        match &made.fidelity {
+    fn is_too_low(&self, candidate: &Candidate) -> bool {
+        candidate.card.fidelity.as_ref().is_some_and(|f| f.accuracy < self.order.floor)
+    }
+
+    fn within_floor(&self, candidate: Candidate) -> Result<Candidate, VariantError> {
+        match &candidate.card.fidelity {
             Some(f) if f.accuracy < self.order.floor => {
                 Err(VariantError::Engine(format!("accuracy {:.4} ({}) is below the floor {}", f.accuracy, f.metric, self.order.floor)))
             }
@@ -268,66 +291,90 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// By a recipe; where accuracy is too low, with more and more of the most sensitive nodes left in float.
+    fn made(&self, recipe: &'static Recipe, made: &mut Made, progress: Progress<'_>) -> Result<Candidate, VariantError> {
+        if let (Make::Same, Some(missing)) = (recipe.make, self.runtime.missing(recipe.engine())) {
+            return Err(VariantError::NotApplicable(missing));
+        }
+        let ranges = self.ranges_for(recipe)?;
+        let mut candidate = self.once(recipe, &ranges, &BTreeSet::new(), made)?;
+        if self.is_too_low(&candidate) && recipe.calibrates().is_some() {
+            for keep in self.sensitive(recipe, &ranges, progress)? {
+                progress(&format!("{}: below the floor; {} nodes left in float", recipe.name, keep.len()));
+                candidate = self.once(recipe, &ranges, &keep, made)?;
+                if !self.is_too_low(&candidate) {
+                    break;
+                }
+            }
+        }
+        Ok(candidate)
+    }
+
     /// Makes, writes, checks and compares.
-    fn once(
-        &self,
-        recipe: &'static Recipe,
-        ranges: &Ranges,
-        keep: &BTreeSet<String>,
-        missing: Option<String>,
-        made: &mut Made,
-    ) -> Result<(Candidate, Option<Fidelity>), VariantError> {
+    fn once(&self, recipe: &'static Recipe, ranges: &Ranges, keep: &BTreeSet<String>, made: &mut Made) -> Result<Candidate, VariantError> {
         let folder = self.staging.folder(recipe.name)?;
-        let (mut model, mut passes) = (None, Vec::new());
+        let (mut file, mut passes) = (None, Vec::new());
         if let Some(pass) = recipe.pass(self.base.graph(), ranges, keep, self.order.reduce_range) {
             let mut changed = self.base.clone();
             made.lines = self.fold_lines.iter().cloned().chain(pass.apply(&mut changed)?.lines).collect();
             passes = vec![Pass::Fold(Fold::default()), pass];
             changed.write(&folder)?;
-            model = Some(folder.join("model.onnx"));
+            file = Some(folder.join("model.onnx"));
         }
-        let run = Run {
-            model: model.clone().unwrap_or_else(|| self.order.model.clone()),
-            engine: recipe.engine().to_owned(),
-            hint: recipe.hint,
-            as_written: false,
-        };
-        let (digest, bytes) = match &model {
-            Some(path) => folder::digest_of(path)?,
-            None => (self.source_digest.clone(), self.source_bytes),
-        };
-        made.bytes = Some(bytes);
-        // Where its engine is missing, ONNX Runtime on the processor still says whether it is a model and what it answers.
-        let stand_in = if missing.is_some() { Run::ort(&run.model) } else { run.clone() };
-        let fidelity = match self.runtime.check(&stand_in).and_then(|_| self.compare(&stand_in)) {
-            Ok(fidelity) => Some(fidelity),
-            Err(error) if missing.is_some() => {
-                made.lines.push(format!("not compared: ONNX Runtime on the processor says: {error}"));
-                None
-            }
-            Err(error) => return Err(error),
-        };
-        let name = VariantName::new(recipe.name).map_err(|e| VariantError::Card(e.to_string()))?;
         let passes = passes.iter().map(serde_json::to_value).collect::<Result<_, _>>().map_err(|e| VariantError::Card(e.to_string()))?;
         let calibration = recipe.calibrates().map(|_| Calibration {
             data: self.calibration.digest.clone(),
             samples: self.calibration.count as u64,
             method: method_name(self.order.method).to_owned(),
         });
+        let origin = Origin { made_by: concat!("sluice ", env!("CARGO_PKG_VERSION")).to_owned(), passes, calibration };
+        let name = VariantName::new(recipe.name).map_err(|e| VariantError::Card(e.to_string()))?;
+        self.judged(name, recipe.hint, file, folder, origin, made)
+    }
+
+    /// Checks the file, or the reference's where it has none of its own, compares its answers and writes what came of it on a card.
+    fn judged(
+        &self,
+        name: VariantName,
+        hint: Option<PrecisionHint>,
+        file: Option<PathBuf>,
+        folder: PathBuf,
+        origin: Origin,
+        made: &mut Made,
+    ) -> Result<Candidate, VariantError> {
+        let (digest, bytes) = match &file {
+            Some(path) => folder::digest_of(path)?,
+            None => (self.source_digest.clone(), self.source_bytes),
+        };
+        made.bytes = Some(bytes);
+        let model = file.unwrap_or_else(|| self.order.model.clone());
+        let run = Run { model, engine: name.engine().to_owned(), hint, as_written: false };
+        // Where its engine is missing, ONNX Runtime on the processor still says whether it is a model and what it answers.
+        let unprofiled = self.runtime.missing(name.engine());
+        let stand_in = if unprofiled.is_some() { Run::ort(&run.model) } else { run.clone() };
+        let fidelity = match self.runtime.check(&stand_in).and_then(|_| self.compare(&stand_in)) {
+            Ok(fidelity) => Some(fidelity),
+            Err(error) if unprofiled.is_some() => {
+                made.lines.push(format!("not compared: ONNX Runtime on the processor says: {error}"));
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        made.fidelity.clone_from(&fidelity);
         let card = Card {
             name,
-            made_by: concat!("sluice ", env!("CARGO_PKG_VERSION")).to_owned(),
+            made_by: origin.made_by,
             made_at: self.order.now,
             source: self.source_digest.clone(),
             model: digest,
             bytes,
-            hint: run.hint,
-            calibration,
-            fidelity: fidelity.clone(),
+            hint,
+            calibration: origin.calibration,
+            fidelity,
             sample: self.evaluation.batch(0, 1).into_iter().map(|t| (t.name, t.shape)).collect(),
-            passes,
+            passes: origin.passes,
         };
-        Ok((Candidate { card, run, folder, unprofiled: missing }, fidelity))
+        Ok(Candidate { card, run, folder, unprofiled })
     }
 
     fn compare(&self, run: &Run) -> Result<Fidelity, VariantError> {

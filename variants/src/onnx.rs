@@ -15,8 +15,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 /// Messages of ONNX's own protocol file.
-#[expect(missing_docs, clippy::doc_lazy_continuation, rustdoc::all, reason = "generated; the protocol file has the words")]
-#[allow(clippy::doc_overindented_list_items, unreachable_pub, reason = "generated")]
+#[allow(missing_docs, clippy::all, rustdoc::all, reason = "generated; the protocol file has the words")]
 pub mod pb {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }

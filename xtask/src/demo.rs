@@ -23,7 +23,11 @@ pub(crate) fn demo(cache: &Cache, args: &[String]) -> Result<ExitCode> {
 }
 
 pub(crate) fn bench(cache: &Cache, args: &[String]) -> Result<ExitCode> {
-    fetch::fetch(cache, &[Item::Onnxruntime, Item::Etcd, Item::Protoc, Item::Models])?;
+    let mut items = vec![Item::Onnxruntime, Item::Etcd, Item::Protoc, Item::Models];
+    if args.iter().any(|arg| arg == "variants") {
+        items.extend([Item::Openvino, Item::Data]);
+    }
+    fetch::fetch(cache, &items)?;
     // One after the other: together the binary that is measured would get what the bench asks of the worker, too.
     for package in ["sluice", "bench"] {
         child::foreground_ok(cargo(cache)?.args(["build", "--release", "--locked", "-p", package]))?;

@@ -46,19 +46,18 @@ pub(crate) enum Item {
 
 impl Item {
     /// In the order in which they are made: models are built with the Python of the venv, and data lies beside them.
-    pub(crate) const ALL: &[Self] =
-        &[
-            Self::Onnxruntime,
-            Self::Openvino,
-            Self::Etcd,
-            Self::Protoc,
-            Self::Venv,
-            Self::Node,
-            Self::Perf,
-            Self::Cpp,
-            Self::Models,
-            Self::Data,
-        ];
+    pub(crate) const ALL: &[Self] = &[
+        Self::Onnxruntime,
+        Self::Openvino,
+        Self::Etcd,
+        Self::Protoc,
+        Self::Venv,
+        Self::Node,
+        Self::Perf,
+        Self::Cpp,
+        Self::Models,
+        Self::Data,
+    ];
 
     fn name(self) -> &'static str {
         match self {

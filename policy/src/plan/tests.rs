@@ -1,5 +1,6 @@
 mod properties;
 mod sim;
+mod variants;
 
 use super::*;
 use crate::{Capabilities, DeviceRecord, Digest, ExecutionProvider, Signature, Slo, Unknown, VariantName, VersionState, WorkerId};

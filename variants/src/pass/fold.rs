@@ -69,9 +69,10 @@ fn identities(graph: &mut GraphProto) -> usize {
         }
     }
     for (from, to) in &renames {
-        // One may lead to the next.
+        // One may lead to the next; in a circle, which no engine takes, to itself.
         let mut to = to;
-        while let Some((_, next)) = renames.iter().find(|(from, _)| from == to) {
+        for _ in 0..renames.len() {
+            let Some((_, next)) = renames.iter().find(|(from, _)| from == to) else { break };
             to = next;
         }
         for (node, slot) in index.consumers.get(from).into_iter().flatten() {

@@ -143,7 +143,8 @@ impl Edit<'_> {
                 continue;
             }
             let mut root = &name;
-            while let Some(from) = shared.get(root) {
+            for _ in 0..shared.len() {
+                let Some(from) = shared.get(root) else { break };
                 root = from;
             }
             let Some([low, high]) = self.pass.ranges.of(root) else { continue };

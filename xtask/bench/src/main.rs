@@ -26,6 +26,7 @@ mod serving;
 mod simulated;
 mod swing;
 mod truth;
+mod variants;
 
 use allocations::Counting;
 use clap::{Parser, Subcommand};
@@ -98,7 +99,9 @@ enum Bench {
     },
     /// A real model at its capacity and at twice that
     Overload,
-    /// All of these
+    /// What variants of real models are worth on this processor, with what labels and answers they lose; not part of `all`
+    Variants,
+    /// All of these but `variants`
     All {
         /// Longer and more runs of what is simulated
         #[arg(long)]
@@ -191,6 +194,7 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             batcher::run(*full, &mut report)?;
         }
         Bench::Overload => overload::run(args, &mut report).await?,
+        Bench::Variants => variants::run(args, &mut report)?,
         Bench::All { full } => {
             let started = Instant::now();
             serving::run(args, &mut report).await?;

@@ -22,7 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("controller", &["policy", "proto", "registry"]),
     ("variants", &["policy"]),
     ("loadtest", &["policy", "proto", "registry"]),
-    ("bench", &["policy", "proto", "registry", "gateway", "worker", "loadtest"]),
+    ("bench", &["policy", "proto", "registry", "gateway", "worker", "variants", "loadtest"]),
     ("demo", &["policy", "proto"]),
     ("xtask", &[]),
 ];
