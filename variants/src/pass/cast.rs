@@ -106,7 +106,7 @@ impl Cast {
             )));
         }
         let opset = model.opset();
-        let all_elements = model.graph().initializer.iter().filter(|t| t.data_type() == FLOAT).map(elements).sum();
+        let all_elements = model.graph().initializer.iter().filter(|t| t.data_type() == FLOAT).map(elements).fold(0, i64::saturating_add);
         let graph = model.graph_mut();
         let unknown = |operator| VariantError::NotApplicable(format!("the types that {operator} gives are not known"));
         let types = types::infer(graph).map_err(unknown)?;

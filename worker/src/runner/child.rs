@@ -23,7 +23,7 @@ const OOM_SCORE: &[u8] = b"500";
 /// worker closes it.
 pub fn child_main() -> ExitCode {
     let libraries: Vec<_> = std::env::args_os().skip(2).map(PathBuf::from).collect();
-    let result = restrict().and_then(|()| obey(&libraries.into()));
+    let result = restrict().and_then(|()| obey(&libraries));
     if let Err(error) = &result {
         let _ = writeln!(std::io::stderr(), "runner: {error}");
     }
@@ -48,7 +48,7 @@ struct Known {
     bell: OwnedFd,
 }
 
-fn obey(libraries: &Arc<[PathBuf]>) -> std::io::Result<()> {
+fn obey(libraries: &[PathBuf]) -> std::io::Result<()> {
     let mut engines = HashMap::<u64, Known>::new();
     while let Some((order, fds)) = orders::receive(std::io::stdin())? {
         match order {
@@ -64,10 +64,11 @@ fn obey(libraries: &Arc<[PathBuf]>) -> std::io::Result<()> {
                     names: Vec::new(),
                     last: Vec::new(),
                 };
-                let libraries = libraries.clone();
+                // Here, not on the engine's thread: threads of the library's own would inherit its cores and its name.
+                let runtime = open(libraries, spec.engine);
                 let work = move || {
                     let _fatal = Fatal;
-                    served.serve(&libraries, &spec);
+                    served.serve(runtime, &spec);
                 };
                 std::thread::Builder::new().name(format!("sluice-engine-{engine}")).spawn(work)?;
                 engines.insert(engine, Known { current, closed, bell });
@@ -149,9 +150,9 @@ struct Served {
 
 impl Served {
     /// Loads, tells how it went, and runs until it is told to end.
-    fn serve(mut self, libraries: &[PathBuf], spec: &LoadSpec) {
+    fn serve(mut self, runtime: Result<Runtime, EngineError>, spec: &LoadSpec) {
         cores::bind(&spec.cores);
-        let loaded = open(libraries, spec.engine).and_then(|runtime| runtime.load(spec));
+        let loaded = runtime.and_then(|runtime| runtime.load(spec));
         let told = loaded.as_ref().map(|engine| (engine.provider(), engine.signature()));
         let sent = serde_json::to_vec(&told).map_err(std::io::Error::other).and_then(|json| self.mail.send(&LoadTold { json }));
         let (Ok(mut engine), Ok(())) = (loaded, sent) else { return };

@@ -31,7 +31,7 @@ pub(super) struct Sim {
 
 impl Sim {
     pub(super) fn new(workers: Vec<WorkerRecord>, versions: Vec<VersionRecord>, models: Vec<ModelRecord>) -> Self {
-        let really = versions.iter().map(|v| (v.artifact.clone(), v.bytes_resident)).collect();
+        let really = versions.iter().flat_map(|v| v.runs().map(|r| (r.artifact.clone(), r.bytes_resident)).collect::<Vec<_>>()).collect();
         let observed = Observed { workers, versions, ..Observed::default() };
         Self { observed, wanted: Wanted { models }, bad: BTreeSet::new(), really, slots: BTreeMap::new(), epoch: 1, plan: Plan::default() }
     }

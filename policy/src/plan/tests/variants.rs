@@ -104,6 +104,7 @@ fn i1_a_variant_of_the_next_version_does_not_relieve_the_last_reference() {
     let mut next = with_variant("int8@ort", 5, None);
     (next.version, next.artifact) = (Version::try_from(2).unwrap(), Digest::new(format!("{:064x}", 2)).unwrap());
     sim.bad.insert((next.artifact.clone(), WorkerId::new("a").unwrap()));
+    sim.really.insert(next.artifact.clone(), 10);
     sim.observed.versions.push(next);
     sim.settle();
     let old = sim.observed.replicas.iter().any(|r| r.variant.to_string() == "m:1:fp32@ort" && r.state == crate::ReplicaState::Ready);
