@@ -45,13 +45,13 @@ pub(crate) async fn run(args: Inspect) -> anyhow::Result<ExitCode> {
     // What runs in a child is whole and of a sane size; only then is it read here.
     let model = matches!(report.serving, Serving::Served { .. }).then(|| Model::read(&request.model)).transpose()?;
     let class = worker::devices::devices(&worker::devices::discover()).into_iter().next().map(|d| d.class).unwrap_or_default();
-    let (prospects, suggestion) =
-        (model.as_ref().map(prospects).unwrap_or_default(), model.as_ref().and_then(|model| suggest(model, &class)));
+    let found = model.as_ref().map(prospects).unwrap_or_default();
+    let suggestion = model.as_ref().and_then(|model| suggest(model, &found, &class));
     match args.output {
         Output::Json => {
-            say(&serde_json::to_string_pretty(&Whole { report: &report, variants: prospects, suggestion })?);
+            say(&serde_json::to_string_pretty(&Whole { report: &report, variants: found, suggestion })?);
         }
-        Output::Table => say(&[table(&report), variants(&prospects, suggestion.as_ref())].join("\n")),
+        Output::Table => say(&[table(&report), variants(&found, suggestion.as_ref())].join("\n")),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -89,8 +89,10 @@ fn best(outcomes: &Outcomes) -> String {
 fn to_make(args: &VariantsMake) -> Result<Order, String> {
     let mut order = order(&args.model, args.out.as_deref(), &args.trial)?;
     order.jobs = recipes(&args.recipes)?.into_iter().map(Job::Recipe).collect();
-    order.method =
-        Method::parse(&args.method).ok_or_else(|| format!("--method {}: expected min-max, percentile, entropy or mse", args.method))?;
+    let parse = || {
+        Method::parse(&args.method).ok_or_else(|| format!("--method {}: expected best, min-max, percentile, entropy or mse", args.method))
+    };
+    order.method = (args.method != "best").then(parse).transpose()?;
     Ok(order)
 }
 
@@ -98,6 +100,7 @@ fn to_check(args: &VariantsCheck) -> Result<Order, String> {
     let mut order = order(&args.model, None, &args.trial)?;
     let entries = std::fs::read_dir(&order.out).map_err(|e| format!("{}: {e}", order.out.display()))?;
     let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()).collect();
+    folders.retain(|path| path.file_name().is_some_and(|name| !name.as_encoded_bytes().starts_with(b".")));
     folders.sort();
     let named = |path: &PathBuf| path.file_name().is_some_and(|name| args.only.iter().any(|only| name == only.as_str()));
     folders.retain(|path| args.only.is_empty() || named(path));
@@ -113,6 +116,7 @@ fn to_check(args: &VariantsCheck) -> Result<Order, String> {
 fn to_import(args: &VariantsImport) -> Result<Order, String> {
     let mut order = order(&args.model, None, &args.trial)?;
     let name = VariantName::new(args.name.as_str()).map_err(|e| format!("--name {}: {e}", args.name))?;
+    Existing::check_name(&name).map_err(|e| format!("--name: {e}"))?;
     let parse = |text: &String| PrecisionHint::parse(text).ok_or_else(|| format!("--hint {text}: expected f32, f16 or bf16"));
     let hint = args.hint.as_ref().map(parse).transpose()?;
     if !args.file.is_file() {
@@ -136,7 +140,7 @@ fn order(model: &Path, out: Option<&Path>, trial: &Trial) -> Result<Order, Strin
         metric: trial.metric.as_deref().map(metric).transpose()?,
         jobs: Vec::new(),
         floor: trial.floor.as_deref().map(floor).transpose()?.unwrap_or(FLOOR),
-        method: Method::default(),
+        method: None,
         reduce_range: !lab::has_vnni(),
         keep_slow: trial.keep_slow,
         now,
@@ -161,6 +165,9 @@ fn recipes(names: &[String]) -> Result<Vec<&'static Recipe>, String> {
     if names.iter().any(|name| name == "all") {
         return Ok(recipe::ALL.iter().collect());
     }
+    let mut names = names.to_vec();
+    names.sort();
+    names.dedup_by_key(|name| name.trim_end_matches("@ort").to_owned());
     let known = || recipe::ALL.iter().map(|r| r.name.trim_end_matches("@ort")).collect::<Vec<_>>().join(", ");
     names.iter().map(|name| Recipe::find(name).ok_or_else(|| format!("--recipes {name}: expected all, or of {}", known()))).collect()
 }

@@ -97,6 +97,12 @@ pub struct Card {
     /// What the engine is told to compute in, where it chooses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<PrecisionHint>,
+    /// Parts of a device class without which its integers overflow on the way, such as `vnni`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
+    /// The accuracy that was asked of it: below that it is not offered.
+    #[serde(default)]
+    pub floor: f64,
     /// Samples that passes went by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<Calibration>,

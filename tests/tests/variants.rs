@@ -46,7 +46,7 @@ fn scales_and_zero_points_are_those_of_onnx_runtimes_own_quantizer() {
     ] {
         let (model, out) = (kit.models.join(model), dir.path().join("out"));
         // Fidelity and speed are not what is looked at.
-        make(&kit, &model, &samples, &out, &["--recipes", "int8-qdq", "--floor", "0", "--keep-slow"]).unwrap();
+        make(&kit, &model, &samples, &out, &["--recipes", "int8-qdq", "--floor", "0", "--keep-slow", "--method", "min-max"]).unwrap();
         let said = kit.python("quantizer.py", &[path(&model), path(&samples), path(&out.join("int8-qdq@ort/model.onnx")), operators]);
         let counts: Vec<u32> = said.lines().map(|line| line.split(' ').next().unwrap().parse().unwrap()).collect();
         assert!(counts[0] >= least[0] && counts[1] >= least[1], "{}: {said}", model.display());
@@ -68,7 +68,7 @@ fn models_that_others_made_end_in_a_table_or_a_clear_word_and_what_is_kept_keeps
             std::fs::copy(kit.data.join("minilm/pairs.npz"), &samples).unwrap(); // of another model: refused by name
         }
         let before = std::fs::read(file).unwrap();
-        match make(&kit, file, &samples, &out, &["--recipes", "all", "--floor", "0.9"]) {
+        match make(&kit, file, &samples, &out, &["--recipes", "all", "--floor", "0.9", "--metric", "cosine", "--method", "percentile"]) {
             Ok(made) => {
                 for variant in made["variants"].as_array().unwrap() {
                     let outcome = variant["outcome"].as_str().unwrap();
@@ -78,6 +78,10 @@ fn models_that_others_made_end_in_a_table_or_a_clear_word_and_what_is_kept_keeps
                     assert_eq!(folder.is_dir(), outcome == "kept" || outcome == "not-profiled", "{name}: {variant}");
                     if outcome == "kept" {
                         assert!(variant["fidelity"]["accuracy"].as_f64().unwrap() >= 0.9, "{name}: {variant}");
+                    }
+                    if outcome == "kept" && variant["name"].as_str().unwrap().ends_with("@ort") {
+                        // By another program than the one that says so.
+                        kit.python("cosine.py", &[path(&samples), path(file), path(&folder.join("model.onnx")), "0.9"]);
                     }
                 }
                 tables.push(name.clone());
@@ -100,9 +104,8 @@ fn the_onnx_checker_and_opencv_take_what_was_made_and_answer_the_same() {
     let samples = first(&kit, 48, "fashion_mnist/calib.npz", dir.path());
     kit.python("opencv.py", &["prepare", path(&kit.models.join(CLASSIFIER)), path(&samples), path(dir.path())]);
     let (model, samples, out) = (dir.path().join("model.onnx"), dir.path().join("samples.npz"), dir.path().join("out"));
-    // Engines that are not here: their files are written whatever their speed.
-    let recipes = ["fp16@tensorrt", "int8-qdq@tensorrt"];
-    make(&kit, &model, &samples, &out, &["--recipes", &recipes.join(","), "--floor", "0"]).unwrap();
+    let recipes = ["fp16@tensorrt", "int8-qdq@ort", "int8-qdq@tensorrt"];
+    make(&kit, &model, &samples, &out, &["--recipes", &recipes.join(","), "--floor", "0", "--keep-slow"]).unwrap();
     let files: Vec<PathBuf> = recipes.iter().map(|name| out.join(name).join("model.onnx")).collect();
     kit.python("opencv.py", &[&["check", path(&samples), path(&model)], &files.iter().map(|f| path(f)).collect::<Vec<_>>()[..]].concat());
 }
@@ -136,7 +139,7 @@ fn with_variant(kit: &Kit, dir: &Path) -> (tempfile::TempDir, PathBuf, PathBuf) 
     kit.add(models.path(), "classifier", CLASSIFIER);
     let samples = first(kit, 32, "fashion_mnist/calib.npz", dir);
     let (model, out) = (models.path().join("classifier/1/model.onnx"), models.path().join("classifier/1/variants"));
-    make(kit, &model, &samples, &out, &["--recipes", "int8-qdq", "--floor", "0.8", "--keep-slow"]).unwrap();
+    make(kit, &model, &samples, &out, &["--recipes", "int8-qdq", "--floor", "0.8", "--keep-slow", "--method", "min-max"]).unwrap();
     (models, out, samples)
 }
 
@@ -203,6 +206,8 @@ fn what_others_made_is_taken_in_when_it_is_right_and_checked_again_when_asked() 
     assert_eq!((code, of(&made, "bad@ort")["outcome"].as_str()), (1, Some("refused")), "{made}");
     let (code, _, said) = run(&["import", path(&theirs), "--model", path(&model), "--name", "../bad"]);
     assert!(code == 2 && said.contains("../bad"), "{said}");
+    let (code, _, said) = run(&["import", path(&theirs), "--model", path(&model), "--name", "fp32@ort"]);
+    assert!(code == 2 && said.contains("what the model itself is called"), "{said}");
     assert!(!out.join("bad@ort").exists());
 
     let before = std::fs::read_to_string(out.join("int8-qdq@ort/card.toml")).unwrap();
@@ -210,6 +215,11 @@ fn what_others_made_is_taken_in_when_it_is_right_and_checked_again_when_asked() 
     let names: Vec<&str> = made["variants"].as_array().unwrap().iter().map(|v| v["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["int8-qdq@ort", "theirs@ort"], "{said}");
     let after = std::fs::read_to_string(out.join("int8-qdq@ort/card.toml")).unwrap();
+    // What is too far off by now is told so, and offered no more.
+    let refused = ["variants", "check", path(&model), "--calib", path(&samples), "--budget-ms", "20", "--floor", "1", "--metric", "cosine"];
+    assert_eq!(kit.run(&refused).0, 1);
+    let struck = std::fs::read_to_string(out.join("theirs@ort/card.toml")).unwrap();
+    assert!(struck.contains("floor = 1.0") && struck.contains("[fidelity]"), "{struck}");
     let without_time = |card: &str| card.lines().filter(|line| !line.starts_with("made_at")).collect::<Vec<_>>().join("\n");
     assert_eq!(without_time(&after), without_time(&before), "what made it is still told, and the answers are the same");
 }

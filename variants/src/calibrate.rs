@@ -5,10 +5,12 @@
 //! Runtime's `entropy`). These work on histograms over the range that a first pass found.
 
 use crate::VariantError;
+use crate::graph::Names;
 use crate::onnx::{Model, pb};
 use crate::pass::{Activations, Ranges};
 use crate::runtime::{Run, Runtime, Session};
 use crate::samples::Samples;
+use policy::DataType;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,94 +36,104 @@ pub enum Method {
 }
 
 impl Method {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::MinMax, Self::Percentile, Self::Entropy, Self::Mse];
+
     /// As written in arguments and cards.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MinMax => "min-max",
+            Self::Percentile => "percentile",
+            Self::Entropy => "entropy",
+            Self::Mse => "mse",
+        }
+    }
+
+    /// The one that is written `text`.
     pub fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "min-max" => Self::MinMax,
-            "percentile" => Self::Percentile,
-            "entropy" => Self::Entropy,
-            "mse" => Self::Mse,
-            _ => return None,
-        })
+        Self::ALL.into_iter().find(|method| method.as_str() == text)
     }
 }
 
-/// The ranges of the values `names` of `model` over `samples`. A file is written into `folder` and stays there.
+/// The ranges of the values `names` of `model` over `samples`, by each of `methods`. A file is written into `folder` and stays there.
 ///
 /// # Errors
-/// The engine's words; [`VariantError::Tensor`] for a value that is not a number.
+/// The engine's words.
 pub fn ranges(
     runtime: &dyn Runtime,
     model: &Model,
     names: &[String],
     samples: &Samples,
-    method: Method,
-    activations: Activations,
+    (methods, activations): (&[Method], Activations),
     folder: &Path,
-) -> Result<Ranges, VariantError> {
-    let mut opened = open(runtime, model, names, folder)?;
+) -> Result<Vec<(Method, Ranges)>, VariantError> {
+    let mut observed = Observed::open(runtime, model, names, folder)?;
     let mut seen: BTreeMap<String, [f32; 2]> = BTreeMap::new();
-    for_each(opened.as_mut(), samples, |name, values| {
+    observed.for_each(samples, |name, values| {
         let range = seen.entry(name.to_owned()).or_insert([f32::INFINITY, f32::NEG_INFINITY]);
         for value in values {
-            if !value.is_finite() {
-                return Err(VariantError::tensor(name, format!("is {value} for a sample; a range cannot be told")));
-            }
-            *range = [range[0].min(*value), range[1].max(*value)];
+            // A mask of -inf is no range: what takes it stays in float.
+            let [low, high] = *range;
+            *range = if value.is_finite() { [low.min(*value), high.max(*value)] } else { [f32::NEG_INFINITY, f32::INFINITY] };
         }
-        Ok(())
     })?;
-    seen.retain(|_, [low, high]| low <= high);
-    if method == Method::MinMax {
-        return Ok(Ranges(seen));
+    seen.retain(|_, [low, high]| low <= high && low.is_finite() && high.is_finite());
+    if methods == [Method::MinMax] {
+        return Ok(vec![(Method::MinMax, Ranges(seen))]);
     }
     let mut histograms: BTreeMap<String, Histogram> = seen.into_iter().map(|(name, range)| (name, Histogram::new(range))).collect();
-    for_each(opened.as_mut(), samples, |name, values| {
+    observed.for_each(samples, |name, values| {
         if let Some(histogram) = histograms.get_mut(name) {
             values.iter().for_each(|v| histogram.add(*v));
         }
-        Ok(())
     })?;
-    Ok(Ranges(histograms.into_iter().map(|(name, histogram)| (name, histogram.range(method, activations))).collect()))
+    let by = |method: &Method| {
+        let range = |(name, histogram): (&String, &Histogram)| (name.clone(), histogram.range(*method, activations));
+        (*method, Ranges(histograms.iter().map(range).collect()))
+    };
+    Ok(methods.iter().map(by).collect())
 }
 
-/// The model with `names` as its only outputs.
-fn open(runtime: &dyn Runtime, model: &Model, names: &[String], folder: &Path) -> Result<Box<dyn Session>, VariantError> {
-    let mut observed = model.clone();
-    let known = observed.graph().output.clone();
-    let inputs: Vec<String> = observed.graph().input.iter().map(|i| i.name().to_owned()).collect();
-    // An engine infers the type of an output that does not say it. An input cannot be an output under its own name.
-    let outputs = names.iter().filter(|name| !inputs.contains(name)).map(|name| {
-        let as_known = known.iter().find(|o| o.name() == name).cloned();
-        as_known.unwrap_or_else(|| pb::ValueInfoProto { name: Some(name.clone()), ..pb::ValueInfoProto::default() })
-    });
-    observed.graph_mut().output = outputs.collect();
-    for input in inputs.iter().filter(|input| names.contains(input)) {
-        let name = format!("{input}__observed");
-        observed.graph_mut().node.push(crate::graph::node("Identity", &[input], &[&name]));
-        observed.graph_mut().output.push(pb::ValueInfoProto { name: Some(name), ..pb::ValueInfoProto::default() });
+/// A model whose outputs are the values inside it that are looked at.
+struct Observed {
+    session: Box<dyn Session>,
+    /// What each output is called in the model.
+    names: Vec<String>,
+}
+
+impl Observed {
+    fn open(runtime: &dyn Runtime, model: &Model, names: &[String], folder: &Path) -> Result<Self, VariantError> {
+        let mut observed = model.clone();
+        let known = std::mem::take(&mut observed.graph_mut().output);
+        let mut free = Names::of(model.graph());
+        let is_input = |name: &String| model.graph().input.iter().any(|input| input.name() == name);
+        for name in names {
+            // An input cannot be an output under its own name; an engine infers the type of an output that does not say it.
+            let output = if is_input(name) { free.fresh(&format!("{name}_observed")) } else { name.clone() };
+            if output != *name {
+                observed.graph_mut().node.push(crate::graph::node("Identity", &[name], &[&output]));
+            }
+            let as_known = known.iter().find(|o| o.name() == output).cloned();
+            let bare = || pb::ValueInfoProto { name: Some(output.clone()), ..pb::ValueInfoProto::default() };
+            observed.graph_mut().output.push(as_known.unwrap_or_else(bare));
+        }
+        observed.write(folder)?;
+        // Fused, a value is rounded otherwise in its last bit; as ONNX Runtime's calibrator has it, it is not.
+        let run = Run { as_written: true, ..Run::ort(&folder.join("model.onnx")) };
+        runtime.check(&run)?;
+        Ok(Self { session: runtime.load(&run)?, names: names.to_vec() })
     }
-    observed.write(folder)?;
-    // Fused, a value is rounded otherwise in its last bit; as ONNX Runtime's calibrator has it, it is not.
-    let run = Run { as_written: true, ..Run::ort(&folder.join("model.onnx")) };
-    runtime.check(&run)?;
-    runtime.load(&run)
-}
 
-/// Shows `look` every value of every observed tensor that holds floats.
-fn for_each(
-    session: &mut dyn Session,
-    samples: &Samples,
-    mut look: impl FnMut(&str, &[f32]) -> Result<(), VariantError>,
-) -> Result<(), VariantError> {
-    for (from, rows) in samples.runs(1) {
-        for tensor in session.run(&samples.batch(from, rows))? {
-            if tensor.datatype == policy::DataType::Fp32 {
-                look(tensor.name.trim_end_matches("__observed"), &tensor.floats().unwrap_or_default())?;
+    /// Shows `look` every value of every tensor that holds floats, over all samples.
+    fn for_each(&mut self, samples: &Samples, mut look: impl FnMut(&str, &[f32])) -> Result<(), VariantError> {
+        for (from, rows) in samples.runs(1) {
+            let given = self.session.run(&samples.batch(from, rows))?;
+            for (name, tensor) in self.names.iter().zip(given).filter(|(_, tensor)| tensor.datatype == DataType::Fp32) {
+                look(name, &tensor.floats().unwrap_or_default());
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 struct Histogram {

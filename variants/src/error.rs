@@ -43,6 +43,9 @@ pub enum VariantError {
     /// The engine refuses, in its own words.
     #[error("{0}")]
     Engine(String),
+    /// The engine has no code for something in a model that may be right; in its own words.
+    #[error("{0}")]
+    NotImplemented(String),
     /// A card or a folder of variants that cannot be used.
     #[error("{0}")]
     Card(String),

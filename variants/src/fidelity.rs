@@ -63,16 +63,18 @@ pub fn compare(reference: &Answers, variant: &Answers, samples: &Samples, asked:
     let Some((_, first)) = reference.outputs.first().filter(|_| same) else {
         return Err(VariantError::Engine("its outputs are not the reference's".to_owned()));
     };
-    let bad = variant.outputs.iter().find(|(_, values)| values.iter().any(|v| !v.is_finite()));
-    let reference_fine = reference.outputs.iter().all(|(_, values)| values.iter().all(|v| v.is_finite()));
-    if let (Some((name, _)), true) = (bad, reference_fine) {
-        return Err(VariantError::Engine(format!("output `{name}` has values that are no numbers, where the reference's are")));
+    for (whose, answers) in [("the reference's", reference), ("its", variant)] {
+        if let Some((name, _)) = answers.outputs.iter().find(|(_, values)| values.iter().any(|v| !v.is_finite())) {
+            return Err(VariantError::Engine(format!("{whose} output `{name}` has values that are no numbers: nothing to compare")));
+        }
     }
     let mut compared = Compared::default();
     for ((_, expected), (_, got)) in reference.outputs.iter().zip(&variant.outputs) {
         compared.add(expected, got, reference.count);
     }
-    let width = first.len().checked_div(reference.count).unwrap_or(0);
+    // Rows of different lengths cannot be told apart, so they have no choice in common.
+    let whole = first.len().checked_rem(reference.count) == Some(0);
+    let width = first.len().checked_div(reference.count).filter(|_| whole).unwrap_or(0);
     let choices = |answers: &Answers| -> Vec<Option<usize>> {
         answers.outputs.first().map_or(Vec::new(), |(_, values)| values.chunks(width.max(1)).map(greatest).collect())
     };
@@ -99,6 +101,9 @@ pub fn compare(reference: &Answers, variant: &Answers, samples: &Samples, asked:
         (Metric::Cosine, ..) => compared.cosine_mean(),
         (metric, ..) => return Err(VariantError::Engine(format!("there is nothing to measure {metric:?} by"))),
     };
+    if !accuracy.is_finite() {
+        return Err(VariantError::Engine(format!("its accuracy ({metric}) is {accuracy}: nothing to compare")));
+    }
     Ok(Fidelity {
         data: samples.digest.clone(),
         samples: samples.count as u64,

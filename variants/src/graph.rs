@@ -34,6 +34,7 @@ impl Index {
             for_each_subgraph(node, &mut |inner| taken(inner, &mut index.inner));
         }
         let inputs: HashSet<&str> = graph.input.iter().map(|i| i.name()).collect();
+        // An initializer that is an input too is a default, which a caller may change.
         let fixed = graph.initializer.iter().enumerate().filter(|(_, t)| !inputs.contains(t.name()));
         index.constants = fixed.map(|(at, t)| (t.name().to_owned(), at)).collect();
         index.outputs = graph.output.iter().map(|o| o.name().to_owned()).collect();

@@ -3,18 +3,20 @@
 
 mod existing;
 mod folder;
+mod order;
 mod sensitive;
 
 pub use existing::Existing;
 pub use folder::{digest_of, read_card, replay};
+pub use order::{Job, Made, Order, Outcome, Outcomes, ROWS};
 
 use crate::VariantError;
 use crate::calibrate::{self, Method};
 use crate::fidelity::{self, Answers};
 use crate::onnx::Model;
 use crate::pass::{Activations, Fold, Pass, Ranges, observed};
-use crate::recipe::{Make, Recipe, method_name};
-use crate::runtime::{Checked, Run, Runtime, Timing};
+use crate::recipe::{Make, Recipe};
+use crate::runtime::{Checked, Run, Runtime};
 use crate::samples::Samples;
 use folder::Staging;
 use policy::card::{Calibration, Card, Fidelity, Metric};
@@ -23,108 +25,10 @@ use policy::{Digest, PrecisionHint, VariantName};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Batch sizes that are timed, where the model takes batches.
-pub const ROWS: [u32; 3] = [1, 4, 16];
-
-/// What to make of which model.
-#[derive(Debug, Clone)]
-pub struct Order {
-    /// The reference's model file.
-    pub model: PathBuf,
-    /// Where variants go, a folder for each.
-    pub out: PathBuf,
-    /// Samples for calibration.
-    pub calibration: PathBuf,
-    /// Samples for fidelity; those of calibration where none are given.
-    pub evaluation: Option<PathBuf>,
-    /// Right classes of the samples fidelity is measured on.
-    pub labels: Option<PathBuf>,
-    /// What accuracy is measured by, where it is not to be guessed.
-    pub metric: Option<Metric>,
-    /// What to make, or to look at.
-    pub jobs: Vec<Job>,
-    /// Least accuracy.
-    pub floor: f64,
-    /// How ranges follow from samples.
-    pub method: Method,
-    /// Does this machine lack VNNI?
-    pub reduce_range: bool,
-    /// Keep what is right and not faster here: for other machines.
-    pub keep_slow: bool,
-    /// Seconds since 1970, for the cards.
-    pub now: u64,
-}
-
-/// One variant to be had.
-#[derive(Debug, Clone)]
-pub enum Job {
-    /// Made here.
-    Recipe(&'static Recipe),
-    /// Made by someone, or here before.
-    Existing(Box<Existing>),
-}
-
-impl Job {
-    fn name(&self) -> &str {
-        match self {
-            Self::Recipe(recipe) => recipe.name,
-            Self::Existing(existing) => existing.name.as_str(),
-        }
-    }
-
-    /// The ranges it needs.
-    fn calibrates(&self) -> Option<Activations> {
-        match self {
-            Self::Recipe(recipe) => recipe.calibrates(),
-            Self::Existing(_) => None,
-        }
-    }
-}
-
-/// What became of a job.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
-    /// It is there.
-    Kept,
-    /// It was made and is not worth having, or wrong: why.
-    Refused(String),
-    /// There is nothing in this model for it: why.
-    NotApplicable(String),
-    /// It is there as a file; no engine here can say how fast it is.
-    NotProfiled(String),
-}
-
-/// A line of the table.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Made {
-    /// The variant.
-    pub name: String,
-    /// What became of it.
-    pub outcome: Outcome,
-    /// What passes did and left.
-    pub lines: Vec<String>,
-    /// Bytes of its file.
-    pub bytes: Option<u64>,
-    /// Against the reference.
-    pub fidelity: Option<Fidelity>,
-    /// Times beside the reference's.
-    pub timing: Option<Timing>,
-    /// Times faster than the reference.
-    pub speedup: Option<f64>,
-}
-
-/// All that came of an order.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Outcomes {
-    /// Device class on which times hold.
-    pub class: String,
-    /// Bytes of the reference's file.
-    pub reference_bytes: u64,
-    /// Times of the reference.
-    pub reference: Option<Timing>,
-    /// A line for each job, in order.
-    pub made: Vec<Made>,
-}
+/// Samples that are enough to rank by.
+const FEW: usize = 32;
+/// How the line begins that tells the method.
+const BY_METHOD: &str = "ranges by ";
 
 /// What a caller may show while it waits.
 pub type Progress<'a> = &'a mut dyn FnMut(&str);
@@ -164,6 +68,7 @@ struct Origin {
     made_by: String,
     passes: Vec<serde_json::Value>,
     calibration: Option<Calibration>,
+    needs: Vec<String>,
 }
 
 struct Work<'a> {
@@ -178,7 +83,8 @@ struct Work<'a> {
     calibration: Samples,
     evaluation: Samples,
     answers: Answers,
-    ranges: [Option<Result<Ranges, VariantError>>; 2],
+    /// For unsigned and for signed activations, and by which method.
+    ranges: [Option<Result<(Method, Ranges), VariantError>>; 2],
 }
 
 impl<'a> Work<'a> {
@@ -220,39 +126,64 @@ impl<'a> Work<'a> {
             ranges: [None, None],
         };
         for (at, activations) in [Activations::U8, Activations::S8].into_iter().enumerate() {
-            // Min-max ranges are the same for both.
-            if order.jobs.iter().any(|job| job.calibrates() == Some(activations))
-                && let Some(slot) = work.ranges.get(at)
-                && slot.is_none()
-            {
+            let calibrating = order.jobs.iter().find_map(|job| job.recipe().filter(|recipe| recipe.calibrates() == Some(activations)));
+            if let Some(recipe) = calibrating {
                 progress("measuring ranges of activations");
-                let found = work.calibrate(activations);
-                if let Some(slot) = work.ranges.get_mut(at) {
-                    *slot = Some(found);
-                }
+                let found = work.calibrate(recipe, activations);
+                work.ranges.get_mut(at).into_iter().for_each(|slot| *slot = Some(found.clone()));
             }
         }
         Ok(work)
     }
 
-    fn calibrate(&self, activations: Activations) -> Result<Ranges, VariantError> {
+    fn calibrate(&self, recipe: &Recipe, activations: Activations) -> Result<(Method, Ranges), VariantError> {
         let names = observed(self.base.graph(), &Recipe::operators(self.base.graph()));
         if names.is_empty() {
             return Err(VariantError::NotApplicable("no Conv, Gemm or MatMul".to_owned()));
         }
+        let methods = self.order.method.map_or(Method::ALL.to_vec(), |method| vec![method]);
         let folder = self.staging.folder("calibration")?;
-        let ranges = calibrate::ranges(self.runtime, &self.base, &names, &self.calibration, self.order.method, activations, &folder);
+        let found = calibrate::ranges(self.runtime, &self.base, &names, &self.calibration, (&methods, activations), &folder);
         self.staging.remove("calibration");
-        ranges
+        self.best(recipe, found?)
     }
 
-    fn ranges_for(&self, recipe: &Recipe) -> Result<Ranges, VariantError> {
+    /// The method whose ranges lose least on some of the calibration samples.
+    fn best(&self, recipe: &Recipe, mut found: Vec<(Method, Ranges)>) -> Result<(Method, Ranges), VariantError> {
+        let mut best: Option<(f64, usize)> = None;
+        if found.len() > 1 {
+            let few = self.calibration.first(FEW);
+            let expected = fidelity::answers(self.runtime.load(&Run::ort(&self.order.model))?.as_mut(), &few)?;
+            for (at, (_, ranges)) in found.iter().enumerate() {
+                let Some(pass) = recipe.pass(self.base.graph(), ranges, &BTreeSet::new(), self.order.reduce_range) else { continue };
+                let sqnr_db = self.tried(&pass, "methods", &expected, &few).unwrap_or(f64::NEG_INFINITY);
+                if best.is_none_or(|(known, _)| sqnr_db > known) {
+                    best = Some((sqnr_db, at));
+                }
+            }
+            self.staging.remove("methods");
+        }
+        let at = best.map_or(0, |(_, at)| at);
+        if at < found.len() { Ok(found.swap_remove(at)) } else { Err(VariantError::NotApplicable("no ranges were measured".to_owned())) }
+    }
+
+    /// Signal over noise of the answers when `pass` is applied.
+    fn tried(&self, pass: &Pass, name: &str, expected: &Answers, samples: &Samples) -> Result<f64, VariantError> {
+        let mut model = self.base.clone();
+        pass.apply(&mut model)?;
+        let folder = self.staging.folder(name)?;
+        model.write(&folder)?;
+        let got = fidelity::answers(self.runtime.load(&Run::ort(&folder.join("model.onnx")))?.as_mut(), samples)?;
+        Ok(fidelity::compare(expected, &got, samples, Some(Metric::Cosine))?.sqnr_db)
+    }
+
+    fn ranges_for(&self, recipe: &Recipe) -> Result<(Method, Ranges), VariantError> {
         let at = match recipe.calibrates() {
-            None => return Ok(Ranges::default()),
+            None => return Ok(Default::default()),
             Some(Activations::U8) => 0,
             Some(Activations::S8) => 1,
         };
-        self.ranges.get(at).cloned().flatten().unwrap_or_else(|| Ok(Ranges::default()))
+        self.ranges.get(at).cloned().flatten().unwrap_or_else(|| Ok(Default::default()))
     }
 
     /// Has one variant. An error is one of the disk; all else is an outcome.
@@ -270,7 +201,11 @@ impl<'a> Work<'a> {
             Job::Recipe(recipe) => self.made(recipe, &mut made, progress),
             Job::Existing(existing) => self.existing(existing, &mut made),
         };
-        match candidate.and_then(|candidate| self.within_floor(candidate)) {
+        let judged = candidate.and_then(|candidate| self.within_floor(candidate));
+        if let (Job::Existing(existing), Err(_)) = (job, &judged) {
+            self.staging.strike(existing, made.fidelity.as_ref(), self.order.floor)?;
+        }
+        match judged {
             Ok(candidate) => Ok((made, Some(candidate))),
             Err(VariantError::NotApplicable(reason)) => Ok((Made { outcome: Outcome::NotApplicable(reason), ..made }, None)),
             Err(error @ VariantError::File { .. }) => Err(error),
@@ -297,9 +232,12 @@ impl<'a> Work<'a> {
             return Err(VariantError::NotApplicable(missing));
         }
         let ranges = self.ranges_for(recipe)?;
+        if recipe.calibrates().is_some() && self.order.method.is_none() {
+            made.lines.push(format!("{BY_METHOD}{}: it lost least", ranges.0.as_str()));
+        }
         let mut candidate = self.once(recipe, &ranges, &BTreeSet::new(), made)?;
         if self.is_too_low(&candidate) && recipe.calibrates().is_some() {
-            for keep in self.sensitive(recipe, &ranges, progress)? {
+            for keep in self.sensitive(recipe, &ranges.1, progress)? {
                 progress(&format!("{}: below the floor; {} nodes left in float", recipe.name, keep.len()));
                 candidate = self.once(recipe, &ranges, &keep, made)?;
                 if !self.is_too_low(&candidate) {
@@ -311,12 +249,20 @@ impl<'a> Work<'a> {
     }
 
     /// Makes, writes, checks and compares.
-    fn once(&self, recipe: &'static Recipe, ranges: &Ranges, keep: &BTreeSet<String>, made: &mut Made) -> Result<Candidate, VariantError> {
+    fn once(
+        &self,
+        recipe: &'static Recipe,
+        (method, ranges): &(Method, Ranges),
+        keep: &BTreeSet<String>,
+        made: &mut Made,
+    ) -> Result<Candidate, VariantError> {
         let folder = self.staging.folder(recipe.name)?;
         let (mut file, mut passes) = (None, Vec::new());
         if let Some(pass) = recipe.pass(self.base.graph(), ranges, keep, self.order.reduce_range) {
             let mut changed = self.base.clone();
-            made.lines = self.fold_lines.iter().cloned().chain(pass.apply(&mut changed)?.lines).collect();
+            let done = pass.apply(&mut changed)?;
+            made.lines.retain(|line| line.starts_with(BY_METHOD));
+            made.lines.extend(self.fold_lines.iter().cloned().chain(done.lines));
             passes = vec![Pass::Fold(Fold::default()), pass];
             changed.write(&folder)?;
             file = Some(folder.join("model.onnx"));
@@ -325,9 +271,10 @@ impl<'a> Work<'a> {
         let calibration = recipe.calibrates().map(|_| Calibration {
             data: self.calibration.digest.clone(),
             samples: self.calibration.count as u64,
-            method: method_name(self.order.method).to_owned(),
+            method: method.as_str().to_owned(),
         });
-        let origin = Origin { made_by: concat!("sluice ", env!("CARGO_PKG_VERSION")).to_owned(), passes, calibration };
+        let needs = recipe.needs(self.order.reduce_range).map(str::to_owned).into_iter().collect();
+        let origin = Origin { made_by: concat!("sluice ", env!("CARGO_PKG_VERSION")).to_owned(), passes, calibration, needs };
         let name = VariantName::new(recipe.name).map_err(|e| VariantError::Card(e.to_string()))?;
         self.judged(name, recipe.hint, file, folder, origin, made)
     }
@@ -354,8 +301,8 @@ impl<'a> Work<'a> {
         let stand_in = if unprofiled.is_some() { Run::ort(&run.model) } else { run.clone() };
         let fidelity = match self.runtime.check(&stand_in).and_then(|_| self.compare(&stand_in)) {
             Ok(fidelity) => Some(fidelity),
-            Err(error) if unprofiled.is_some() => {
-                made.lines.push(format!("not compared: ONNX Runtime on the processor says: {error}"));
+            Err(VariantError::NotImplemented(said)) if unprofiled.is_some() => {
+                made.lines.push(format!("not compared: ONNX Runtime on the processor says: {said}"));
                 None
             }
             Err(error) => return Err(error),
@@ -369,6 +316,8 @@ impl<'a> Work<'a> {
             model: digest,
             bytes,
             hint,
+            needs: origin.needs,
+            floor: self.order.floor,
             calibration: origin.calibration,
             fidelity,
             sample: self.evaluation.batch(0, 1).into_iter().map(|t| (t.name, t.shape)).collect(),

@@ -53,10 +53,10 @@ pub fn prospects(model: &Model) -> Vec<Prospect> {
 }
 
 /// What to try first on a device class, such as `cpu:avx512_vnni+avx512_bf16:16c`.
-pub fn suggest(model: &Model, class: &str) -> Option<Suggestion> {
+pub fn suggest(model: &Model, prospects: &[Prospect], class: &str) -> Option<Suggestion> {
     let count = |operator: &str| model.graph().node.iter().filter(|n| is(n, operator)).count();
     let (convolutions, products) = (count("Conv"), count("MatMul") + count("Gemm"));
-    let applies = |name: &str| prospects(model).iter().any(|p| p.name == name && p.bytes.is_some());
+    let applies = |name: &str| prospects.iter().any(|p| p.name == name && p.bytes.is_some());
     let bf16 = class.contains("bf16");
     let vnni = if class.contains("vnni") { "this class multiplies bytes (VNNI)" } else { "weights take a quarter, in 7 bits without VNNI" };
     if !class.starts_with("cpu") {

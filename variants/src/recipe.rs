@@ -1,6 +1,5 @@
 //! The recipes: what each makes of a model, for which engine.
 
-use crate::calibrate::Method;
 use crate::graph::is;
 use crate::onnx::pb::GraphProto;
 use crate::pass::{Activations, Cast, Dynamic, Pass, Qdq, Ranges, To, WeightOnly};
@@ -75,6 +74,12 @@ impl Recipe {
         }
     }
 
+    /// What a processor must have for the integers of its file not to overflow on the way.
+    pub fn needs(&self, reduce_range: bool) -> Option<&'static str> {
+        let unsigned = matches!(self.make, Make::Dynamic | Make::Qdq(Activations::U8));
+        (unsigned && !reduce_range).then_some("vnni")
+    }
+
     /// The operators whose inputs and outputs it quantizes statically.
     pub fn operators(graph: &GraphProto) -> BTreeSet<String> {
         if graph.node.iter().any(|n| is(n, "Conv")) {
@@ -104,15 +109,5 @@ impl Recipe {
             Make::Weights(bits) => WeightOnly { bits, block: 128, accuracy_level: 4 }.into(),
             Make::Cast(to) => Cast { to, keep: Cast::usually_kept() }.into(),
         })
-    }
-}
-
-/// How a method is written in a card.
-pub(crate) fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::MinMax => "min-max",
-        Method::Percentile => "percentile",
-        Method::Entropy => "entropy",
-        Method::Mse => "mse",
     }
 }

@@ -86,8 +86,6 @@ pub struct Checked {
 pub struct Timing {
     /// By rows of a batch: the median and the tail, in microseconds.
     pub batches: Vec<policy::profile::BatchTime>,
-    /// Bytes that a loaded and warm instance takes.
-    pub bytes_resident: u64,
     /// Milliseconds from open to warm.
     pub load_ms: u64,
 }

@@ -53,6 +53,9 @@ impl Samples {
     pub fn read(path: &Path, labels: Option<&Path>, inputs: &[Port]) -> Result<Self, VariantError> {
         let refuse = |reason: String| VariantError::Samples { path: path.to_owned(), reason };
         let mut found = if path.is_dir() { folder(path)? } else { archive(path)? };
+        if labels.is_some() && inputs.iter().all(|i| i.name != LABELS) {
+            found.remove(LABELS); // others were given
+        }
         let labels = match labels {
             Some(file) => Some(array(file, std::fs::File::open(file).map_err(|e| VariantError::file(file, &e))?)?),
             None if inputs.iter().all(|i| i.name != LABELS) => found.remove(LABELS),
@@ -83,6 +86,7 @@ impl Samples {
             return Err(refuse(format!("{count} samples; at least {LEAST} are needed, a few hundred are usual")));
         }
         let labels = labels.map(|array| classes(&array, count).map_err(refuse)).transpose()?;
+        labels.iter().flatten().for_each(|label| hash.update(label.to_le_bytes()));
         let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let digest = policy::Digest::new(hex).map_err(|e| refuse(e.to_string()))?;
         let open = inputs.iter().all(|i| i.shape.first().is_some_and(|d| *d < 0)) && !arrays.iter().any(|a: &Array| a.stacked);
@@ -192,7 +196,7 @@ fn contents<R: Read>(file: NpyFile<R>) -> Result<Array, String> {
     let unknown = || format!("a type that tensors do not have: {}", file.dtype().descr());
     let datatype = datatype(&file.dtype()).ok_or_else(unknown)?;
     let shape = file.shape().iter().map(|d| i64::try_from(*d)).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-    let wanted = file.len().saturating_mul(datatype.size().unwrap_or(0) as u64);
+    let wanted = file.shape().iter().fold(datatype.size().unwrap_or(0) as u64, |n, d| n.saturating_mul(*d));
     let mut data = Vec::new();
     file.into_inner().take(wanted).read_to_end(&mut data).map_err(|e| e.to_string())?;
     if data.len() as u64 != wanted {

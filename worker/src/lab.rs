@@ -115,23 +115,33 @@ impl Lab {
     }
 
     /// Times `specs` in turn with each other, so that what disturbs one disturbs all: each has its turn in a round, and another is first in
-    /// every round. The `row` is given as often as a batch is long. Each size of batch takes `budget` for each model, and five rounds at
-    /// least. Blocks. One answer for each, in order.
-    pub fn time(&self, specs: &[LoadSpec], row: &[Input], rows: &[u32], budget: Duration) -> Vec<Result<Timing, EngineError>> {
-        let mut trials: Vec<Result<(Trial, Timing), EngineError>> = specs
-            .iter()
-            .map(|spec| self.load(spec).map(|trial| (Timing { batches: Vec::new(), load_ms: trial.load_ms }, trial)).map(|(t, l)| (l, t)))
-            .collect();
+    /// every round. The `row` is given as often as a batch is long. Blocks. One answer for each, in order; `None` when it
+    /// was broken off.
+    pub fn time(&self, specs: &[LoadSpec], row: &[Input], rows: &[u32], terms: &Terms<'_>) -> Option<Vec<Result<Timing, EngineError>>> {
+        let load = |spec| {
+            let trial = self.load(spec)?;
+            let timing = Timing { batches: Vec::new(), load_ms: trial.load_ms };
+            Ok((trial, timing))
+        };
+        let mut trials: Vec<Result<(Trial, Timing), EngineError>> = specs.iter().map(load).collect();
         for rows in rows {
             let inputs: Vec<Input> = row.iter().map(|input| input.repeated(*rows)).collect();
-            round_robin(&mut trials, &inputs, *rows, budget);
+            round_robin(&mut trials, &inputs, *rows, terms)?;
         }
-        trials.into_iter().map(|trial| trial.map(|(_, timing)| timing)).collect()
+        Some(trials.into_iter().map(|trial| trial.map(|(_, timing)| timing)).collect())
     }
 }
 
-/// Times one batch size. A model that fails is out.
-fn round_robin(trials: &mut [Result<(Trial, Timing), EngineError>], inputs: &[Input], rows: u32, budget: Duration) {
+/// On what terms models are timed.
+pub struct Terms<'a> {
+    /// How long each size of batch takes for each model; five rounds are made at least.
+    pub budget: Duration,
+    /// Asked before every turn: shall it be broken off?
+    pub stop: &'a dyn Fn() -> bool,
+}
+
+/// Times one batch size; `None` when it was broken off. A model that fails is out.
+fn round_robin(trials: &mut [Result<(Trial, Timing), EngineError>], inputs: &[Input], rows: u32, terms: &Terms<'_>) -> Option<()> {
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); trials.len()];
     for slot in trials.iter_mut() {
         let warmed = slot.as_mut().ok().map(|(trial, _)| (0..WARM_UPS).try_for_each(|_| trial.run(inputs).map(drop)));
@@ -140,7 +150,7 @@ fn round_robin(trials: &mut [Result<(Trial, Timing), EngineError>], inputs: &[In
         }
     }
     let started = Instant::now();
-    let budget = budget.saturating_mul(u32::try_from(trials.len()).unwrap_or(u32::MAX));
+    let budget = terms.budget.saturating_mul(u32::try_from(trials.len()).unwrap_or(u32::MAX));
     for round in 0..*ROUNDS.end() {
         if round >= *ROUNDS.start() && started.elapsed() > budget {
             break;
@@ -149,6 +159,9 @@ fn round_robin(trials: &mut [Result<(Trial, Timing), EngineError>], inputs: &[In
             let at = (round + turn) % trials.len();
             let (Some(slot), Some(times)) = (trials.get_mut(at), times.get_mut(at)) else { continue };
             let Ok((trial, _)) = slot else { continue };
+            if (terms.stop)() {
+                return None;
+            }
             if let Err(error) = trial.turn(inputs, times) {
                 *slot = Err(error);
             }
@@ -159,6 +172,7 @@ fn round_robin(trials: &mut [Result<(Trial, Timing), EngineError>], inputs: &[In
             timing.batches.push(time);
         }
     }
+    Some(())
 }
 
 /// A model loaded in a child.

@@ -8,7 +8,7 @@ use crate::config::WorkerConfig;
 use crate::engine::LoadSpec;
 use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
-use crate::lab::{BUDGET, Input, Lab};
+use crate::lab::{BUDGET, Input, Lab, Terms, Timing};
 use crate::manage::fetch;
 use crate::memory::Ledger;
 use crate::verdict::{How, Verdicts};
@@ -78,6 +78,10 @@ impl Profiler {
         if known.is_some_and(|known| known.engine == engine && known.speed.is_some()) {
             return Ok(());
         }
+        if let Some(refused) = SpeedVerdict::lacking(&variant.needs, class) {
+            tracing::info!(model = %version.model, variant = %variant.name, class, reason = refused.refusal(), "not for this device class");
+            return self.write(&key, variant, class, engine, Timing { batches: Vec::new(), load_ms: 0 }, Some(refused)).await;
+        }
         let reference = version.reference_runs();
         let mut specs = Vec::new();
         for runs in [&reference, &runs] {
@@ -86,22 +90,40 @@ impl Profiler {
             self.verdicts.of(runs.artifact, &file, how).await?;
             specs.push(LoadSpec { engine: how.engine, hint: how.hint, ..LoadSpec::cpu(file, NonZeroUsize::MIN) });
         }
-        self.idle().await;
         let device =
             self.config.devices.iter().find(|d| d.name == "cpu").ok_or_else(|| WorkerError::Signature("no processor".to_owned()))?;
         let _memory = self.ledger.reserve(device, reference.bytes_resident.saturating_add(runs.bytes_resident))?;
         let rows: Vec<u32> = ROWS.into_iter().filter(|rows| *rows <= version.signature.max_batch_size.max(1)).collect();
         let row = inputs(version, variant)?;
-        let lab = self.lab.clone();
-        let measured = tokio::task::spawn_blocking(move || lab.time(&specs, &row, &rows, BUDGET)).await;
-        let mut measured = measured.map_err(|e| WorkerError::Signature(e.to_string()))?.into_iter();
+        let measured = loop {
+            let before = self.idle().await;
+            let (lab, handle, specs, row, rows) = (self.lab.clone(), self.handle.clone(), specs.clone(), row.clone(), rows.clone());
+            // Whoever asks goes first: it is begun anew when they are done.
+            let time = move || lab.time(&specs, &row, &rows, &Terms { budget: BUDGET, stop: &|| answered(&handle) != before });
+            if let Some(measured) = tokio::task::spawn_blocking(time).await.map_err(|e| WorkerError::Signature(e.to_string()))? {
+                break measured;
+            }
+        };
+        let mut measured = measured.into_iter();
         let (Some(reference), Some(timing)) = (measured.next(), measured.next()) else { return Ok(()) };
         let (reference, timing) = (reference?, timing?);
         let speed = SpeedVerdict::of(&reference.batches, &timing.batches);
-        let fit: Vec<(u32, f64)> = timing.batches.iter().map(|b| (b.rows, b.p50_us)).collect();
-        let latency = Latency::fit(&fit);
         let (speedup, refused) = (speed.as_ref().map(SpeedVerdict::speedup), speed.as_ref().and_then(SpeedVerdict::refusal));
         tracing::info!(model = %version.model, variant = %variant.name, class, speedup, refused, "profiled");
+        self.write(&key, variant, class, engine, timing, speed).await
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        variant: &VariantRecord,
+        class: &str,
+        engine: String,
+        timing: Timing,
+        speed: Option<SpeedVerdict>,
+    ) -> Result<(), WorkerError> {
+        let fit: Vec<(u32, f64)> = timing.batches.iter().map(|b| (b.rows, b.p50_us)).collect();
+        let latency = Latency::fit(&fit);
         let profile = ProfileRecord {
             schema: SCHEMA,
             artifact: variant.artifact.clone(),
@@ -117,7 +139,7 @@ impl Profiler {
             speed,
             unknown: Unknown::new(),
         };
-        self.registry.txn(Txn::new().put(&key, registry::encode(&profile)?)).await?;
+        self.registry.txn(Txn::new().put(key, registry::encode(&profile)?)).await?;
         Ok(())
     }
 
@@ -126,17 +148,21 @@ impl Profiler {
         self.config.keys.profile(runs.artifact.as_str(), runs.name.engine(), hint, class)
     }
 
-    /// Resolves when nothing was answered for a while.
-    async fn idle(&self) {
-        let answered = || self.handle.all().iter().map(|r| r.statistics().inference_count).fold(0, u64::wrapping_add);
+    /// Resolves when nothing was answered for a while; with the rows answered until then.
+    async fn idle(&self) -> u64 {
         loop {
-            let before = answered();
+            let before = answered(&self.handle);
             tokio::time::sleep(IDLE).await;
-            if answered() == before {
-                return;
+            if answered(&self.handle) == before {
+                return before;
             }
         }
     }
+}
+
+/// Rows answered by the replicas there are.
+fn answered(worker: &WorkerHandle) -> u64 {
+    worker.all().iter().map(|replica| replica.statistics().inference_count).fold(0, u64::wrapping_add)
 }
 
 /// One row of zeros in the shapes of the sample that the variant was compared on.

@@ -21,8 +21,8 @@ pub(crate) struct VariantsMake {
     /// What to make, separated by commas: int8-dynamic, int8-qdq, bf16@openvino, …
     #[arg(long, value_delimiter = ',', default_value = "all")]
     pub(crate) recipes: Vec<String>,
-    /// How ranges follow from samples: min-max, percentile, entropy, mse
-    #[arg(long, default_value = "min-max")]
+    /// How ranges follow from samples: min-max, percentile, entropy, mse, or best: the one that loses least
+    #[arg(long, default_value = "best")]
     pub(crate) method: String,
     /// Where variants go; `variants` beside the model file when not given
     #[arg(long, value_name = "DIR")]

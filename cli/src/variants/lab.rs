@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::runtime::Handle;
 use worker::engine::{EngineName, LoadSpec};
-use worker::lab::{Input, Lab, Trial};
+use worker::lab::{Input, Lab, Terms, Trial};
 use worker::validate::Limits;
 
 /// Child processes of this program.
@@ -49,8 +49,11 @@ pub(super) fn has_vnni() -> bool {
     worker::devices::discover().isa.iter().any(|isa| isa.contains("vnni"))
 }
 
+/// The engine's words; those for a lack of code are told from those for a fault of the model ("Could not find an implementation", "does not
+/// implement").
 fn said(error: impl std::fmt::Display) -> VariantError {
-    VariantError::Engine(error.to_string())
+    let text = error.to_string();
+    if text.contains("implement") { VariantError::NotImplemented(text) } else { VariantError::Engine(text) }
 }
 
 fn port(spec: &TensorSpec) -> Port {
@@ -94,8 +97,9 @@ impl Runtime for Children {
     fn time(&self, runs: &[Run], sample: &[Tensor], rows: &[u32]) -> Result<Vec<Result<Timing, VariantError>>, VariantError> {
         let specs = runs.iter().map(|run| self.spec(run)).collect::<Result<Vec<_>, _>>()?;
         let row: Vec<Input> = sample.iter().map(input).collect();
-        let times = self.lab.time(&specs, &row, rows, self.budget);
-        let timing = |t: worker::lab::Timing| Timing { batches: t.batches, bytes_resident: 0, load_ms: t.load_ms };
+        let terms = Terms { budget: self.budget, stop: &|| false };
+        let times = self.lab.time(&specs, &row, rows, &terms).unwrap_or_default();
+        let timing = |t: worker::lab::Timing| Timing { batches: t.batches, load_ms: t.load_ms };
         Ok(times.into_iter().map(|t| t.map(timing).map_err(said)).collect())
     }
 }

@@ -68,6 +68,12 @@ impl SpeedVerdict {
         })
     }
 
+    /// Of a variant on a device class that lacks something it needs, whatever its speed: its integers would overflow on the way.
+    pub fn lacking(needs: &[String], class: &str) -> Option<Self> {
+        let missing = needs.iter().find(|need| !class.contains(need.as_str()))?;
+        Some(Self::Refused { speedup: 0.0, reason: format!("its integers overflow on this class, which has no {missing}") })
+    }
+
     /// How many times as fast as the reference.
     pub fn speedup(&self) -> f64 {
         match self {
@@ -100,5 +106,14 @@ mod tests {
         assert_eq!(slower.refusal(), Some("slower than reference on this class (0.71x)"));
         assert!(SpeedVerdict::of(&reference, &times(&[98.0, 400.0])).unwrap().refusal().is_some_and(|r| r.starts_with("no faster")));
         assert_eq!(SpeedVerdict::of(&reference, &[]), None);
+    }
+
+    #[test]
+    fn a_class_without_what_a_variant_needs_refuses_it_untimed() {
+        let needs = ["vnni".to_owned()];
+        let refused = SpeedVerdict::lacking(&needs, "cpu:avx2:4c").unwrap();
+        assert_eq!(refused.refusal(), Some("its integers overflow on this class, which has no vnni"));
+        assert_eq!(SpeedVerdict::lacking(&needs, "cpu:avx512_vnni:4c"), None);
+        assert_eq!(SpeedVerdict::lacking(&[], "cpu:avx2:4c"), None);
     }
 }

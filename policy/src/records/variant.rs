@@ -29,6 +29,9 @@ pub struct VariantRecord {
     pub metric: Metric,
     /// sha256 of the samples it was measured on.
     pub data: Digest,
+    /// Parts of a device class without which its integers overflow on the way, such as `vnni`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<String>,
     /// Shapes of one sample, by input: what it is timed with.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sample: BTreeMap<String, Vec<i64>>,

@@ -3,9 +3,13 @@
 use super::{Candidate, Made, Origin, Work, folder};
 use crate::VariantError;
 use crate::onnx::Model;
+use crate::runtime::Run;
 use policy::card::Card;
 use policy::{PrecisionHint, VariantName};
 use std::path::{Path, PathBuf};
+
+/// What a version's reference is called.
+const REFERENCE: &str = "fp32@ort";
 
 /// A variant that is there.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,12 +33,28 @@ impl Existing {
         let name = folder.file_name().and_then(|name| VariantName::new(name.to_str()?).ok());
         let shown = folder.display();
         let name = name.ok_or_else(|| VariantError::Card(format!("{shown}: a variant's folder is called precision@engine")))?;
+        Self::check_name(&name)?;
         let file = Some(folder.join("model.onnx")).filter(|file| file.is_file());
         let card = folder::read_card(folder).ok();
         if file.is_none() && card.is_none() {
             return Err(VariantError::Card(format!("{shown}: neither a model.onnx nor a card.toml that can be read")));
         }
         Ok(Self { name, file, hint: card.as_ref().and_then(|card| card.hint), card })
+    }
+}
+
+impl Existing {
+    /// A variant cannot be called what the model itself is called.
+    ///
+    /// # Errors
+    /// [`VariantError::Card`].
+    pub fn check_name(name: &VariantName) -> Result<(), VariantError> {
+        let taken = name.as_str() == REFERENCE;
+        if taken {
+            Err(VariantError::Card(format!("{REFERENCE} is what the model itself is called: give the variant another name")))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -45,11 +65,11 @@ impl Work<'_> {
         let mut file = None;
         let mut same = false;
         if let Some(from) = &existing.file {
-            // It decides itself how large it is in memory: looked at in a child before it is read here.
-            let run = crate::runtime::Run::ort(from);
-            if existing.name.engine() == "ort" {
-                self.runtime.check(&run)?;
-            }
+            // A file decides itself how large it is in memory: looked at in a child before it is read here.
+            let engine = existing.name.engine();
+            let here = self.runtime.missing(engine).is_none();
+            let own = Run { engine: engine.to_owned(), hint: existing.hint, ..Run::ort(from) };
+            self.runtime.check(&if here { own } else { Run::ort(from) })?;
             let model = Model::read(from)?;
             same = existing.card.as_ref().is_some_and(|card| folder::digest_of(from).is_ok_and(|(digest, _)| digest == card.model));
             model.write(&to)?;
@@ -57,10 +77,13 @@ impl Work<'_> {
         }
         let origin = match &existing.card {
             // What an old card says of another file is not true of this one.
-            Some(card) if same || existing.file.is_none() => {
-                Origin { made_by: card.made_by.clone(), passes: card.passes.clone(), calibration: card.calibration.clone() }
-            }
-            _ => Origin { made_by: "imported".to_owned(), passes: Vec::new(), calibration: None },
+            Some(card) if same || existing.file.is_none() => Origin {
+                made_by: card.made_by.clone(),
+                passes: card.passes.clone(),
+                calibration: card.calibration.clone(),
+                needs: card.needs.clone(),
+            },
+            _ => Origin { made_by: "imported".to_owned(), passes: Vec::new(), calibration: None, needs: Vec::new() },
         };
         self.judged(existing.name.clone(), existing.hint, file, to, origin, made)
     }

@@ -1,13 +1,17 @@
 //! The folder of variants: each is put together aside and moved to its place whole, so that there is never half of one.
 
+use super::existing::Existing;
 use crate::VariantError;
 use crate::onnx::Model;
 use crate::pass::Pass;
 use policy::Digest;
-use policy::card::Card;
+use policy::card::{Card, Fidelity};
 use sha2::{Digest as _, Sha256};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+
+/// Folders in which variants are put together, by the process that does it.
+const MAKING: &str = ".making-";
 
 /// Where variants are put together; removed with all that was not kept.
 pub(super) struct Staging {
@@ -20,7 +24,12 @@ pub(super) struct Staging {
 impl Staging {
     pub(super) fn new(out: &Path) -> Result<Self, VariantError> {
         let new = !out.exists();
-        let root = out.join(format!(".making-{}", std::process::id()));
+        // What a run that was killed left behind.
+        let stale = |name: &str| name.strip_prefix(MAKING).is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+        for entry in out.read_dir().into_iter().flatten().flatten().filter(|e| e.file_name().to_str().is_some_and(stale)) {
+            let _ = std::fs::remove_dir_all(entry.path()); // it is in nobody's way
+        }
+        let root = out.join(format!("{MAKING}{}", std::process::id()));
         std::fs::create_dir_all(&root).map_err(|e| VariantError::file(&root, &e))?;
         Ok(Self { out: out.to_owned(), root, new })
     }
@@ -37,17 +46,32 @@ impl Staging {
         let _ = std::fs::remove_dir_all(self.root.join(name)); // what stays goes with the rest
     }
 
+    /// Says on the card of a variant that is there what looking at it has shown: what is too far off, or does not run, is offered no more.
+    pub(super) fn strike(&self, existing: &Existing, fidelity: Option<&Fidelity>, floor: f64) -> Result<(), VariantError> {
+        let folder = self.out.join(existing.name.as_str());
+        let in_place = existing.file.as_ref().is_none_or(|file| file.parent() == Some(&folder));
+        if let (true, Ok(card)) = (in_place, read_card(&folder)) {
+            let card = Card { fidelity: fidelity.cloned(), floor, ..card };
+            let (text, beside) = (written(&card)?, folder.join(".card.new"));
+            std::fs::write(&beside, text).map_err(|e| VariantError::file(&beside, &e))?;
+            std::fs::rename(&beside, folder.join("card.toml")).map_err(|e| VariantError::file(&folder, &e))?;
+        }
+        Ok(())
+    }
+
     /// Moves `folder` with its card to where variants are; one of that name that was there goes.
     pub(super) fn keep(&self, folder: &Path, card: &Card) -> Result<(), VariantError> {
         let fail = |path: &Path, e: std::io::Error| VariantError::file(path, &e);
-        let text = toml::to_string(card).map_err(|e| VariantError::Card(e.to_string()))?;
         let file = folder.join("card.toml");
-        std::fs::write(&file, text).map_err(|e| fail(&file, e))?;
+        std::fs::write(&file, written(card)?).map_err(|e| fail(&file, e))?;
         let (to, old) = (self.out.join(card.name.as_str()), self.root.join("old"));
         if to.exists() {
             std::fs::rename(&to, &old).map_err(|e| fail(&to, e))?;
         }
-        std::fs::rename(folder, &to).map_err(|e| fail(&to, e))?;
+        if let Err(error) = std::fs::rename(folder, &to) {
+            let _ = std::fs::rename(&old, &to); // what was there is better than nothing
+            return Err(fail(&to, error));
+        }
         let _ = std::fs::remove_dir_all(old); // goes with the rest too
         Ok(())
     }
@@ -60,6 +84,10 @@ impl Drop for Staging {
             let _ = std::fs::remove_dir(&self.out); // only where nothing was kept
         }
     }
+}
+
+fn written(card: &Card) -> Result<String, VariantError> {
+    toml::to_string(card).map_err(|e| VariantError::Card(e.to_string()))
 }
 
 /// sha256 of a model file, and the bytes of it and its external data.

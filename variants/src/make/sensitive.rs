@@ -1,15 +1,12 @@
 //! Which nodes cost most fidelity: each is quantized alone, and what that does to the answers is measured.
 
-use super::{Work, fidelity};
+use super::{FEW, Work, fidelity};
 use crate::VariantError;
 use crate::make::Progress;
 use crate::pass::{Pass, Ranges};
 use crate::recipe::Recipe;
 use crate::runtime::Run;
 use std::collections::BTreeSet;
-
-/// Samples that are enough to rank by.
-const SAMPLES: usize = 32;
 
 impl Work<'_> {
     /// Sets of nodes to be left in float: the worst, the two worst, the four worst, up to half of them.
@@ -22,7 +19,7 @@ impl Work<'_> {
         let graph = self.base.graph();
         let Some(Pass::Qdq(pass)) = recipe.pass(graph, ranges, &BTreeSet::new(), self.order.reduce_range) else { return Ok(Vec::new()) };
         let targets = pass.targets(graph);
-        let few = self.evaluation.first(SAMPLES);
+        let few = self.evaluation.first(FEW);
         let mut session = self.runtime.load(&Run::ort(&self.order.model))?;
         let expected = fidelity::answers(session.as_mut(), &few)?;
         drop(session);
@@ -31,15 +28,9 @@ impl Work<'_> {
             progress(&format!("{}: what each node costs, {} of {}", recipe.name, at + 1, targets.len()));
             let mut alone = pass.clone();
             alone.keep = targets.iter().filter(|other| *other != target).cloned().collect();
-            let mut model = self.base.clone();
-            Pass::Qdq(alone).apply(&mut model)?;
-            let folder = self.staging.folder("sensitivity")?;
-            model.write(&folder)?;
-            let run = Run::ort(&folder.join("model.onnx"));
-            let got = self.runtime.load(&run).and_then(|mut session| fidelity::answers(session.as_mut(), &few));
             // What does not even run alone is the first to be left.
-            let sqnr = got.and_then(|got| fidelity::compare(&expected, &got, &few, Some(policy::card::Metric::Cosine)));
-            ranked.push((sqnr.map_or(f64::NEG_INFINITY, |f| f.sqnr_db), target));
+            let sqnr_db = self.tried(&Pass::Qdq(alone), "sensitivity", &expected, &few).unwrap_or(f64::NEG_INFINITY);
+            ranked.push((sqnr_db, target));
         }
         self.staging.remove("sensitivity");
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));

@@ -20,7 +20,7 @@ fn expect(tensor: &TensorProto, got: usize, elements: usize) -> Result<(), Varia
 /// The values of a FP32 tensor, wherever they are.
 ///
 /// # Errors
-/// [`VariantError::Tensor`] for another type, or fewer values than the shape says.
+/// [`VariantError::Tensor`] for another type, fewer values than the shape says, and values that are no numbers.
 pub fn floats(tensor: &TensorProto) -> Result<Vec<f32>, VariantError> {
     let elements = count(tensor)?;
     if tensor.data_type() != DataType::Float as i32 {
@@ -31,7 +31,10 @@ pub fn floats(tensor: &TensorProto) -> Result<Vec<f32>, VariantError> {
         None => tensor.float_data.clone(),
     };
     expect(tensor, values.len(), elements)?;
-    Ok(values)
+    match values.iter().find(|v| v.is_nan()) {
+        Some(_) => Err(VariantError::tensor(tensor.name(), "has weights that are no numbers (NaN)")),
+        None => Ok(values),
+    }
 }
 
 /// The values of an INT64 or INT32 tensor.

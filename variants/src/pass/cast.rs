@@ -76,7 +76,9 @@ impl Cast {
     }
 
     fn keeps(&self, node: &NodeProto, opset: i64) -> bool {
-        const NO_SUCH_FORM: [&str; 8] = [
+        const NO_SUCH_FORM: [&str; 15] = [
+            "Bernoulli",
+            "ConstantOfShape",
             "DequantizeLinear",
             "DynamicQuantizeLinear",
             "NonMaxSuppression",
@@ -85,6 +87,11 @@ impl Cast {
             "RandomUniform",
             "Range",
             "Multinomial",
+            "EyeLike",
+            "QLinearConv",
+            "QLinearMatMul",
+            "RandomNormalLike",
+            "RandomUniformLike",
         ];
         let later = self.to == To::Bf16 && opset < 22 && BF16_SINCE_22.contains(&node.op_type());
         let kept = self.keep.contains(node.op_type()) || NO_SUCH_FORM.contains(&node.op_type());

@@ -1,10 +1,10 @@
-//! What need not be computed at run time: Constant nodes, Identity, batch normalisation after a convolution, an Add behind it, and
-//! whatever an engine found to be the same for every input.
+//! What need not be computed at run time: Constant nodes, Identity, batch normalisation after a convolution, an Add behind it;
+//! no more: what other nodes make of constants is left to engines, which fold it at load.
 
 use super::Done;
 use crate::VariantError;
-use crate::graph::{Index, Names, float, is};
-use crate::onnx::pb::{GraphProto, TensorProto};
+use crate::graph::{Index, Names, float, int, is};
+use crate::onnx::pb::{GraphProto, TensorProto, tensor_proto::DataType};
 use crate::onnx::{self, Model};
 use serde::{Deserialize, Serialize};
 
@@ -37,21 +37,11 @@ impl Fold {
 fn constants(graph: &mut GraphProto) -> usize {
     let before = graph.node.len();
     let mut made: Vec<TensorProto> = Vec::new();
-    graph.node.retain_mut(|node| {
-        let tensor = node.attribute.first_mut().filter(|a| a.name() == "value").and_then(|a| a.t.take());
-        match (node.op_type(), tensor, node.output.first()) {
-            ("Constant", Some(tensor), Some(output)) => {
-                made.push(TensorProto { name: Some(output.clone()), ..tensor });
-                false
-            }
-            (_, Some(tensor), _) => {
-                if let Some(attribute) = node.attribute.first_mut() {
-                    attribute.t = Some(tensor);
-                }
-                true
-            }
-            _ => true,
-        }
+    graph.node.retain(|node| {
+        let value = node.attribute.iter().find(|a| is(node, "Constant") && a.name() == "value").and_then(|a| a.t.as_ref());
+        let (Some(tensor), Some(output)) = (value, node.output.first()) else { return true };
+        made.push(TensorProto { name: Some(output.clone()), ..tensor.clone() });
+        false
     });
     graph.initializer.extend(made);
     before.saturating_sub(graph.node.len())
@@ -104,7 +94,8 @@ fn batch_norms(graph: &mut GraphProto) -> Result<usize, VariantError> {
         let of = |name: Option<&String>| name.and_then(|n| index.constant(graph, n));
         let parameters: Option<Vec<&TensorProto>> = (1..5).map(|i| of(norm_node.input.get(i))).collect();
         let (Some(weight), Some(parameters)) = (of(conv_node.input.get(1)), parameters) else { continue };
-        if norm_node.output.len() > 1 || weight.data_type() != crate::onnx::pb::tensor_proto::DataType::Float as i32 {
+        let all_float = std::iter::once(weight).chain(parameters.iter().copied()).all(|t| t.data_type() == DataType::Float as i32);
+        if norm_node.output.len() > 1 || int(norm_node, "training_mode").unwrap_or(0) != 0 || !all_float {
             continue;
         }
         let parameters = parameters.into_iter().map(onnx::floats).collect::<Result<Vec<_>, _>>()?;
@@ -153,7 +144,7 @@ fn biases(graph: &mut GraphProto) -> Result<usize, VariantError> {
             Some((first, rest)) => *first == channels && rest.len() + 2 == rank && rest.iter().all(|d| *d == 1),
             None => false,
         };
-        if !shape_fits || term.data_type() != weight.data_type() {
+        if !shape_fits || [term, weight].iter().any(|t| t.data_type() != DataType::Float as i32) {
             continue;
         }
         let (values, name) = (onnx::floats(term)?, names.fresh(&format!("{}_bias", term.name())));

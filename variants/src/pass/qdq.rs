@@ -127,6 +127,7 @@ impl Edit<'_> {
             let taken = if JOINS.contains(&node.op_type()) { usize::MAX } else { 1 };
             order.extend(node.input.iter().take(taken).cloned());
             if MOVES.contains(&node.op_type())
+                && one.clip.is_none()
                 && let Some(input) = node.input.first()
             {
                 shared.insert(output.clone(), input.clone());

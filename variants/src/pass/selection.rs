@@ -2,6 +2,7 @@
 
 use super::qdq::Qdq;
 use crate::graph::{Index, float, int, is};
+use crate::onnx;
 use crate::onnx::pb::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
 use std::collections::{BTreeSet, HashSet};
 
@@ -55,8 +56,14 @@ pub fn observed(graph: &GraphProto, operators: &BTreeSet<String>) -> Vec<String>
 /// The Relu or Clip that alone takes `value`.
 pub(super) fn clip_behind(graph: &GraphProto, index: &Index, value: &str) -> Option<usize> {
     let at = index.only_consumer(value)?;
-    let node = graph.node.get(at)?;
-    CLIPS.iter().any(|op| is(node, op)).then_some(at)
+    let node = graph.node.get(at).filter(|node| CLIPS.iter().any(|op| is(node, op)))?;
+    let bound = |slot: usize, attribute: &str, open: f32| match node.input.get(slot).filter(|name| !name.is_empty()) {
+        Some(name) => onnx::floats(index.constant(graph, name)?).ok()?.first().copied(),
+        None => Some(float(node, attribute).unwrap_or(open)),
+    };
+    // Integers saturate at the ends of a range that holds zero: bounds that are computed, or on one side of zero, are not theirs.
+    let saturates = is(node, "Relu") || (bound(1, "min", f32::MIN)? <= 0.0 && bound(2, "max", f32::MAX)? >= 0.0);
+    saturates.then_some(at)
 }
 
 /// Chooses by `pass`.
@@ -106,8 +113,9 @@ pub(super) fn has_weights(graph: &GraphProto, index: &Index, node: &NodeProto) -
     let is_float = |t: &TensorProto| t.data_type() == DataType::Float as i32;
     let bias = node.input.get(2).filter(|name| !name.is_empty());
     let least_rank = if node.op_type() == "Conv" { 3 } else { 2 };
+    let channels = constant(1).and_then(|w| w.dims.get(output_axis(node, w.dims.len())).copied());
     constant(1).is_some_and(|w| is_float(w) && w.dims.len() >= least_rank && w.dims.iter().all(|d| *d > 0))
-        && bias.is_none_or(|_| constant(2).is_some_and(|b| is_float(b) && b.dims.len() == 1))
+        && bias.is_none_or(|_| constant(2).is_some_and(|b| is_float(b) && b.dims.len() == 1 && b.dims.first().copied() == channels))
 }
 
 pub(super) fn is_plain_gemm(node: &NodeProto) -> bool {

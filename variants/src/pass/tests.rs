@@ -79,6 +79,30 @@ fn a_clip_between_quantized_nodes_is_the_saturation_of_unsigned_integers() {
 }
 
 #[test]
+fn only_bounds_that_saturation_gives_are_left_to_it() {
+    let with_bounds = |low: f32, high: f32| {
+        let mut model = network();
+        model.graph_mut().initializer[4] = onnx::make("zero", &[], &[low]);
+        model.graph_mut().initializer[5] = onnx::make("six", &[], &[high]);
+        operators(&applied(qdq(Activations::U8), model).0).contains(&"Clip")
+    };
+    assert!(!with_bounds(-1.0, 6.0) && with_bounds(1.0, 6.0) && with_bounds(-6.0, -1.0));
+    let mut computed = network();
+    computed.graph_mut().node[1].input[2] = "x".to_owned();
+    assert!(operators(&applied(qdq(Activations::U8), computed).0).contains(&"Clip"));
+    // A value that only moves has its source's range, but not one that is clipped on the way.
+    let nodes = vec![
+        node("Conv", &["x", "w1", "b1"], &["c1"]),
+        node("MaxPool", &["c1"], &["p"]),
+        node("Relu", &["p"], &["r1"]),
+        node("Conv", &["r1", "w2", "b2"], &["y"]),
+    ];
+    let (made, _) = applied(qdq(Activations::U8), model(nodes, network().graph().initializer.clone(), "y"));
+    let scale = |name: &str| made.graph().initializer.iter().find(|t| t.name() == name).map(|t| onnx::floats(t).unwrap()[0]);
+    assert_eq!((scale("r1_scale"), scale("c1_scale")), (Some(6.0 / 255.0), Some(10.0 / 255.0)));
+}
+
+#[test]
 fn outputs_stay_floats_under_their_names_and_weights_in_float_are_gone() {
     let (made, done) = applied(qdq(Activations::U8), network());
     let last = made.graph().node.iter().find(|n| n.output == ["y"]).unwrap();
@@ -113,9 +137,12 @@ fn passes_are_the_same_bytes_each_time_and_after_a_card() {
         qdq(Activations::U8).into(),
         qdq(Activations::S8).into(),
         dynamic.into(),
+        WeightOnly { bits: 4, block: 32, accuracy_level: 4 }.into(),
         Cast { to: To::Fp16, keep: Cast::usually_kept() }.into(),
     ];
+    let product = || model(vec![node("MatMul", &["x", "w"], &["y"])], vec![onnx::make("w", &[40, 3], &floats(120, 5))], "y");
     for pass in passes {
+        let network = || if matches!(pass, Pass::WeightOnly(_)) { product() } else { network() };
         let made = applied(pass.clone(), network()).0.encode();
         let card = toml::to_string(&pass).unwrap();
         let again: Pass = serde_json::from_value(toml::from_str::<serde_json::Value>(&card).unwrap()).unwrap();

@@ -1,6 +1,6 @@
 //! The variants beside a version's reference: folders with a card, `VERSION/variants/NAME/{model.onnx,card.toml}`.
 
-use super::{Offers, publish_holder};
+use super::{Offers, REFERENCE, publish_holder};
 use crate::artifact::{CARD, hash_folder};
 use crate::error::WorkerError;
 use crate::repository::{Found, MODEL_FILE, read_text};
@@ -13,6 +13,10 @@ use std::path::Path;
 const FOLDER: &str = "variants";
 /// Longest card read: one range of two numbers for each value of a large model is some hundred kilobytes.
 const CARD_BYTES_MAX: u64 = 8 << 20;
+/// Most bytes of a sample in a card: what is timed is this, 16 times in the largest batch.
+const SAMPLE_ELEMENTS_MAX: i64 = 4 << 20;
+/// Most inputs in it, and files of a variant: the version's record, which has room for 64 KiB, lists them.
+const LISTED_MAX: usize = 64;
 /// Most variants of a version: their records must fit the version's.
 const VARIANTS_MAX: usize = 16;
 
@@ -52,6 +56,9 @@ impl Offers {
     ) -> Result<VariantRecord, WorkerError> {
         let card = read_card(folder)?;
         let wrong = |what: String| WorkerError::Repository { path: folder.join(CARD), what };
+        if name.as_str() == REFERENCE {
+            return Err(wrong(format!("{REFERENCE} is what the model itself is called: give the variant another name")));
+        }
         if card.name != *name {
             return Err(wrong(format!("it is the card of {}", card.name)));
         }
@@ -59,7 +66,17 @@ impl Offers {
         if source.is_none_or(|source| source.sha256 != card.source) {
             return Err(wrong(format!("it was made from another file than {}: make it anew, or check it", found.model_file)));
         }
+        let elements = card.sample.values().map(|shape| shape.iter().fold(1i64, |n, d| n.saturating_mul((*d).max(0))));
+        if card.sample.len() > LISTED_MAX || elements.fold(0, i64::saturating_add) > SAMPLE_ELEMENTS_MAX {
+            return Err(wrong(format!("its sample is of more than {LISTED_MAX} inputs or {SAMPLE_ELEMENTS_MAX} elements")));
+        }
         let fidelity = card.fidelity.ok_or_else(|| wrong("it does not say how accurate the variant is: check it".to_owned()))?;
+        if !(0.0..=1.0).contains(&fidelity.accuracy) {
+            return Err(wrong(format!("an accuracy of {} cannot be: check the variant", fidelity.accuracy)));
+        }
+        if fidelity.accuracy < card.floor {
+            return Err(wrong(format!("its accuracy {:.4} is below the {} that was asked of it", fidelity.accuracy, card.floor)));
+        }
         let own = folder.join(MODEL_FILE).is_file();
         let (artifact, place, model_file) = if own {
             let hashing = folder.to_owned();
@@ -68,6 +85,9 @@ impl Offers {
         } else {
             (reference.clone(), found.folder.as_path(), found.model_file.as_str())
         };
+        if own && artifact.files.len() > LISTED_MAX {
+            return Err(wrong(format!("{} files lie beside it, at most {LISTED_MAX} may", artifact.files.len())));
+        }
         if artifact.files.iter().find(|file| file.path == model_file).is_none_or(|file| file.sha256 != card.model) {
             return Err(wrong(format!("its {model_file} is not the file that the card is about: check the variant")));
         }
@@ -103,6 +123,7 @@ impl Offers {
             accuracy: fidelity.accuracy,
             metric: fidelity.metric,
             data: fidelity.data,
+            needs: card.needs,
             sample: card.sample,
         })
     }

@@ -9,6 +9,17 @@ use policy::{ExecutionProvider, HolderRecord, ModelName, ModelRecord, Origin, SC
 use proto::model_config;
 use registry::{Compare, Entry, Txn};
 
+/// `record` and, where `known` is of the same files, the variants that only that has.
+fn with_variants_of(record: &VersionRecord, known: &VersionRecord) -> VersionRecord {
+    let mut merged = record.clone();
+    if known.artifact == record.artifact {
+        let others = known.variants.iter().filter(|other| record.variants.iter().all(|own| own.name != other.name));
+        merged.variants.extend(others.cloned());
+        merged.variants.sort_by(|a, b| a.name.cmp(&b.name));
+    }
+    merged
+}
+
 /// What became of a description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Written {
@@ -27,6 +38,11 @@ impl Offers {
         loop {
             let entry = self.registry.get(&key).await?;
             let known = entry.as_ref().map(|entry| registry::decode::<VersionRecord>(entry, SCHEMA));
+            let record = &match &known {
+                // Variants that another worker offers of the same files stay.
+                Some(Ok(known)) if !self.config.owns_repository => with_variants_of(record, known),
+                _ => record.clone(),
+            };
             let written = match &known {
                 Some(Ok(known)) if known == record => return Ok(Written::Stands),
                 Some(Ok(known)) if !replaces(occasion, known, record, self.held(known).await?) => {
@@ -146,4 +162,31 @@ impl Offers {
 /// Nobody has written since.
 fn same(key: &str, before: Option<&Entry>) -> Compare {
     before.map_or_else(|| Compare::Absent(key.to_owned()), |entry| Compare::Revision(key.to_owned(), entry.revision))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn version(artifact: char, variants: &[(&str, f64)]) -> VersionRecord {
+        let digest = |c: char| c.to_string().repeat(64);
+        let variant = |(name, accuracy): &(&str, f64)| json!({ "name": name, "artifact": digest('b'), "files": [], "bytes_resident": 1, "accuracy": accuracy, "metric": "cosine", "data": digest('c') });
+        let record = json!({
+            "model": "m", "version": 1, "state": "valid", "reference": "fp32@ort", "artifact": digest(artifact), "files": [],
+            "signature": { "max_batch_size": 0, "inputs": [], "outputs": [] }, "bytes_resident": 1,
+            "variants": variants.iter().map(variant).collect::<Vec<_>>(),
+        });
+        serde_json::from_value(record).unwrap()
+    }
+
+    #[test]
+    fn variants_that_another_worker_offers_of_the_same_files_stay() {
+        let (own, known) = (version('a', &[("int8@ort", 0.9)]), version('a', &[("bf16@openvino", 1.0), ("int8@ort", 0.5)]));
+        let merged = with_variants_of(&own, &known);
+        let listed: Vec<_> = merged.variants.iter().map(|v| (v.name.as_str(), v.accuracy)).collect();
+        assert_eq!(listed, [("bf16@openvino", 1.0), ("int8@ort", 0.9)]);
+        assert_eq!(with_variants_of(&merged, &known), merged, "again changes nothing");
+        assert_eq!(with_variants_of(&own, &version('d', &[("bf16@openvino", 1.0)])), own, "of other files they are no variants");
+    }
 }

@@ -18,6 +18,7 @@ fn with_variant(name: &str, bytes: u64, hint: Option<PrecisionHint>) -> VersionR
         accuracy: 0.99,
         metric: Metric::Cosine,
         data: artifact,
+        needs: Vec::new(),
         sample: BTreeMap::new(),
     };
     VersionRecord { variants: vec![variant], ..version("m", 1, 1, 10) }
