@@ -165,11 +165,11 @@ fn recipes(names: &[String]) -> Result<Vec<&'static Recipe>, String> {
     if names.iter().any(|name| name == "all") {
         return Ok(recipe::ALL.iter().collect());
     }
-    let mut names = names.to_vec();
-    names.sort();
-    names.dedup_by_key(|name| name.trim_end_matches("@ort").to_owned());
     let known = || recipe::ALL.iter().map(|r| r.name.trim_end_matches("@ort")).collect::<Vec<_>>().join(", ");
-    names.iter().map(|name| Recipe::find(name).ok_or_else(|| format!("--recipes {name}: expected all, or of {}", known()))).collect()
+    let find = |name: &String| Recipe::find(name).ok_or_else(|| format!("--recipes {name}: expected all, or of {}", known()));
+    let wanted = names.iter().map(find).collect::<Result<Vec<_>, _>>()?;
+    // Each once, in the order in which they are tried.
+    Ok(recipe::ALL.iter().filter(|recipe| wanted.contains(recipe)).collect())
 }
 
 #[cfg(test)]
@@ -184,6 +184,8 @@ mod tests {
             assert!(floor(bad).unwrap_err().contains("accuracy=0.99"), "{bad}");
         }
         assert_eq!(recipes(&["int8-qdq".into()]).unwrap()[0].name, "int8-qdq@ort");
+        let twice = recipes(&["fp16".into(), "int8-qdq@ort".into(), "int8-qdq".into()]).unwrap();
+        assert_eq!(twice.iter().map(|r| r.name).collect::<Vec<_>>(), ["int8-qdq@ort", "fp16@ort"]);
         assert!(recipes(&["int9".into()]).unwrap_err().contains("int8-dynamic"));
         assert_eq!(recipes(&["all".into()]).unwrap().len(), recipe::ALL.len());
     }
