@@ -169,16 +169,18 @@ fn folder(path: &Path) -> Result<BTreeMap<String, Array>, VariantError> {
 }
 
 fn archive(path: &Path) -> Result<BTreeMap<String, Array>, VariantError> {
-    let refuse = |e: std::io::Error| VariantError::Samples { path: path.to_owned(), reason: format!("not a NumPy .npz file: {e}") };
-    let mut archive = npyz::npz::NpzArchive::open(path).map_err(refuse)?;
-    let names: Vec<String> = archive.array_names().map(str::to_owned).collect();
+    let refuse = |reason: String| VariantError::Samples { path: path.to_owned(), reason };
+    let not_npz = |e: zip::result::ZipError| refuse(format!("not a NumPy .npz file: {e}"));
+    let file = std::fs::File::open(path).map_err(|e| VariantError::file(path, &e))?;
+    let mut archive = zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(not_npz)?;
     let mut found = BTreeMap::new();
-    for name in names {
-        if let Some(file) = archive.by_name(&name).map_err(refuse)? {
-            let array =
-                contents(file).map_err(|reason| VariantError::Samples { path: path.to_owned(), reason: format!("`{name}`: {reason}") })?;
-            found.insert(name, array);
-        }
+    for at in 0..archive.len() {
+        let member = archive.by_index(at).map_err(not_npz)?;
+        let Some(name) = member.name().map_err(not_npz)?.strip_suffix(".npy").map(str::to_owned) else { continue };
+        let told = |reason: String| refuse(format!("`{name}`: {reason}"));
+        let array =
+            NpyFile::new(member).map_err(|e| told(format!("not a NumPy array: {e}"))).and_then(|file| contents(file).map_err(told))?;
+        found.insert(name, array);
     }
     Ok(found)
 }
