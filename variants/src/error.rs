@@ -46,6 +46,9 @@ pub enum VariantError {
     /// The engine has no code for something in a model that may be right; in its own words.
     #[error("{0}")]
     NotImplemented(String),
+    /// Nothing was learned of a model: the fault is this machine's.
+    #[error("{0}")]
+    NotTried(String),
     /// A card or a folder of variants that cannot be used.
     #[error("{0}")]
     Card(String),

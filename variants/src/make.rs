@@ -27,8 +27,6 @@ use std::path::{Path, PathBuf};
 
 /// Samples that are enough to rank by.
 const FEW: usize = 32;
-/// How the line begins that tells the method.
-const BY_METHOD: &str = "ranges by ";
 
 /// What a caller may show while it waits.
 pub type Progress<'a> = &'a mut dyn FnMut(&str);
@@ -201,29 +199,28 @@ impl<'a> Work<'a> {
             Job::Recipe(recipe) => self.made(recipe, &mut made, progress),
             Job::Existing(existing) => self.existing(existing, &mut made),
         };
-        let judged = candidate.and_then(|candidate| self.within_floor(candidate));
-        if let (Job::Existing(existing), Err(_)) = (job, &judged) {
+        let judged = candidate.and_then(|candidate| self.too_low(&made).map_or(Ok(candidate), Err));
+        // Only what was seen of it refutes a card.
+        if let (Job::Existing(existing), Err(VariantError::Engine(_) | VariantError::Tensor { .. } | VariantError::NotOnnx { .. })) =
+            (job, &judged)
+        {
             self.staging.strike(existing, made.fidelity.as_ref(), self.order.floor)?;
         }
         match judged {
             Ok(candidate) => Ok((made, Some(candidate))),
-            Err(VariantError::NotApplicable(reason)) => Ok((Made { outcome: Outcome::NotApplicable(reason), ..made }, None)),
+            Err(VariantError::NotApplicable(reason) | VariantError::NotTried(reason)) => {
+                Ok((Made { outcome: Outcome::NotApplicable(reason), ..made }, None))
+            }
             Err(error @ VariantError::File { .. }) => Err(error),
             Err(error) => Ok((Made { outcome: Outcome::Refused(error.to_string()), ..made }, None)),
         }
     }
 
-    fn is_too_low(&self, candidate: &Candidate) -> bool {
-        candidate.card.fidelity.as_ref().is_some_and(|f| f.accuracy < self.order.floor)
-    }
-
-    fn within_floor(&self, candidate: Candidate) -> Result<Candidate, VariantError> {
-        match &candidate.card.fidelity {
-            Some(f) if f.accuracy < self.order.floor => {
-                Err(VariantError::Engine(format!("accuracy {:.4} ({}) is below the floor {}", f.accuracy, f.metric, self.order.floor)))
-            }
-            _ => Ok(candidate),
-        }
+    /// Why what was made is not accurate enough, if it is not.
+    fn too_low(&self, made: &Made) -> Option<VariantError> {
+        let (fidelity, floor) = (made.fidelity.as_ref()?, self.order.floor);
+        let said = || format!("accuracy {:.4} ({}) is below the floor {floor}", fidelity.accuracy, fidelity.metric);
+        (fidelity.accuracy < floor).then(|| VariantError::Engine(said()))
     }
 
     /// By a recipe; where accuracy is too low, with more and more of the most sensitive nodes left in float.
@@ -232,15 +229,12 @@ impl<'a> Work<'a> {
             return Err(VariantError::NotApplicable(missing));
         }
         let ranges = self.ranges_for(recipe)?;
-        if recipe.calibrates().is_some() && self.order.method.is_none() {
-            made.lines.push(format!("{BY_METHOD}{}: it lost least", ranges.0.as_str()));
-        }
         let mut candidate = self.once(recipe, &ranges, &BTreeSet::new(), made)?;
-        if self.is_too_low(&candidate) && recipe.calibrates().is_some() {
+        if self.too_low(made).is_some() && recipe.calibrates().is_some() {
             for keep in self.sensitive(recipe, &ranges.1, progress)? {
                 progress(&format!("{}: below the floor; {} nodes left in float", recipe.name, keep.len()));
                 candidate = self.once(recipe, &ranges, &keep, made)?;
-                if !self.is_too_low(&candidate) {
+                if self.too_low(made).is_none() {
                     break;
                 }
             }
@@ -261,8 +255,9 @@ impl<'a> Work<'a> {
         if let Some(pass) = recipe.pass(self.base.graph(), ranges, keep, self.order.reduce_range) {
             let mut changed = self.base.clone();
             let done = pass.apply(&mut changed)?;
-            made.lines.retain(|line| line.starts_with(BY_METHOD));
-            made.lines.extend(self.fold_lines.iter().cloned().chain(done.lines));
+            let chosen = recipe.calibrates().filter(|_| self.order.method.is_none());
+            let chosen = chosen.map(|_| format!("ranges by {}: it lost least", method.as_str()));
+            made.lines = chosen.into_iter().chain(self.fold_lines.iter().cloned()).chain(done.lines).collect();
             passes = vec![Pass::Fold(Fold::default()), pass];
             changed.write(&folder)?;
             file = Some(folder.join("model.onnx"));
@@ -307,7 +302,12 @@ impl<'a> Work<'a> {
             }
             Err(error) => return Err(error),
         };
+        if unprofiled.is_some() && fidelity.is_some() {
+            made.lines
+                .push("compared as ONNX Runtime runs it; its card says no accuracy until it is checked where its engine is".to_owned());
+        }
         made.fidelity.clone_from(&fidelity);
+        let fidelity = fidelity.filter(|_| unprofiled.is_none());
         let card = Card {
             name,
             made_by: origin.made_by,

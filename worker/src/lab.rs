@@ -3,7 +3,7 @@
 use crate::engine::ort::Runtime;
 use crate::engine::{CancelFlag, Engine, EngineError, EngineName, Found, LoadSpec, TensorOut, TensorView};
 use crate::runner::{Isolation, Loaded, Loader};
-use crate::validate::{Facts, Limits, Request, Verdict, validate};
+use crate::validate::{Limits, Request, Verdict, validate};
 use policy::DataType;
 use policy::profile::BatchTime;
 use std::path::PathBuf;
@@ -79,14 +79,11 @@ impl Lab {
     }
 
     /// A first look at what nobody knows, under limits.
-    ///
-    /// # Errors
-    /// Why it must not be loaded, or why nothing was learned of it.
-    pub async fn check(&self, spec: &LoadSpec) -> Result<Facts, String> {
+    pub async fn check(&self, spec: &LoadSpec) -> Verdict {
         let library = match (spec.engine, &self.openvino) {
             (EngineName::Ort, _) => self.library.clone(),
             (EngineName::Openvino, Ok(found)) => found.path.clone(),
-            (EngineName::Openvino, Err(missing)) => return Err(missing.to_string()),
+            (EngineName::Openvino, Err(missing)) => return Verdict::NotRun { reason: missing.to_string() },
         };
         let request = Request {
             model: spec.path.clone(),
@@ -98,10 +95,7 @@ impl Lab {
             fallback: spec.fallback,
             intra_threads: spec.intra_threads,
         };
-        match validate(&self.binary, &request, self.limits).await {
-            Verdict::Valid(facts) => Ok(*facts),
-            Verdict::Invalid { reason } | Verdict::NotRun { reason } => Err(reason),
-        }
+        validate(&self.binary, &request, self.limits).await
     }
 
     /// Loads what was checked, in a child. Blocks.

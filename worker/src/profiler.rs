@@ -92,11 +92,13 @@ impl Profiler {
         }
         let device =
             self.config.devices.iter().find(|d| d.name == "cpu").ok_or_else(|| WorkerError::Signature("no processor".to_owned()))?;
-        let _memory = self.ledger.reserve(device, reference.bytes_resident.saturating_add(runs.bytes_resident))?;
+        let bytes = reference.bytes_resident.saturating_add(runs.bytes_resident);
         let rows: Vec<u32> = ROWS.into_iter().filter(|rows| *rows <= version.signature.max_batch_size.max(1)).collect();
         let row = inputs(version, variant)?;
         let measured = loop {
             let before = self.idle().await;
+            // Not while it waits: replicas that are to be loaded meanwhile have the memory first (I8).
+            let _memory = self.ledger.reserve(device, bytes)?;
             let (lab, handle, specs, row, rows) = (self.lab.clone(), self.handle.clone(), specs.clone(), row.clone(), rows.clone());
             // Whoever asks goes first: it is begun anew when they are done.
             let time = move || lab.time(&specs, &row, &rows, &Terms { budget: BUDGET, stop: &|| answered(&handle) != before });

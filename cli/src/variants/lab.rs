@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use worker::engine::{EngineName, LoadSpec};
 use worker::lab::{Input, Lab, Terms, Trial};
-use worker::validate::Limits;
+use worker::validate::{Limits, Verdict};
 
 /// Child processes of this program.
 pub(super) struct Children {
@@ -79,7 +79,11 @@ impl Runtime for Children {
     }
 
     fn check(&self, run: &Run) -> Result<Checked, VariantError> {
-        let facts = self.handle.block_on(self.lab.check(&self.spec(run)?)).map_err(said)?;
+        let facts = match self.handle.block_on(self.lab.check(&self.spec(run)?)) {
+            Verdict::Valid(facts) => facts,
+            Verdict::Invalid { reason } => return Err(said(reason)),
+            Verdict::NotRun { reason } => return Err(VariantError::NotTried(reason)),
+        };
         let text = facts.inputs.iter().filter(|i| !i.optional).find(|i| i.datatype == DataType::Bytes);
         if let Some(text) = text {
             return Err(VariantError::Engine(format!("input `{}` is text: samples are numbers", text.name)));

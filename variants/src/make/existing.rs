@@ -61,6 +61,11 @@ impl Existing {
 impl Work<'_> {
     /// Takes a copy of it, and judges that.
     pub(super) fn existing(&self, existing: &Existing, made: &mut Made) -> Result<Candidate, VariantError> {
+        // Where its engine is not, another says whether a new file is a model at all; of what a card says of this one it knows nothing.
+        let known = existing.card.is_some() || existing.file.is_none() || existing.hint.is_some();
+        if let Some(missing) = self.runtime.missing(existing.name.engine()).filter(|_| known) {
+            return Err(VariantError::NotApplicable(missing));
+        }
         let to = self.staging.folder(existing.name.as_str())?;
         let mut file = None;
         let mut same = false;
