@@ -164,6 +164,7 @@ pub(crate) enum Isolation {
     Process,
 }
 
+#[cfg(feature = "worker")]
 /// Flags of everything that runs models.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Engines {
@@ -200,6 +201,7 @@ pub(crate) struct Engines {
     pub(crate) validate_memory_mb: u64,
 }
 
+#[cfg(all(feature = "gateway", feature = "worker", feature = "controller"))]
 #[derive(Debug, Args)]
 pub(crate) struct Up {
     /// Model directory: DIR/MODEL/VERSION/model.onnx
@@ -219,6 +221,7 @@ pub(crate) struct Up {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
+#[cfg(feature = "gateway")]
 #[derive(Debug, Args)]
 pub(crate) struct Gateway {
     #[command(flatten)]
@@ -235,6 +238,7 @@ pub(crate) struct Gateway {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
+#[cfg(feature = "worker")]
 #[derive(Debug, Args)]
 pub(crate) struct Worker {
     #[command(flatten)]
@@ -263,6 +267,7 @@ pub(crate) struct Worker {
     pub(crate) data_dir: PathBuf,
 }
 
+#[cfg(feature = "controller")]
 #[derive(Debug, Args)]
 pub(crate) struct Controller {
     #[command(flatten)]

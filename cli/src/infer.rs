@@ -3,14 +3,15 @@
 use crate::args::{Infer, Output};
 use crate::client;
 use crate::telemetry::say;
+use ::variants::npy;
 use anyhow::Context as _;
-use npyz::{DType, NpyFile, TypeChar};
+use bytes::Bytes;
 use policy::{DataType, Labels, VersionRecord, VersionState};
 use proto::inference::infer_parameter::ParameterChoice;
 use proto::inference::model_infer_request::InferInputTensor;
 use proto::inference::{ModelInferRequest, ModelInferResponse};
 use proto::sluice::GetRequest;
-use std::io::Read as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The input that takes encoded pictures.
@@ -32,7 +33,7 @@ pub(crate) async fn run(args: Infer) -> anyhow::Result<()> {
     for input in &args.input {
         let (tensor, bytes) = tensor(input)?;
         request.inputs.push(tensor);
-        request.raw_input_contents.push(bytes.into());
+        request.raw_input_contents.push(bytes);
     }
     let mut request = tonic::Request::new(request);
     if let Some(ms) = args.timeout_ms {
@@ -65,41 +66,11 @@ fn element(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Reads `NAME=@FILE.npy`.
-fn tensor(input: &str) -> anyhow::Result<(InferInputTensor, Vec<u8>)> {
+fn tensor(input: &str) -> anyhow::Result<(InferInputTensor, Bytes)> {
     let (name, path) = input.split_once("=@").with_context(|| format!("--input {input:?}: expected NAME=@FILE.npy"))?;
-    let bytes = std::fs::read(path).with_context(|| path.to_owned())?;
-    let file = NpyFile::new(&bytes[..]).with_context(|| format!("{path} is not a NumPy file"))?;
-    anyhow::ensure!(file.order() == npyz::Order::C, "{path} is in Fortran order: save np.ascontiguousarray(x)");
-    let datatype =
-        datatype(&file.dtype()).with_context(|| format!("{path} has a type that tensors do not have: {}", file.dtype().descr()))?;
-    let shape = file.shape().iter().map(|d| i64::try_from(*d)).collect::<Result<_, _>>()?;
-    let length = file.len().saturating_mul(datatype.size().unwrap_or(0) as u64);
-    let start = bytes.len().checked_sub(usize::try_from(length)?).with_context(|| format!("{path} is cut short"))?;
-    let mut data = Vec::new();
-    bytes.get(start..).unwrap_or_default().read_to_end(&mut data)?;
-    Ok((InferInputTensor { name: name.to_owned(), datatype: datatype.to_string(), shape, ..Default::default() }, data))
-}
-
-fn datatype(dtype: &DType) -> Option<DataType> {
-    let DType::Plain(text) = dtype else { return None };
-    if text.endianness() == npyz::Endianness::Big {
-        return None;
-    }
-    Some(match (text.type_char(), text.size_field()) {
-        (TypeChar::Bool, _) => DataType::Bool,
-        (TypeChar::Uint, 1) => DataType::Uint8,
-        (TypeChar::Uint, 2) => DataType::Uint16,
-        (TypeChar::Uint, 4) => DataType::Uint32,
-        (TypeChar::Uint, 8) => DataType::Uint64,
-        (TypeChar::Int, 1) => DataType::Int8,
-        (TypeChar::Int, 2) => DataType::Int16,
-        (TypeChar::Int, 4) => DataType::Int32,
-        (TypeChar::Int, 8) => DataType::Int64,
-        (TypeChar::Float, 2) => DataType::Fp16,
-        (TypeChar::Float, 4) => DataType::Fp32,
-        (TypeChar::Float, 8) => DataType::Fp64,
-        _ => return None,
-    })
+    let array = npy::read(Path::new(path)).map_err(|reason| anyhow::anyhow!("{path}: {reason}"))?;
+    let datatype = array.datatype.to_string();
+    Ok((InferInputTensor { name: name.to_owned(), datatype, shape: array.shape, ..Default::default() }, array.data))
 }
 
 /// Values of an output as 64-bit floats; `None` for types that are not shown as numbers.

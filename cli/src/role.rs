@@ -6,12 +6,14 @@ pub(crate) mod controller;
 pub(crate) mod gateway;
 #[cfg(feature = "worker")]
 pub(crate) mod library;
+#[cfg_attr(not(all(feature = "gateway", feature = "worker")), allow(dead_code, reason = "each role takes what it needs"))]
 mod listeners;
 #[cfg(all(feature = "gateway", feature = "worker", feature = "controller"))]
 pub(crate) mod up;
 #[cfg(feature = "worker")]
 pub(crate) mod worker;
 
+#[cfg_attr(not(all(feature = "gateway", feature = "worker")), allow(unused_imports, reason = "as above"))]
 pub(crate) use listeners::{Doors, bind, doors, raise_descriptors};
 
 use crate::args::Etcd;

@@ -5,6 +5,11 @@ use crate::{Digest, PrecisionHint, VariantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// The card's file, in the variant's folder.
+pub const FILE: &str = "card.toml";
+/// The folder of variants, in the version's.
+pub const FOLDER: &str = "variants";
+
 /// What a variant's accuracy is measured by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -154,6 +154,11 @@ impl std::fmt::Display for Version {
     }
 }
 
+impl VariantName {
+    /// What the variant is called that all others of a version are measured against.
+    pub const REFERENCE: &'static str = "fp32@ort";
+}
+
 /// A variant of one version of one model, written `model:version:precision@engine` (a model name has no colon).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -12,7 +12,7 @@ mod timing;
 pub use forecast::Forecast;
 pub use online::Profile;
 pub use sizes::{Forecasts, Profiles};
-pub use timing::{BatchTime, GAIN_MIN, SpeedVerdict};
+pub use timing::{BatchTime, GAIN_MIN, SpeedVerdict, TIMED_ROWS, Timing};
 
 /// How long a forecast is believed without a run that confirms it, in microseconds. What is refused teaches nothing, so a forecast that
 /// refuses everything would stand for ever: after this long an idle replica is tried whatever it says.

@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tests::{Kit, Sluice, until};
+use variants::make::{read_card, replay};
 
 /// A labelled classifier of convolutions.
 const CLASSIFIER: &str = "variants/effnet_lite0_cls96/1/model.onnx";
@@ -195,6 +196,9 @@ fn what_others_made_is_taken_in_when_it_is_right_and_checked_again_when_asked() 
     let (_, made, said) = run(&["import", path(&theirs), "--model", path(&model), "--name", "theirs@ort"]);
     assert!(of(&made, "theirs@ort")["fidelity"]["accuracy"].as_f64().unwrap() >= 0.8, "{made} {said}");
     let card = std::fs::read_to_string(out.join("theirs@ort/card.toml")).unwrap();
+    // Its card and the model give our own file again, byte for byte.
+    let again = replay(&read_card(&out.join("int8-qdq@ort")).unwrap(), &model.join("1/model.onnx")).unwrap();
+    assert!(again.encode() == std::fs::read(&theirs).unwrap());
     assert!(card.contains("made_by = \"imported\"") && !card.contains("[[passes]]"), "{card}");
     assert!(std::fs::read(out.join("theirs@ort/model.onnx")).unwrap() == std::fs::read(&theirs).unwrap());
 

@@ -11,6 +11,7 @@ mod error;
 pub mod fidelity;
 pub mod graph;
 pub mod make;
+pub mod npy;
 pub mod onnx;
 pub mod pass;
 pub mod prospect;

@@ -8,7 +8,7 @@ mod sensitive;
 
 pub use existing::Existing;
 pub use folder::{digest_of, read_card, replay};
-pub use order::{Job, Made, Order, Outcome, Outcomes, ROWS};
+pub use order::{Job, Made, Order, Outcome, Outcomes};
 
 use crate::VariantError;
 use crate::calibrate::{self, Method};
@@ -20,9 +20,9 @@ use crate::runtime::{Checked, Run, Runtime};
 use crate::samples::Samples;
 use folder::Staging;
 use policy::card::{Calibration, Card, Fidelity, Metric};
-use policy::profile::SpeedVerdict;
+use policy::profile::{SpeedVerdict, TIMED_ROWS};
 use policy::{Digest, PrecisionHint, VariantName};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Samples that are enough to rank by.
@@ -81,8 +81,8 @@ struct Work<'a> {
     calibration: Samples,
     evaluation: Samples,
     answers: Answers,
-    /// For unsigned and for signed activations, and by which method.
-    ranges: [Option<Result<(Method, Ranges), VariantError>>; 2],
+    /// For the activations that some job wants, and by which method.
+    ranges: BTreeMap<Activations, Result<(Method, Ranges), VariantError>>,
 }
 
 impl<'a> Work<'a> {
@@ -121,14 +121,13 @@ impl<'a> Work<'a> {
             calibration,
             evaluation,
             answers,
-            ranges: [None, None],
+            ranges: BTreeMap::new(),
         };
-        for (at, activations) in [Activations::U8, Activations::S8].into_iter().enumerate() {
-            let calibrating = order.jobs.iter().find_map(|job| job.recipe().filter(|recipe| recipe.calibrates() == Some(activations)));
-            if let Some(recipe) = calibrating {
+        for recipe in order.jobs.iter().filter_map(Job::recipe) {
+            if let Some(activations) = recipe.calibrates().filter(|wanted| !work.ranges.contains_key(wanted)) {
                 progress("measuring ranges of activations");
                 let found = work.calibrate(recipe, activations);
-                work.ranges.get_mut(at).into_iter().for_each(|slot| *slot = Some(found.clone()));
+                work.ranges.insert(activations, found);
             }
         }
         Ok(work)
@@ -176,12 +175,8 @@ impl<'a> Work<'a> {
     }
 
     fn ranges_for(&self, recipe: &Recipe) -> Result<(Method, Ranges), VariantError> {
-        let at = match recipe.calibrates() {
-            None => return Ok(Default::default()),
-            Some(Activations::U8) => 0,
-            Some(Activations::S8) => 1,
-        };
-        self.ranges.get(at).cloned().flatten().unwrap_or_else(|| Ok(Default::default()))
+        let found = recipe.calibrates().and_then(|activations| self.ranges.get(&activations));
+        found.cloned().unwrap_or_else(|| Ok(Default::default()))
     }
 
     /// Has one variant. An error is one of the disk; all else is an outcome.
@@ -337,7 +332,7 @@ impl<'a> Work<'a> {
         let timed: Vec<Run> =
             made.iter().filter_map(|(_, c)| c.as_ref()).filter(|c| c.unprofiled.is_none()).map(|c| c.run.clone()).collect();
         let runs: Vec<Run> = std::iter::once(reference.clone()).chain(timed).collect();
-        let rows: &[u32] = if self.evaluation.batches() { &ROWS } else { &[1] };
+        let rows: &[u32] = if self.evaluation.batches() { &TIMED_ROWS } else { &[1] };
         progress(&format!("timing {} in turn on {}", runs.len(), self.runtime.class()));
         let mut times = self.runtime.time(&runs, &self.evaluation.batch(0, 1), rows)?.into_iter();
         let reference = times.next().transpose()?;

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 /// A row for the reference and each variant.
 pub fn table(outcomes: &Outcomes) -> String {
     let mut rows = vec![["variant", "MB", "ms at 1", "faster", "accuracy", "cosine", "verdict"].map(str::to_owned)];
-    let ms = |timing: Option<&crate::runtime::Timing>| {
+    let ms = |timing: Option<&policy::profile::Timing>| {
         timing.and_then(|t| t.batches.first()).map_or("-".to_owned(), |b| format!("{:.3}", b.p50_us / 1e3))
     };
     let mb = |bytes: u64| format!("{:.2}", bytes as f64 / 1e6);
@@ -54,7 +54,7 @@ pub fn verdict(made: &Made) -> String {
 
 /// Milliseconds at one row and accuracy of what was timed, the reference first.
 fn points(outcomes: &Outcomes) -> Vec<(String, f64, f64, bool)> {
-    let time = |timing: &crate::runtime::Timing| timing.batches.first().map(|b| b.p50_us / 1e3);
+    let time = |timing: &policy::profile::Timing| timing.batches.first().map(|b| b.p50_us / 1e3);
     let reference = outcomes.reference.as_ref().and_then(time).map(|ms| ("reference".to_owned(), ms, 1.0, true));
     let made = outcomes.made.iter().filter_map(|made| {
         let (timing, fidelity) = (made.timing.as_ref()?, made.fidelity.as_ref()?);
@@ -140,7 +140,7 @@ pub fn svg(outcomes: &Outcomes) -> String {
 /// For programs.
 pub fn json(outcomes: &Outcomes) -> serde_json::Value {
     let timing =
-        |timing: Option<&crate::runtime::Timing>| timing.map(|t| serde_json::json!({ "batches": t.batches, "load_ms": t.load_ms }));
+        |timing: Option<&policy::profile::Timing>| timing.map(|t| serde_json::json!({ "batches": t.batches, "load_ms": t.load_ms }));
     let made = outcomes.made.iter().map(|made| {
         let (state, reason) = match &made.outcome {
             Outcome::Kept => ("kept", None),

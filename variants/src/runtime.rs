@@ -2,6 +2,7 @@
 
 use crate::VariantError;
 use bytes::Bytes;
+use policy::profile::Timing;
 use policy::{DataType, PrecisionHint};
 use std::path::{Path, PathBuf};
 
@@ -79,15 +80,6 @@ pub struct Checked {
     pub outputs: Vec<Port>,
     /// Bytes that loading and a run took.
     pub bytes_resident: u64,
-}
-
-/// What was measured of one model beside others.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Timing {
-    /// By rows of a batch: the median and the tail, in microseconds.
-    pub batches: Vec<policy::profile::BatchTime>,
-    /// Milliseconds from open to warm.
-    pub load_ms: u64,
 }
 
 /// A loaded model.

@@ -5,35 +5,24 @@
 //! input is a scalar, an array has one dimension more than the input, and each sample is a run of its own.
 
 use crate::VariantError;
+use crate::npy::{self, Array};
 use crate::runtime::{Port, Tensor};
-use bytes::Bytes;
-use npyz::{DType, NpyFile, TypeChar};
 use policy::DataType;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The array of right answers.
 const LABELS: &str = "labels";
 /// Fewest samples a calibration is believed of.
 pub const LEAST: usize = 8;
 
-/// An array as read.
-#[derive(Debug, Clone, PartialEq)]
-struct Array {
-    datatype: DataType,
-    shape: Vec<i64>,
-    data: Bytes,
-    /// Samples are whole inputs, not rows of one.
-    stacked: bool,
-}
-
 /// Samples that fit a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Samples {
     names: Vec<String>,
-    arrays: Vec<Array>,
+    /// With whether its samples are whole inputs, not rows of one.
+    arrays: Vec<(Array, bool)>,
     /// Right classes, one for each sample.
     pub labels: Option<Vec<i64>>,
     /// How many.
@@ -52,12 +41,12 @@ impl Samples {
     /// of different lengths, too few samples.
     pub fn read(path: &Path, labels: Option<&Path>, inputs: &[Port]) -> Result<Self, VariantError> {
         let refuse = |reason: String| VariantError::Samples { path: path.to_owned(), reason };
-        let mut found = if path.is_dir() { folder(path)? } else { archive(path)? };
+        let mut found = if path.is_dir() { folder(path)? } else { npy::read_archive(path).map_err(refuse)?.into_iter().collect() };
         if labels.is_some() && inputs.iter().all(|i| i.name != LABELS) {
             found.remove(LABELS); // others were given
         }
         let labels = match labels {
-            Some(file) => Some(array(file, std::fs::File::open(file).map_err(|e| VariantError::file(file, &e))?)?),
+            Some(file) => Some(array(file)?),
             None if inputs.iter().all(|i| i.name != LABELS) => found.remove(LABELS),
             None => None,
         };
@@ -69,8 +58,8 @@ impl Samples {
         let mut count: Option<usize> = None;
         for input in inputs {
             let missing = || refuse(format!("no array for input `{}` ({} {:?})", input.name, input.datatype, input.shape));
-            let mut array = found.remove(&input.name).ok_or_else(missing)?;
-            array.stacked = is_stacked(input, &array).map_err(|what| refuse(format!("array `{}`: {what}", input.name)))?;
+            let array = found.remove(&input.name).ok_or_else(missing)?;
+            let stacked = is_stacked(input, &array).map_err(|what| refuse(format!("array `{}`: {what}", input.name)))?;
             let own = array.shape.first().and_then(|n| usize::try_from(*n).ok()).unwrap_or(0);
             if count.is_some_and(|n| n != own) {
                 return Err(refuse(format!("array `{}` has {own} samples, those before it {}", input.name, count.unwrap_or(0))));
@@ -79,7 +68,7 @@ impl Samples {
             hash.update(format!("{} {} {:?}\n", input.name, array.datatype, array.shape));
             hash.update(&array.data);
             names.push(input.name.clone());
-            arrays.push(array);
+            arrays.push((array, stacked));
         }
         let count = count.unwrap_or(0);
         if count < LEAST {
@@ -89,16 +78,16 @@ impl Samples {
         labels.iter().flatten().for_each(|label| hash.update(label.to_le_bytes()));
         let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
         let digest = policy::Digest::new(hex).map_err(|e| refuse(e.to_string()))?;
-        let open = inputs.iter().all(|i| i.shape.first().is_some_and(|d| *d < 0)) && !arrays.iter().any(|a: &Array| a.stacked);
+        let open = inputs.iter().all(|i| i.shape.first().is_some_and(|d| *d < 0)) && !arrays.iter().any(|(_, stacked)| *stacked);
         Ok(Self { names, arrays, labels, count, digest, rows_max: if open { usize::MAX } else { 1 } })
     }
 
     /// The inputs of a run with samples `from..from + rows`.
     pub fn batch(&self, from: usize, rows: usize) -> Vec<Tensor> {
-        let cut = |(name, array): (&String, &Array)| {
+        let cut = |(name, (array, stacked)): (&String, &(Array, bool))| {
             let row = array.data.len().checked_div(self.count).unwrap_or(0);
             let end = (from + rows).min(self.count);
-            let rows = (!array.stacked).then_some(end.saturating_sub(from) as i64);
+            let rows = (!stacked).then_some(end.saturating_sub(from) as i64);
             let shape = rows.into_iter().chain(array.shape.iter().skip(1).copied()).collect();
             Tensor { name: name.clone(), datatype: array.datatype, shape, data: array.data.slice((from * row).min(end * row)..end * row) }
         };
@@ -121,7 +110,7 @@ impl Samples {
     pub fn first(&self, count: usize) -> Self {
         let count = count.min(self.count);
         let mut first = self.clone();
-        for array in &mut first.arrays {
+        for (array, _) in &mut first.arrays {
             let row = array.data.len().checked_div(self.count).unwrap_or(0);
             array.data = array.data.slice(..row * count);
             array.shape.iter_mut().take(1).for_each(|d| *d = count as i64);
@@ -156,71 +145,16 @@ fn classes(array: &Array, count: usize) -> Result<Vec<i64>, String> {
 }
 
 fn folder(path: &Path) -> Result<BTreeMap<String, Array>, VariantError> {
-    let fail = |e: &std::io::Error| VariantError::file(path, e);
     let mut found = BTreeMap::new();
-    for entry in path.read_dir().map_err(|e| fail(&e))? {
-        let file: PathBuf = entry.map_err(|e| fail(&e))?.path();
+    for entry in path.read_dir().map_err(|e| VariantError::file(path, &e))? {
+        let file = entry.map_err(|e| VariantError::file(path, &e))?.path();
         if let (Some("npy"), Some(name)) = (file.extension().and_then(|e| e.to_str()), file.file_stem().and_then(|n| n.to_str())) {
-            let name = name.to_owned();
-            found.insert(name, array(&file, std::fs::File::open(&file).map_err(|e| VariantError::file(&file, &e))?)?);
+            found.insert(name.to_owned(), array(&file)?);
         }
     }
     Ok(found)
 }
 
-fn archive(path: &Path) -> Result<BTreeMap<String, Array>, VariantError> {
-    let refuse = |reason: String| VariantError::Samples { path: path.to_owned(), reason };
-    let not_npz = |e: zip::result::ZipError| refuse(format!("not a NumPy .npz file: {e}"));
-    let file = std::fs::File::open(path).map_err(|e| VariantError::file(path, &e))?;
-    let mut archive = zip::ZipArchive::new(std::io::BufReader::new(file)).map_err(not_npz)?;
-    let mut found = BTreeMap::new();
-    for at in 0..archive.len() {
-        let member = archive.by_index(at).map_err(not_npz)?;
-        let Some(name) = member.name().map_err(not_npz)?.strip_suffix(".npy").map(str::to_owned) else { continue };
-        let told = |reason: String| refuse(format!("`{name}`: {reason}"));
-        let array =
-            NpyFile::new(member).map_err(|e| told(format!("not a NumPy array: {e}"))).and_then(|file| contents(file).map_err(told))?;
-        found.insert(name, array);
-    }
-    Ok(found)
-}
-
-fn array(path: &Path, reader: impl Read) -> Result<Array, VariantError> {
-    let refuse = |reason: String| VariantError::Samples { path: path.to_owned(), reason };
-    let file = NpyFile::new(std::io::BufReader::new(reader)).map_err(|e| refuse(format!("not a NumPy file: {e}")))?;
-    contents(file).map_err(refuse)
-}
-
-fn contents<R: Read>(file: NpyFile<R>) -> Result<Array, String> {
-    if file.order() != npyz::Order::C {
-        return Err("in Fortran order: save np.ascontiguousarray(x)".to_owned());
-    }
-    let unknown = || format!("a type that tensors do not have: {}", file.dtype().descr());
-    let datatype = datatype(&file.dtype()).ok_or_else(unknown)?;
-    let shape = file.shape().iter().map(|d| i64::try_from(*d)).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-    let wanted = file.shape().iter().fold(datatype.size().unwrap_or(0) as u64, |n, d| n.saturating_mul(*d));
-    let mut data = Vec::new();
-    file.into_inner().take(wanted).read_to_end(&mut data).map_err(|e| e.to_string())?;
-    if data.len() as u64 != wanted {
-        return Err(format!("cut short: {} of {wanted} bytes", data.len()));
-    }
-    Ok(Array { datatype, shape, data: data.into(), stacked: false })
-}
-
-fn datatype(dtype: &DType) -> Option<DataType> {
-    let DType::Plain(text) = dtype else { return None };
-    if text.endianness() == npyz::Endianness::Big {
-        return None;
-    }
-    Some(match (text.type_char(), text.size_field()) {
-        (TypeChar::Bool, _) => DataType::Bool,
-        (TypeChar::Uint, 1) => DataType::Uint8,
-        (TypeChar::Int, 1) => DataType::Int8,
-        (TypeChar::Int, 4) => DataType::Int32,
-        (TypeChar::Int, 8) => DataType::Int64,
-        (TypeChar::Float, 2) => DataType::Fp16,
-        (TypeChar::Float, 4) => DataType::Fp32,
-        (TypeChar::Float, 8) => DataType::Fp64,
-        _ => return None,
-    })
+fn array(path: &Path) -> Result<Array, VariantError> {
+    npy::read(path).map_err(|reason| VariantError::Samples { path: path.to_owned(), reason })
 }

@@ -2,6 +2,7 @@
 //! directory nor the cache has them.
 
 use crate::error::WorkerError;
+use policy::card;
 use policy::{ArtifactFile, ArtifactRecord, Digest};
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -176,13 +177,10 @@ pub(crate) fn hash_folder(folder: &Path) -> Result<ArtifactRecord, WorkerError> 
     Ok(ArtifactRecord { digest: digest_of(Sha256::new_with_prefix(ArtifactRecord::manifest(&files)))?, files })
 }
 
-/// The card of a variant: what is said of its files, not one of them.
-pub(crate) const CARD: &str = "card.toml";
-
 /// May a file at `path` in a version's or a variant's folder be part of its artifact? Hidden files, variants and cards are none of it, so
 /// they must not be loaded as if they were.
 pub(crate) fn is_part(path: &str) -> bool {
-    !path.split('/').any(|part| part.starts_with('.')) && path.split('/').next() != Some("variants") && path != CARD
+    !path.split('/').any(|part| part.starts_with('.')) && path.split('/').next() != Some(card::FOLDER) && path != card::FILE
 }
 
 fn collect(folder: &Path, prefix: &str, files: &mut Vec<ArtifactFile>) -> Result<(), WorkerError> {

@@ -4,6 +4,7 @@
 //!
 //! Not here: queues, batches and threads (`replica`), which artifact to load (`repository`).
 
+mod aligned;
 mod cancel;
 mod check;
 mod clean;

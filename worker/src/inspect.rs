@@ -14,7 +14,6 @@ pub use profile::{OperatorFlops, OperatorRuns};
 pub use shapes::{ShapeError, Shapes};
 
 use crate::engine::{EngineName, ExecutionProvider, Fallback};
-use crate::offer::REFERENCE;
 use crate::onnx::{self, Scan, ScanError, Tensor};
 use crate::validate::{self, Facts, Limits, Trial, Verdict};
 use policy::Signature;
@@ -228,7 +227,7 @@ fn facts(verdict: Verdict) -> Result<Facts, String> {
 fn served(facts: Facts) -> Serving {
     let signature = Signature::complete(facts.inputs, facts.outputs, None);
     Serving::Served {
-        variant: REFERENCE.to_owned(),
+        variant: policy::VariantName::REFERENCE.to_owned(),
         max_batch_size: signature.max_batch_size,
         bytes_resident: facts.bytes_resident,
         not_exercised: facts.not_exercised,

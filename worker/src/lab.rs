@@ -5,7 +5,7 @@ use crate::engine::{CancelFlag, Engine, EngineError, EngineName, Found, LoadSpec
 use crate::runner::{Isolation, Loaded, Loader};
 use crate::validate::{Limits, Request, Verdict, validate};
 use policy::DataType;
-use policy::profile::BatchTime;
+use policy::profile::{BatchTime, Timing};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -55,15 +55,6 @@ impl Input {
         shape.iter_mut().take(1).for_each(|d| *d = d.saturating_mul(i64::from(rows)));
         Self { shape, data: self.data.repeat(rows as usize).into(), ..self.clone() }
     }
-}
-
-/// What was measured of a model.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Timing {
-    /// By rows of a batch.
-    pub batches: Vec<BatchTime>,
-    /// Milliseconds to load.
-    pub load_ms: u64,
 }
 
 impl Lab {
@@ -217,5 +208,62 @@ impl Trial {
             drop(done);
             answer
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::FakeEngine;
+    use std::cell::Cell;
+
+    fn trial(engine: FakeEngine, time_max: Duration) -> Result<(Trial, Timing), EngineError> {
+        let loaded = Loaded { engine: Box::new(engine), runner: None };
+        Ok((Trial { loaded, load_ms: 0, time_max }, Timing::default()))
+    }
+
+    /// One row for `name`.
+    fn row(name: &str, width: i64) -> Vec<Input> {
+        let data = vec![0; 4 * usize::try_from(width).unwrap()].into();
+        vec![Input { name: name.to_owned(), datatype: DataType::Fp32, shape: vec![1, width], data }]
+    }
+
+    #[test]
+    fn models_take_turns_and_one_that_fails_is_out_without_the_others() {
+        let identity = || trial(FakeEngine::identity(DataType::Fp32), BUDGET);
+        // It takes other inputs.
+        let mut trials = vec![identity(), trial(FakeEngine::add_sub(), BUDGET), identity()];
+        let inputs: Vec<Input> = row("INPUT0", 4).iter().map(|input| input.repeated(3)).collect();
+        assert_eq!((inputs[0].shape.as_slice(), inputs[0].data.len()), (&[3, 4][..], 48));
+        let asked = Cell::new(0);
+        let stop = || {
+            asked.set(asked.get() + 1);
+            false
+        };
+        round_robin(&mut trials, &inputs, 3, &Terms { budget: Duration::ZERO, stop: &stop }).unwrap();
+        assert_eq!(asked.get(), 2 * ROUNDS.start(), "each has its turn in every round");
+        assert!(matches!(&trials[1], Err(EngineError::BadInput { .. })));
+        for timed in [&trials[0], &trials[2]] {
+            let batches = &timed.as_ref().ok().unwrap().1.batches;
+            assert_eq!((batches.len(), batches[0].rows, batches[0].runs as usize), (1, 3, ROUNDS.start() * TURN));
+        }
+    }
+
+    #[test]
+    fn timing_is_broken_off_before_the_next_turn() {
+        let mut trials = vec![trial(FakeEngine::identity(DataType::Fp32), BUDGET)];
+        let turns = Cell::new(0);
+        let stop = || {
+            turns.set(turns.get() + 1);
+            turns.get() > 2
+        };
+        assert_eq!(round_robin(&mut trials, &row("INPUT0", 4), 1, &Terms { budget: BUDGET, stop: &stop }), None);
+        assert_eq!(turns.get(), 3);
+    }
+
+    #[test]
+    fn a_run_without_end_is_stopped() {
+        let (mut trial, _) = trial(FakeEngine::endless(), Duration::from_millis(20)).ok().unwrap();
+        assert!(matches!(trial.run(&row("x", 4)), Err(EngineError::Cancelled)));
     }
 }

@@ -7,14 +7,14 @@ use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
 use crate::load::{Wanted, Warm, core_plan, device_id, load};
 use crate::memory::Ledger;
-use crate::offer::{REFERENCE, publish_holder};
+use crate::offer::publish_holder;
 use crate::publish::Publisher;
 use crate::runner::Loader;
 use crate::verdict::{How, Verdicts};
 use policy::reconcile::{Action, Loaded, reconcile};
 use policy::{
     ArtifactRecord, HolderRecord, PlacementRecord, ProfileRecord, ReloadFailure, ReplicaState, Runs, SCHEMA, Unknown, VariantId,
-    VersionRecord, WorkerRecord,
+    VariantName, VersionRecord, WorkerRecord,
 };
 use registry::{Registry, Txn, decode};
 use std::collections::BTreeMap;
@@ -262,7 +262,7 @@ impl Manager {
     /// Keeps what was measured, for the planner; nothing waits for it.
     fn keep_profile(&self, variant: &VariantId, class: String, warm: &Warm) {
         // Other variants have a full profile, or they would not be here.
-        let Some(slot) = self.slots.get(variant).filter(|_| variant.name.as_str() == REFERENCE) else { return };
+        let Some(slot) = self.slots.get(variant).filter(|_| variant.name.as_str() == VariantName::REFERENCE) else { return };
         let profile = ProfileRecord {
             schema: SCHEMA,
             artifact: slot.loaded.artifact.clone(),

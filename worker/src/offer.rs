@@ -29,8 +29,6 @@ mod write;
 pub(crate) use turns::Turns;
 use write::Written;
 
-/// The reference variant of every version.
-pub(crate) const REFERENCE: &str = "fp32@ort";
 /// How often a registry that lost what was written, by a wipe or an old backup, is told again.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Pause before trying again after the registry refused.
@@ -189,7 +187,7 @@ impl Offers {
             model: found.model.clone(),
             version: found.version,
             state,
-            reference: VariantName::new(REFERENCE).map_err(|e| WorkerError::Signature(e.to_string()))?,
+            reference: VariantName::new(VariantName::REFERENCE).map_err(|e| WorkerError::Signature(e.to_string()))?,
             artifact: artifact.digest,
             files: artifact.files,
             model_file: found.model_file.clone(),

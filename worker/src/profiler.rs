@@ -8,11 +8,11 @@ use crate::config::WorkerConfig;
 use crate::engine::LoadSpec;
 use crate::error::WorkerError;
 use crate::handle::WorkerHandle;
-use crate::lab::{BUDGET, Input, Lab, Terms, Timing};
+use crate::lab::{BUDGET, Input, Lab, Terms};
 use crate::manage::fetch;
 use crate::memory::Ledger;
 use crate::verdict::{How, Verdicts};
-use policy::profile::{Latency, SpeedVerdict};
+use policy::profile::{Latency, SpeedVerdict, TIMED_ROWS, Timing};
 use policy::{EngineName, PrecisionHint, ProfileRecord, Runs, SCHEMA, Unknown, VariantRecord, VersionRecord, VersionState};
 use registry::{Mirror, Registry, Txn, decode};
 use std::collections::BTreeSet;
@@ -20,8 +20,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Batch sizes that are measured, as far as the model takes them.
-const ROWS: [u32; 3] = [1, 4, 16];
 /// How long nothing must have been asked.
 const IDLE: Duration = Duration::from_secs(2);
 /// How often what failed is tried again.
@@ -80,7 +78,7 @@ impl Profiler {
         }
         if let Some(refused) = SpeedVerdict::lacking(&variant.needs, class) {
             tracing::info!(model = %version.model, variant = %variant.name, class, reason = refused.refusal(), "not for this device class");
-            return self.write(&key, variant, class, engine, Timing { batches: Vec::new(), load_ms: 0 }, Some(refused)).await;
+            return self.write(&key, variant, class, engine, Timing::default(), Some(refused)).await;
         }
         let reference = version.reference_runs();
         let mut specs = Vec::new();
@@ -93,7 +91,7 @@ impl Profiler {
         let device =
             self.config.devices.iter().find(|d| d.name == "cpu").ok_or_else(|| WorkerError::Signature("no processor".to_owned()))?;
         let bytes = reference.bytes_resident.saturating_add(runs.bytes_resident);
-        let rows: Vec<u32> = ROWS.into_iter().filter(|rows| *rows <= version.signature.max_batch_size.max(1)).collect();
+        let rows: Vec<u32> = TIMED_ROWS.into_iter().filter(|rows| *rows <= version.signature.max_batch_size.max(1)).collect();
         let row = inputs(version, variant)?;
         let measured = loop {
             let before = self.idle().await;

@@ -2,7 +2,8 @@
 
 use crate::role::library;
 use ::variants::VariantError;
-use ::variants::runtime::{Checked, Port, Run, Runtime, Session, Tensor, Timing};
+use ::variants::runtime::{Checked, Port, Run, Runtime, Session, Tensor};
+use policy::profile::Timing;
 use policy::{DataType, TensorSpec};
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -103,8 +104,7 @@ impl Runtime for Children {
         let row: Vec<Input> = sample.iter().map(input).collect();
         let terms = Terms { budget: self.budget, stop: &|| false };
         let times = self.lab.time(&specs, &row, rows, &terms).unwrap_or_default();
-        let timing = |t: worker::lab::Timing| Timing { batches: t.batches, load_ms: t.load_ms };
-        Ok(times.into_iter().map(|t| t.map(timing).map_err(said)).collect())
+        Ok(times.into_iter().map(|timing| timing.map_err(said)).collect())
     }
 }
 

@@ -5,6 +5,18 @@ use serde::{Deserialize, Serialize};
 /// Least gain over the reference for which a variant is worth a replica: under it, it is noise.
 pub const GAIN_MIN: f64 = 1.05;
 
+/// Batch sizes that are timed, as far as a model takes them.
+pub const TIMED_ROWS: [u32; 3] = [1, 4, 16];
+
+/// What was measured of one model beside others.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Timing {
+    /// By rows of a batch.
+    pub batches: Vec<BatchTime>,
+    /// Milliseconds to load it.
+    pub load_ms: u64,
+}
+
 /// How long batches of one size take.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct BatchTime {

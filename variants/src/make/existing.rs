@@ -8,9 +8,6 @@ use policy::card::Card;
 use policy::{PrecisionHint, VariantName};
 use std::path::{Path, PathBuf};
 
-/// What a version's reference is called.
-const REFERENCE: &str = "fp32@ort";
-
 /// A variant that is there.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Existing {
@@ -49,9 +46,9 @@ impl Existing {
     /// # Errors
     /// [`VariantError::Card`].
     pub fn check_name(name: &VariantName) -> Result<(), VariantError> {
-        let taken = name.as_str() == REFERENCE;
+        let taken = name.as_str() == VariantName::REFERENCE;
         if taken {
-            Err(VariantError::Card(format!("{REFERENCE} is what the model itself is called: give the variant another name")))
+            Err(VariantError::Card(format!("{name} is what the model itself is called: give the variant another name")))
         } else {
             Ok(())
         }

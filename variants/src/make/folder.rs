@@ -5,7 +5,7 @@ use crate::VariantError;
 use crate::onnx::Model;
 use crate::pass::Pass;
 use policy::Digest;
-use policy::card::{Card, Fidelity};
+use policy::card::{Card, FILE, Fidelity};
 use sha2::{Digest as _, Sha256};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ impl Staging {
             let card = Card { fidelity: fidelity.cloned(), floor, ..card };
             let (text, beside) = (written(&card)?, folder.join(".card.new"));
             std::fs::write(&beside, text).map_err(|e| VariantError::file(&beside, &e))?;
-            std::fs::rename(&beside, folder.join("card.toml")).map_err(|e| VariantError::file(&folder, &e))?;
+            std::fs::rename(&beside, folder.join(FILE)).map_err(|e| VariantError::file(&folder, &e))?;
         }
         Ok(())
     }
@@ -62,7 +62,7 @@ impl Staging {
     /// Moves `folder` with its card to where variants are; one of that name that was there goes.
     pub(super) fn keep(&self, folder: &Path, card: &Card) -> Result<(), VariantError> {
         let fail = |path: &Path, e: std::io::Error| VariantError::file(path, &e);
-        let file = folder.join("card.toml");
+        let file = folder.join(FILE);
         std::fs::write(&file, written(card)?).map_err(|e| fail(&file, e))?;
         let (to, old) = (self.out.join(card.name.as_str()), self.root.join("old"));
         if to.exists() {
@@ -114,7 +114,7 @@ pub fn digest_of(path: &Path) -> Result<(Digest, u64), VariantError> {
 /// # Errors
 /// [`VariantError::File`], [`VariantError::Card`].
 pub fn read_card(folder: &Path) -> Result<Card, VariantError> {
-    let path = folder.join("card.toml");
+    let path = folder.join(FILE);
     let text = std::fs::read_to_string(&path).map_err(|e| VariantError::file(&path, &e))?;
     toml::from_str(&text).map_err(|e| VariantError::Card(format!("{}: {e}", path.display())))
 }

@@ -3,12 +3,9 @@
 use super::Existing;
 use crate::calibrate::Method;
 use crate::recipe::Recipe;
-use crate::runtime::Timing;
 use policy::card::{Fidelity, Metric};
+use policy::profile::Timing;
 use std::path::PathBuf;
-
-/// Batch sizes that are timed, where the model takes batches.
-pub const ROWS: [u32; 3] = [1, 4, 16];
 
 /// What to make of which model.
 #[derive(Debug, Clone)]

@@ -1,16 +1,14 @@
 //! The variants beside a version's reference: folders with a card, `VERSION/variants/NAME/{model.onnx,card.toml}`.
 
-use super::{Offers, REFERENCE, publish_holder};
-use crate::artifact::{CARD, hash_folder};
+use super::{Offers, publish_holder};
+use crate::artifact::hash_folder;
 use crate::error::WorkerError;
 use crate::repository::{Found, MODEL_FILE, read_text};
 use crate::verdict::How;
-use policy::card::Card;
+use policy::card::{Card, FILE, FOLDER};
 use policy::{ArtifactRecord, Runs, VariantName, VariantRecord};
 use std::path::Path;
 
-/// Folder of variants in a version's.
-const FOLDER: &str = "variants";
 /// Longest card read: one range of two numbers for each value of a large model is some hundred kilobytes.
 const CARD_BYTES_MAX: u64 = 8 << 20;
 /// Most bytes of a sample in a card: what is timed is this, 16 times in the largest batch.
@@ -55,9 +53,9 @@ impl Offers {
         name: &VariantName,
     ) -> Result<VariantRecord, WorkerError> {
         let card = read_card(folder)?;
-        let wrong = |what: String| WorkerError::Repository { path: folder.join(CARD), what };
-        if name.as_str() == REFERENCE {
-            return Err(wrong(format!("{REFERENCE} is what the model itself is called: give the variant another name")));
+        let wrong = |what: String| WorkerError::Repository { path: folder.join(FILE), what };
+        if name.as_str() == VariantName::REFERENCE {
+            return Err(wrong(format!("{name} is what the model itself is called: give the variant another name")));
         }
         if card.name != *name {
             return Err(wrong(format!("it is the card of {}", card.name)));
@@ -130,7 +128,7 @@ impl Offers {
 }
 
 fn read_card(folder: &Path) -> Result<Card, WorkerError> {
-    let path = folder.join(CARD);
+    let path = folder.join(FILE);
     let wrong = |what: String| WorkerError::Repository { path: path.clone(), what };
     let text = read_text(&path, CARD_BYTES_MAX)?.ok_or_else(|| wrong("there is no card: check the variant to write one".to_owned()))?;
     toml::from_str(&text).map_err(|e| wrong(e.to_string().trim().to_owned()))

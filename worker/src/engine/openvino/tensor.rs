@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "typed tensors over untyped bytes exist only in the C API")]
 
 use super::handle::{Handle, OvError, OvResult, check};
+use crate::engine::aligned;
 use crate::engine::{EngineError, TensorView};
 use bytes::Bytes;
 use openvino_sys as sys;
@@ -9,9 +10,6 @@ use policy::DataType;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use sys::{ov_element_type_e as Element, ov_status_e as Status};
-
-/// A cache line, which suits every type.
-const ALIGN: usize = 64;
 
 /// The runtime's name for a type.
 pub(super) const fn element(datatype: DataType) -> Element {
@@ -74,7 +72,7 @@ impl<'a> Input<'a> {
     /// suit the type.
     pub(super) fn over(view: &TensorView<'a>, scratch: &'a mut Vec<u8>) -> OvResult<Self> {
         let size = view.datatype.size().unwrap_or(1);
-        let data = if view.data.as_ptr().addr().is_multiple_of(size) { view.data } else { aligned_copy(view.data, scratch) };
+        let data = if view.data.as_ptr().addr().is_multiple_of(size) { view.data } else { aligned::copy(view.data, scratch) };
         // An empty slice may have any address; the runtime wants one that is not null and never follows it.
         let start = if data.is_empty() { NonNull::<u64>::dangling().as_ptr().cast::<u8>() } else { data.as_ptr().cast_mut() };
         let rank = i64::try_from(view.shape.len()).unwrap_or(i64::MAX);
@@ -87,18 +85,6 @@ impl<'a> Input<'a> {
 
     pub(super) fn as_ptr(&self) -> *const sys::ov_tensor_t {
         self.handle.as_ptr()
-    }
-}
-
-fn aligned_copy<'a>(data: &[u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
-    scratch.resize(data.len().saturating_add(ALIGN), 0);
-    let start = scratch.as_ptr().align_offset(ALIGN);
-    match scratch.get_mut(start..).and_then(|s| s.get_mut(..data.len())) {
-        Some(room) => {
-            room.copy_from_slice(data);
-            room
-        }
-        None => &[], // never: 64 spare bytes hold an aligned start
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::message::EngineResult;
 use crate::engine::TensorView;
+use crate::engine::aligned;
 use ::ort::session::SharedSessionInner;
 use ::ort::{AsPointer, Error, memory::MemoryInfo, sys};
 use bytes::Bytes;
@@ -61,7 +62,7 @@ impl<'a> Value<'a> {
     /// their address does not suit the type. BYTES are always copied, since the runtime keeps strings in its own form.
     pub(super) fn input(memory: &MemoryInfo<'_>, view: &TensorView<'a>, scratch: &'a mut Vec<u8>) -> EngineResult<Self> {
         let Some(size) = view.datatype.size() else { return Self::strings(view) };
-        let data = if view.data.as_ptr().addr().is_multiple_of(size) { view.data } else { aligned_copy(view.data, scratch) };
+        let data = if view.data.as_ptr().addr().is_multiple_of(size) { view.data } else { aligned::copy(view.data, scratch) };
         // An empty slice may have any address; the runtime wants one that is not null and never follows it.
         let start = if data.is_empty() { NonNull::<u64>::dangling().as_ptr().cast::<u8>() } else { data.as_ptr().cast_mut() };
         let mut value = ptr::null_mut();
@@ -120,20 +121,6 @@ fn elements(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
         data = rest;
         Some(element)
     })
-}
-
-fn aligned_copy<'a>(data: &[u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
-    /// A cache line, which suits every type.
-    const ALIGN: usize = 64;
-    scratch.resize(data.len().saturating_add(ALIGN), 0);
-    let start = scratch.as_ptr().align_offset(ALIGN);
-    match scratch.get_mut(start..).and_then(|s| s.get_mut(..data.len())) {
-        Some(room) => {
-            room.copy_from_slice(data);
-            room
-        }
-        None => &[], // never: 64 spare bytes hold an aligned start
-    }
 }
 
 /// What a run left in one place of its outputs.
