@@ -20,6 +20,7 @@ mod image;
 mod names;
 pub mod offer;
 pub mod padding;
+pub mod place;
 pub mod plan;
 pub mod profile;
 pub mod reconcile;
