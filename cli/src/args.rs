@@ -193,6 +193,9 @@ pub(crate) struct Engines {
     /// Execution provider of models whose wanted state names none: cpu, cuda, tensorrt
     #[arg(long, env = "SLUICE_PROVIDER", default_value = "cpu")]
     pub(crate) provider: String,
+    /// What a worker like this costs, in a word of yours such as `spot`: models can be kept to some of these (`cost_classes`)
+    #[arg(long, env = "SLUICE_COST_CLASS", default_value = "", value_name = "NAME")]
+    pub(crate) cost_class: String,
     /// Longest first validation of a model, in seconds
     #[arg(long, env = "SLUICE_VALIDATE_SECONDS", default_value_t = 60)]
     pub(crate) validate_seconds: u64,

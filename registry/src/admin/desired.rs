@@ -1,6 +1,6 @@
 //! Changing what is wanted of models.
 
-use policy::{ExecutionProvider, Failure, ModelName, ModelRecord, SCHEMA, Slo, Unknown};
+use policy::{Failure, ModelName, ModelRecord, SCHEMA};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ impl Change {
     fn of(&self, before: Option<&ModelRecord>) -> ModelRecord {
         let generation = before.map_or(0, |b| b.generation);
         let next = generation.saturating_add(u64::from(before.is_some()));
-        let known = |name: &ModelName| before.cloned().unwrap_or_else(|| default_record(name.clone()));
+        let known = |name: &ModelName| before.cloned().unwrap_or_else(|| ModelRecord::new(name.clone()));
         match self {
             Self::Load(name) => ModelRecord { wanted: true, generation: next, ..known(name) },
             Self::Unload(name) => ModelRecord { wanted: false, ..known(name) },
@@ -53,25 +53,6 @@ impl Change {
                 record
             }
         }
-    }
-}
-
-fn default_record(name: ModelName) -> ModelRecord {
-    ModelRecord {
-        schema: SCHEMA,
-        name,
-        wanted: true,
-        versions: Vec::new(),
-        latest: None,
-        replicas: None,
-        provider: ExecutionProvider::default(),
-        fallback: None,
-        instances: None,
-        slo: Slo::default(),
-        by_call: false,
-        derived: false,
-        generation: 0,
-        unknown: Unknown::new(),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::error::WorkerError;
 use crate::repository::Found;
 use crate::repository::Wanted;
 use policy::offer::{Held, Occasion, replaces};
-use policy::{ExecutionProvider, HolderRecord, ModelName, ModelRecord, Origin, SCHEMA, Unknown, VersionRecord};
+use policy::{ExecutionProvider, HolderRecord, ModelName, ModelRecord, Origin, SCHEMA, VersionRecord};
 use proto::model_config;
 use registry::{Compare, Entry, Txn};
 
@@ -113,20 +113,15 @@ impl Offers {
         let config = found.config.as_ref().ok().and_then(Option::as_ref);
         let provider: Option<ExecutionProvider> = config.and_then(model_config::provider);
         ModelRecord {
-            schema: SCHEMA,
-            name: found.model.clone(),
-            wanted: true,
             versions: wanted.versions,
             latest: wanted.latest,
             replicas: found.settings.replicas,
             provider: provider.unwrap_or(self.config.provider),
-            fallback: None,
             instances: found.settings.instances.or_else(|| config.and_then(model_config::instances)),
             slo: found.settings.slo.clone(),
             by_call: !found.origin.is_directory(),
             derived: true,
-            generation: 0,
-            unknown: Unknown::new(),
+            ..ModelRecord::new(found.model.clone())
         }
     }
 
