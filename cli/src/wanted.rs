@@ -2,7 +2,7 @@
 
 use crate::args::{Apply, Named};
 use crate::telemetry::say;
-use crate::{client, config_file};
+use crate::client;
 use anyhow::Context as _;
 use policy::ModelRecord;
 use proto::sluice::ApplyRequest;
@@ -37,7 +37,7 @@ fn read(text: &str) -> anyhow::Result<Vec<String>> {
     let names = models.iter().filter_map(toml::Value::as_table).flat_map(toml::Table::keys);
     let wrong: Vec<String> = names
         .filter(|name| !ModelRecord::FIELDS.contains(&name.as_str()))
-        .map(|name| config_file::unknown(name, name, ModelRecord::FIELDS.iter().copied()))
+        .map(|name| policy::wanted::unknown(name, name, ModelRecord::FIELDS.iter().copied()))
         .collect();
     anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     models.into_iter().map(|model| Ok(serde_json::to_string(&model)?)).collect()

@@ -30,6 +30,7 @@ mod shared_memory;
 pub mod statistics;
 mod tensor;
 mod time;
+pub mod wanted;
 
 pub use cores::CoreShare;
 pub use engine::{EngineName, PrecisionHint};
