@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::{Entry, Keys, Mirror, Registry, State};
-pub use desired::{Change, parse_model, set_models};
+pub use desired::{Change, parse_model, parse_models, set_models};
 pub use records::Records;
 use wait::Waiter;
 pub use wait::{Outcome, wait_routable};
@@ -161,8 +161,8 @@ impl Admin for AdminService {
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Self::ApplyStream>, Status> {
         let ApplyRequest { models, wait_ms, reload } = request.into_inner();
-        let change = |json: &String| parse_model(json).map(|record| Change::Apply { record: Box::new(record), reload });
-        let changes = models.iter().map(change).collect::<Result<Vec<_>, _>>().map_err(|f| to_tonic(&f))?;
+        let records = parse_models(&models).map_err(|f| to_tonic(&f))?;
+        let changes: Vec<_> = records.into_iter().map(|record| Change::Apply { record: Box::new(record), reload }).collect();
         let revision = set_models(&*self.registry, &self.keys, &changes).await.map_err(|f| to_tonic(&f))?;
         let names: Vec<_> = changes.iter().map(|c| c.model().clone()).collect();
         let (tx, rx) = mpsc::channel(ANSWERS_MAX);

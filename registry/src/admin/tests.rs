@@ -193,15 +193,52 @@ fn a_mistake_in_a_model_names_its_field() {
     };
     check("{", "not JSON");
     check("[]", "must be a JSON object");
-    check("{}", "field `name`");
+    check("{}", "models[0]: name: missing");
     check(r#"{"name": "../x"}"#, "model name");
-    check(r#"{"name": "m", "replicas": "two"}"#, "field `replicas`: invalid type");
-    check(r#"{"name": "m", "versions": [0]}"#, "field `versions`");
-    check(r#"{"name": "m", "slo": {"latency": 3}}"#, "field `slo`: unknown field `latency`");
-    check(r#"{"name": "m", "provider": "tpu"}"#, "field `provider`: unknown variant `tpu`");
-    check(r#"{"name": "m", "replicas": 0}"#, "field `replicas`: must be at least 1");
-    check(r#"{"name": "m", "schema": 9}"#, "field `schema`: expected 1, got 9");
+    check(r#"{"name": "m", "replicas": "two"}"#, "models[0] (m): replicas: invalid type");
+    check(r#"{"name": "m", "versions": [0]}"#, "versions[0]: version");
+    check(r#"{"name": "m", "slo": {"latency": 3}}"#, "slo.latency: unknown field `latency`");
+    check(r#"{"name": "m", "provider": "tpu"}"#, "provider: unknown variant `tpu`");
+    check(r#"{"name": "m", "replicas": 0}"#, "replicas: 0; expected at least 1");
+    check(r#"{"name": "m", "schema": 9}"#, "schema: 9; expected 1");
     assert!(parse_model(r#"{"name": "m"}"#).unwrap().wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_model_keeps_all_from_being_applied_and_every_problem_is_told() {
+    let cluster = Cluster::new();
+    let models = [
+        json!({"name": "good"}),
+        json!({"name": "m", "replicas": "two", "max_rate": -1, "slo": {"latency_ms": "3", "percentile": true}}),
+        json!({"name": "resnet", "slo": {"min_accuracy": 1.2}, "later": 1}),
+        json!({"name": "good"}),
+    ];
+    let request =
+        ApplyRequest { models: models.iter().map(Value::to_string).chain(["[]".to_owned()]).collect(), wait_ms: 0, reload: false };
+    let error = cluster.admin.apply(Request::new(request)).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    let lines: Vec<&str> = error.message().lines().collect();
+    let starts = [
+        "malformed request: models[1] (m): replicas: invalid type",
+        "models[1] (m): slo.latency_ms: invalid type",
+        "models[1] (m): slo.percentile: invalid type",
+        "models[1] (m): max_rate: -1; expected more than 0",
+        "models[2] (resnet): slo.min_accuracy: 1.2; expected 0 to 1",
+        "models[3] (good): name: named twice",
+        "models[4]: a model must be a JSON object",
+    ];
+    assert_eq!(lines.len(), starts.len(), "{lines:#?}");
+    starts.iter().for_each(|start| assert!(lines.iter().any(|line| line.starts_with(start)), "{start}: {lines:#?}"));
+    assert_eq!(cluster.registry.list(&cluster.keys.models()).await.unwrap().entries, [], "nothing is applied");
+}
+
+#[test]
+fn an_answer_lists_as_many_problems_as_a_header_holds() {
+    let models: Vec<String> = (0..100).map(|i| json!({"name": format!("m{i}"), "weight": 0, "replicas": 0}).to_string()).collect();
+    let text = parse_models(&models).unwrap_err().to_string();
+    let (told, more) = (text.lines().count() - 1, text.lines().last().unwrap());
+    assert!(text.len() < 5_000 && told > 10, "{text}");
+    assert_eq!(more, format!("and {} more", 200 - told));
 }
 
 #[tokio::test(start_paused = true)]
