@@ -112,16 +112,15 @@ impl Offers {
     fn derived(&self, found: &Found, wanted: Wanted) -> ModelRecord {
         let config = found.config.as_ref().ok().and_then(Option::as_ref);
         let provider: Option<ExecutionProvider> = config.and_then(model_config::provider);
+        let said = found.settings.wanted.clone().unwrap_or_else(|| ModelRecord::new(found.model.clone()));
         ModelRecord {
             versions: wanted.versions,
             latest: wanted.latest,
-            replicas: found.settings.replicas,
             provider: provider.unwrap_or(self.config.provider),
-            instances: found.settings.instances.or_else(|| config.and_then(model_config::instances)),
-            slo: found.settings.slo.clone(),
+            instances: said.instances.or_else(|| config.and_then(model_config::instances)),
             by_call: !found.origin.is_directory(),
             derived: true,
-            ..ModelRecord::new(found.model.clone())
+            ..said
         }
     }
 
