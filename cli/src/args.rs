@@ -79,6 +79,8 @@ pub(crate) enum Model {
     Load(Named),
     /// Unload a model
     Unload(Named),
+    /// Forget a model: what is wanted of it, its settings too
+    Delete(Delete),
 }
 
 /// Which cluster, and where in it.
@@ -322,6 +324,15 @@ pub(crate) struct Named {
     pub(crate) wait: u32,
     #[command(flatten)]
     pub(crate) server: Server,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Unload it first where it is in use; without this that is a reason to refuse
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,12 +1,12 @@
-//! `apply`, `model load`, `model unload`: change what is wanted, and report until it is so.
+//! `apply`, `model load`, `model unload`, `model delete`: change what is wanted, and report until it is so.
 
-use crate::args::{Apply, Named};
+use crate::args::{Apply, Delete, Named};
 use crate::client;
 use crate::telemetry::say;
 use anyhow::Context as _;
 use policy::ModelRecord;
 use policy::wanted::{self, Written};
-use proto::sluice::ApplyRequest;
+use proto::sluice::{ApplyRequest, DeleteRequest};
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
@@ -24,6 +24,17 @@ pub(crate) async fn load(args: Named) -> anyhow::Result<ExitCode> {
 pub(crate) async fn unload(args: Named) -> anyhow::Result<ExitCode> {
     let model = current(&args, false).await?;
     send(&args.server.server, vec![model], args.wait, false).await
+}
+
+pub(crate) async fn delete(args: Delete) -> anyhow::Result<ExitCode> {
+    let Delete { named, force } = args;
+    let request = DeleteRequest { model: named.model.clone(), force, wait_ms: named.wait.saturating_mul(1000) };
+    let answer = client::admin(&named.server.server).await?.delete(request).await.map_err(|s| client::said(&s))?.into_inner();
+    say(&match answer.note.as_str() {
+        "" => format!("{}: deleted", named.model),
+        note => format!("{}: deleted, but {note}", named.model),
+    });
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The `[[model]]` entries as JSON records.

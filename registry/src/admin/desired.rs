@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::{Compare, Keys, Registry, RegistryError, TXN_OPS_MAX, Txn, decode, encode};
 
 /// Attempts to write when others write the same models at the same moment.
-const ATTEMPTS: usize = 5;
+pub(super) const ATTEMPTS: usize = 5;
 /// Most bytes of problems in an answer: they travel in a header, and clients take 16 KiB of those, in which a character may need nine.
 const PROBLEMS_BYTES_MAX: usize = 4096;
 
