@@ -79,6 +79,8 @@ pub(crate) enum Model {
     Load(Named),
     /// Unload a model
     Unload(Named),
+    /// Forget a model: what is wanted of it, its settings too
+    Delete(Delete),
 }
 
 /// Which cluster, and where in it.
@@ -193,6 +195,9 @@ pub(crate) struct Engines {
     /// Execution provider of models whose wanted state names none: cpu, cuda, tensorrt
     #[arg(long, env = "SLUICE_PROVIDER", default_value = "cpu")]
     pub(crate) provider: String,
+    /// What a worker like this costs, in a word of yours such as `spot`: models can be kept to some of these (`cost_classes`)
+    #[arg(long, env = "SLUICE_COST_CLASS", default_value = "", value_name = "NAME")]
+    pub(crate) cost_class: String,
     /// Longest first validation of a model, in seconds
     #[arg(long, env = "SLUICE_VALIDATE_SECONDS", default_value_t = 60)]
     pub(crate) validate_seconds: u64,
@@ -319,6 +324,15 @@ pub(crate) struct Named {
     pub(crate) wait: u32,
     #[command(flatten)]
     pub(crate) server: Server,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    #[command(flatten)]
+    pub(crate) named: Named,
+    /// Unload it first where it is in use; without this that is a reason to refuse
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The configuration file: the same names as the flags, weaker than environment and flags, every mistake listed at once.
 
 use clap::Command;
+use policy::wanted::unknown;
 use std::ffi::OsString;
 
 /// Commands that serve, and so may have a table of their own.
@@ -81,12 +82,6 @@ fn check(known: &[String], shown: &str, name: &str, value: &toml::Value, problem
     } else if texts(value).is_empty() {
         problems.push(format!("  `{shown}` is a {}; expected text, a number, true or false, or a list of them", value.type_str()));
     }
-}
-
-/// Says that `name`, written as `shown`, is not known, and which of `known` is nearest.
-pub(crate) fn unknown<'k>(shown: &str, name: &str, known: impl Iterator<Item = &'k str>) -> String {
-    let nearest = known.max_by(|a, b| strsim::jaro(name, a).total_cmp(&strsim::jaro(name, b)));
-    format!("`{shown}` is not known; did you mean `{}`?", nearest.unwrap_or_default())
 }
 
 fn texts(value: &toml::Value) -> Vec<String> {

@@ -80,6 +80,7 @@ async fn run(command: Command, telemetry: &telemetry::Guard) -> anyhow::Result<E
         Command::Apply(args) => return wanted::apply(args).await,
         Command::Model(Model::Load(args)) => return wanted::load(args).await,
         Command::Model(Model::Unload(args)) => return wanted::unload(args).await,
+        Command::Model(Model::Delete(args)) => return wanted::delete(args).await,
         Command::Load(args) => return load::run(*args).await,
         Command::Sim(args) => return sim::run(&args).await,
         Command::Get(args) => get::run(args).await?,

@@ -1,11 +1,12 @@
-//! `apply`, `model load`, `model unload`: change what is wanted, and report until it is so.
+//! `apply`, `model load`, `model unload`, `model delete`: change what is wanted, and report until it is so.
 
-use crate::args::{Apply, Named};
+use crate::args::{Apply, Delete, Named};
+use crate::client;
 use crate::telemetry::say;
-use crate::{client, config_file};
 use anyhow::Context as _;
 use policy::ModelRecord;
-use proto::sluice::ApplyRequest;
+use policy::wanted::{self, Written};
+use proto::sluice::{ApplyRequest, DeleteRequest};
 use std::collections::BTreeSet;
 use std::process::ExitCode;
 
@@ -25,6 +26,17 @@ pub(crate) async fn unload(args: Named) -> anyhow::Result<ExitCode> {
     send(&args.server.server, vec![model], args.wait, false).await
 }
 
+pub(crate) async fn delete(args: Delete) -> anyhow::Result<ExitCode> {
+    let Delete { named, force } = args;
+    let request = DeleteRequest { model: named.model.clone(), force, wait_ms: named.wait.saturating_mul(1000) };
+    let answer = client::admin(&named.server.server).await?.delete(request).await.map_err(|s| client::said(&s))?.into_inner();
+    say(&match answer.note.as_str() {
+        "" => format!("{}: deleted", named.model),
+        note => format!("{}: deleted, but {note}", named.model),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The `[[model]]` entries as JSON records.
 fn read(text: &str) -> anyhow::Result<Vec<String>> {
     let mut table: toml::Table = toml::from_str(text)?;
@@ -33,14 +45,22 @@ fn read(text: &str) -> anyhow::Result<Vec<String>> {
         anyhow::bail!("`{name}` is not known; expected only [[model]] entries");
     }
     let toml::Value::Array(models) = models else { anyhow::bail!("`model` is not a list: write [[model]]") };
-    // Here and not at the server: a person's typing mistake is an error, a newer version's field in a record is kept.
-    let names = models.iter().filter_map(toml::Value::as_table).flat_map(toml::Table::keys);
-    let wrong: Vec<String> = names
-        .filter(|name| !ModelRecord::FIELDS.contains(&name.as_str()))
-        .map(|name| config_file::unknown(name, name, ModelRecord::FIELDS.iter().copied()))
-        .collect();
-    anyhow::ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
-    models.into_iter().map(|model| Ok(serde_json::to_string(&model)?)).collect()
+    let models: Vec<serde_json::Value> = models.into_iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+    // All that the server would say, so that one reading of the file tells everything, and more: a newer version's field in a record is
+    // kept there, in a person's file an unknown name is a typing mistake.
+    let written = models.iter().map(|model| match model.as_object() {
+        Some(fields) => {
+            let unknown = fields.keys().filter(|name| !ModelRecord::FIELDS.contains(&name.as_str()));
+            let unknown = unknown.map(|name| wanted::unknown(name, name, ModelRecord::FIELDS.iter().copied()));
+            let problems = unknown.chain(wanted::not_finite(fields)).collect();
+            Written { fields: Some(fields.clone()), problems }
+        }
+        None => Written { fields: None, problems: vec!["is not a table: write [[model]]".to_owned()] },
+    });
+    if let Err(problems) = wanted::read_all(written) {
+        anyhow::bail!("nothing is applied:\n{}", problems.join("\n"));
+    }
+    Ok(models.iter().map(serde_json::Value::to_string).collect())
 }
 
 /// The model's record as it is, wanted or not, so that its settings stay.
@@ -83,5 +103,21 @@ mod tests {
         assert_eq!(read("[[model]]\nname = \"m\"\nreplicas = 2").unwrap(), [r#"{"name":"m","replicas":2}"#]);
         assert!(read("[[modle]]\nname = \"m\"").is_err());
         assert!(read("other = 1\n[[model]]\nname = \"m\"").unwrap_err().to_string().contains("`other`"));
+    }
+
+    #[test]
+    fn every_problem_of_a_file_is_told_at_once_with_its_path() {
+        let text =
+            "[[model]]\nname = \"m\"\nreplica = 2\nweight = inf\n[[model]]\nname = \"n\"\nidle_s = 0\nslo = { min_accuracy = 1.2 }\n";
+        let error = read(text).unwrap_err().to_string();
+        let lines: Vec<&str> = error.lines().collect();
+        let expected = [
+            "nothing is applied:",
+            "models[0] (m): `replica` is not known; did you mean `replicas`?",
+            "models[0] (m): weight: inf or nan; expected a finite number",
+            "models[1] (n): slo.min_accuracy: 1.2; expected 0 to 1",
+            "models[1] (n): idle_s: 0; expected at least 1; leave it out to keep replicas always",
+        ];
+        assert_eq!(lines, expected);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::metrics::Metrics;
 use crate::table::Table;
-use policy::{Capabilities, Digest, ExecutionProvider, ModelName, SCHEMA, Signature, Slo, Unknown, VariantName};
+use policy::{Capabilities, Digest, ExecutionProvider, ModelName, SCHEMA, Signature, Unknown, VariantName};
 use policy::{ModelRecord, ReplicaRecord, ReplicaState, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord};
 use registry::{Entry, Keys};
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ pub(crate) fn worker(id: &str, incarnation: u64) -> WorkerRecord {
         host: "h".into(),
         site: "s".into(),
         zone: "z".into(),
+        cost_class: String::new(),
         devices: vec![],
         capabilities: Capabilities::default(),
         epoch: 1,
@@ -76,22 +77,7 @@ pub(crate) fn version(number: u64, state: VersionState) -> VersionRecord {
 }
 
 pub(crate) fn model(wanted: bool) -> ModelRecord {
-    ModelRecord {
-        schema: SCHEMA,
-        name: ModelName::new("m").unwrap(),
-        wanted,
-        versions: vec![],
-        latest: None,
-        replicas: None,
-        provider: ExecutionProvider::Cpu,
-        fallback: None,
-        instances: None,
-        slo: Slo::default(),
-        by_call: false,
-        derived: false,
-        generation: 0,
-        unknown: Unknown::new(),
-    }
+    ModelRecord { wanted, ..ModelRecord::new(ModelName::new("m").unwrap()) }
 }
 
 /// A registry's content, as the table reads it.

@@ -168,6 +168,8 @@ pub enum Failure {
     Refused { what: String },
     #[error("model `{model}` failed to load: {reason}")]
     LoadFailed { model: String, reason: String },
+    #[error("model `{model}` is in use: {reason}")]
+    InUse { model: String, reason: String },
     #[error("the registry did not answer: {reason}")]
     Registry { reason: String },
 
@@ -233,6 +235,7 @@ impl Failure {
             Self::Unsupported { .. } => (Code::Unimplemented, 501, Never),
             Self::Refused { .. } => (Code::Unavailable, 503, Never),
             Self::LoadFailed { .. } => (Code::InvalidArgument, 400, Never),
+            Self::InUse { .. } => (Code::FailedPrecondition, 400, Never),
             Self::Engine { .. } | Self::BadReply { .. } => (Code::Internal, 500, Never),
             Self::Remote { code, .. } => match code {
                 Code::Unavailable => (Code::Unavailable, 503, OtherWorker),

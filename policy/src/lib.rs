@@ -31,6 +31,7 @@ mod shared_memory;
 pub mod statistics;
 mod tensor;
 mod time;
+pub mod wanted;
 
 pub use cores::CoreShare;
 pub use engine::{EngineName, PrecisionHint};
@@ -40,11 +41,10 @@ pub use image::{ImageChannels, ImageLayout, ImageResize, ImageSpec};
 pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
 pub use padding::{PadInput, PadOutput, Padding};
 pub use records::{
-    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, Origin, PlacementRecord,
-    PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Runs, SCHEMA, Slo, Unknown, UnplacedRecord, VariantRecord,
-    VersionRecord, VersionState, WorkerRecord,
+    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, Origin, Pin,
+    PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Runs, SCHEMA, Slo, TenantDefaults, Unknown,
+    UnplacedRecord, VariantRecord, VersionRecord, VersionState, WorkerRecord,
 };
-
 pub use reshape::reshape;
 pub use shared_memory::SharedMemory;
 pub use tensor::{DataType, ExecutionProvider, Shape, Signature, TensorSpec};

@@ -1,10 +1,6 @@
 //! The records of the registry. Desired state (`models`, `placements`) and observed state (all others) are separate,
 //! and each record has one writer.
 
-mod variant;
-
-pub use variant::{Runs, VariantRecord};
-
 use crate::profile::{BatchTime, SpeedVerdict};
 use crate::{
     Digest, ExecutionProvider, ImageSpec, ModelName, Padding, PrecisionHint, Signature, VariantId, VariantName, Version, WorkerId,
@@ -51,6 +47,13 @@ macro_rules! record {
         }
     };
 }
+
+// After the macro, which they use.
+mod model;
+mod variant;
+
+pub use model::{ModelRecord, Pin, Slo, TenantDefaults};
+pub use variant::{Runs, VariantRecord};
 
 /// A device of a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,6 +103,9 @@ record! {
         site: String,
         /// Failure domain in it.
         zone: String,
+        /// What its operator calls workers of its price, such as `spot`; empty where nobody said.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        cost_class: String,
         /// What replicas can be placed on.
         devices: Vec<DeviceRecord>,
         /// What the host has.
@@ -179,61 +185,6 @@ record! {
         /// Fixed microseconds per batch, from calibration.
         #[serde(default, deserialize_with = "number")]
         beta_us: f64,
-    }
-}
-
-/// What a model promises.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
-#[serde(default, deny_unknown_fields)]
-pub struct Slo {
-    /// Latency target in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub latency_ms: Option<u32>,
-    /// Percentile at which it must hold.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub percentile: Option<f64>,
-    /// Accuracy relative to the reference that every answer must have, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub min_accuracy: Option<f64>,
-}
-
-record! {
-    /// `models/{model}`: what an operator wants served.
-    ModelRecord {
-        /// Its name.
-        name: ModelName,
-        /// Wanted at all; `unload` clears it.
-        wanted: bool,
-        /// Exactly these versions; none means the latest valid ones.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        versions: Vec<Version>,
-        /// How many of the latest valid versions, where none is named; none means one, and more than there are means all.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        latest: Option<u32>,
-        /// Replicas per version; none means two on two hosts, or one where there is one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        replicas: Option<u32>,
-        /// Execution provider its reference runs on.
-        #[serde(default)]
-        provider: ExecutionProvider,
-        /// `cpu`: serve on the processor when the provider does not take the graph, and say so.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        fallback: Option<ExecutionProvider>,
-        /// Engine threads per replica; none lets the worker's core plan decide.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        instances: Option<u32>,
-        /// What it promises.
-        #[serde(default)]
-        slo: Slo,
-        /// A load call brought files or a configuration: what it says stands until the next load call.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        by_call: bool,
-        /// Made from a model's files, not by an operator: its settings follow the files when they change.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        derived: bool,
-        /// Grows with every load call, so that a load of a loaded model loads it anew.
-        #[serde(default)]
-        generation: u64,
     }
 }
 

@@ -3,6 +3,7 @@
 //!
 //! It reads and writes records and decides nothing: what a model lacks is judged by `policy::plan::progress`.
 
+mod delete;
 mod desired;
 mod records;
 #[cfg(test)]
@@ -11,7 +12,7 @@ mod wait;
 
 use policy::Failure;
 use proto::sluice::admin_server::{Admin, AdminServer};
-use proto::sluice::{ApplyRequest, ApplyResponse, GetRequest, GetResponse, Record, WatchResponse};
+use proto::sluice::{ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, Record, WatchResponse};
 use proto::status::to_tonic;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::{Entry, Keys, Mirror, Registry, State};
-pub use desired::{Change, parse_model, set_models};
+use crate::{Entry, Keys, Mirror, Registry, RegistryError, State};
+pub use desired::{Change, parse_model, parse_models, set_models};
 pub use records::Records;
 use wait::Waiter;
 pub use wait::{Outcome, wait_routable};
@@ -67,6 +68,13 @@ impl AdminService {
     /// Revision of the newest record that this service has seen: what a change that it waited for consists of is not newer.
     pub fn seen(&self) -> i64 {
         self.mirror.snapshot().entries.values().map(|entry| entry.revision).max().unwrap_or_default()
+    }
+
+    /// What the registry holds, asked of it and not of the mirror.
+    async fn listed(&self) -> Result<State, RegistryError> {
+        let listing = self.registry.list(self.keys.root()).await?;
+        let entries = listing.entries.into_iter().map(|e| (e.key.clone(), e)).collect();
+        Ok(State { entries, revision: listing.revision, synced: true })
     }
 
     /// The records of a kind in `state`, in the order of their keys.
@@ -124,12 +132,8 @@ impl Admin for AdminService {
         let GetRequest { kind, name } = request.into_inner();
         check_kind(&kind)?;
         // Asked of the store, so that who has just written reads what it wrote; the mirror answers while the store is away (I2).
-        let state = match self.registry.list(self.keys.root()).await {
-            Ok(listing) => Arc::new(State {
-                entries: listing.entries.into_iter().map(|e| (e.key.clone(), e)).collect(),
-                revision: listing.revision,
-                synced: true,
-            }),
+        let state = match self.listed().await {
+            Ok(state) => Arc::new(state),
             Err(error) => {
                 let known = self.mirror.snapshot();
                 if !known.synced {
@@ -161,8 +165,8 @@ impl Admin for AdminService {
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Self::ApplyStream>, Status> {
         let ApplyRequest { models, wait_ms, reload } = request.into_inner();
-        let change = |json: &String| parse_model(json).map(|record| Change::Apply { record: Box::new(record), reload });
-        let changes = models.iter().map(change).collect::<Result<Vec<_>, _>>().map_err(|f| to_tonic(&f))?;
+        let records = parse_models(&models).map_err(|f| to_tonic(&f))?;
+        let changes: Vec<_> = records.into_iter().map(|record| Change::Apply { record: Box::new(record), reload }).collect();
         let revision = set_models(&*self.registry, &self.keys, &changes).await.map_err(|f| to_tonic(&f))?;
         let names: Vec<_> = changes.iter().map(|c| c.model().clone()).collect();
         let (tx, rx) = mpsc::channel(ANSWERS_MAX);
@@ -177,6 +181,14 @@ impl Admin for AdminService {
             });
         }
         Ok(Response::new(ReceiverStream::new(rx)))
+    }
+
+    async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
+        let DeleteRequest { model, force, wait_ms } = request.into_inner();
+        let model = policy::ModelName::new(model).map_err(|error| to_tonic(&error.into()))?;
+        let timeout = Duration::from_millis(u64::from(wait_ms));
+        let note = AdminService::delete(self, &model, force, timeout).await.map_err(|failure| to_tonic(&failure))?;
+        Ok(Response::new(DeleteResponse { note }))
     }
 }
 

@@ -19,6 +19,8 @@ pub struct WorkerConfig {
     pub site: String,
     /// Failure domain it is in.
     pub zone: String,
+    /// What its operator calls workers of its price; empty when nobody said.
+    pub cost_class: String,
     /// Name of the machine.
     pub host: String,
     /// `host:port` at which gateways reach its data port.

@@ -3,7 +3,7 @@
 
 use crate::artifact::is_part;
 use crate::error::WorkerError;
-use policy::{ImageSpec, Labels, ModelName, Origin, Padding, Slo, Version};
+use policy::{ImageSpec, Labels, ModelName, ModelRecord, Origin, Padding, Version, wanted};
 use proto::inference::ModelConfig;
 use proto::model_config::{self, VersionPolicy};
 use serde::Deserialize;
@@ -62,12 +62,6 @@ impl Wanted {
 pub(crate) struct Settings {
     /// Most rows of a request; without it what Triton gives a model without a configuration file.
     pub(crate) max_batch_size: Option<u32>,
-    /// Replicas wanted.
-    pub(crate) replicas: Option<u32>,
-    /// Engine threads per replica.
-    pub(crate) instances: Option<u32>,
-    /// What the model promises.
-    pub(crate) slo: Slo,
     /// How an encoded picture becomes its input.
     pub(crate) image: Option<ImageSpec>,
     /// Requests above the largest batch are answered in parts.
@@ -75,7 +69,13 @@ pub(crate) struct Settings {
     /// Which requests of different lengths may share a batch.
     pub(crate) padding: Option<Padding>,
     labels: Option<LabelSettings>,
+    /// What is wanted of the model, of which the file may say what [`policy::wanted::of_files`] lists; none where there is no file.
+    #[serde(skip)]
+    pub(crate) wanted: Option<ModelRecord>,
 }
+
+/// The fields of [`Settings`], beside those of the wanted state.
+const OWN_FIELDS: [&str; 5] = ["max_batch_size", "image", "split", "padding", "labels"];
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -124,7 +124,7 @@ fn folders(dir: &Path) -> Result<Vec<PathBuf>, WorkerError> {
 pub(crate) fn scan_model(folder: &Path, name: String, config: Option<ModelConfig>) -> Result<Vec<Found>, WorkerError> {
     let problem = |path: &Path, what: String| WorkerError::Repository { path: path.to_owned(), what };
     let model = ModelName::new(name).map_err(|e| problem(folder, e.to_string()))?;
-    let settings = settings(&folder.join(SETTINGS_FILE))?;
+    let settings = settings(&folder.join(SETTINGS_FILE), &model)?;
     let config = config.map_or_else(|| read_config(&folder.join(TRITON_FILE)), |config| Ok(Some(config)));
     let known = config.as_ref().ok().and_then(Option::as_ref);
     let model_file = known.map(|c| c.default_model_filename.as_str()).filter(|f| !f.is_empty()).unwrap_or(MODEL_FILE).to_owned();
@@ -209,9 +209,38 @@ pub(crate) fn wanted_versions(found: &[Found]) -> Wanted {
     }
 }
 
-fn settings(path: &Path) -> Result<Settings, WorkerError> {
+fn settings(path: &Path, model: &ModelName) -> Result<Settings, WorkerError> {
     let Some(text) = read_text(path, CONFIG_BYTES_MAX)? else { return Ok(Settings::default()) };
-    toml::from_str(&text).map_err(|error| WorkerError::Repository { path: path.to_owned(), what: error.to_string().trim().to_owned() })
+    parse_settings(&text, model).map_err(|problems| WorkerError::Repository { path: path.to_owned(), what: problems.join("; ") })
+}
+
+/// Reads `sluice.toml`, or tells everything that is wrong with it.
+fn parse_settings(text: &str, model: &ModelName) -> Result<Settings, Vec<String>> {
+    let table: toml::Table = toml::from_str(text).map_err(|error| vec![error.to_string().trim().to_owned()])?;
+    let mut said = serde_json::Map::from_iter([("name".to_owned(), model.as_str().into())]);
+    let (mut own, mut problems) = (toml::Table::new(), Vec::new());
+    for (field, value) in table {
+        if wanted::of_files().any(|known| known == field) {
+            said.insert(field, serde_json::to_value(value).map_err(|error| vec![error.to_string()])?);
+        } else if OWN_FIELDS.contains(&field.as_str()) {
+            own.insert(field, value);
+        } else {
+            problems.push(wanted::unknown(&field, &field, OWN_FIELDS.into_iter().chain(wanted::of_files())));
+        }
+    }
+    problems.extend(wanted::not_finite(&said));
+    let record = wanted::read(&said).map_err(|found| problems.extend(found)).ok();
+    // One at a time, as of the wanted state, so that none hides another; and this reader does not name the field.
+    for (field, value) in &own {
+        let alone = toml::Table::from_iter([(field.clone(), value.clone())]);
+        problems
+            .extend(alone.try_into::<Settings>().err().map(|error| format!("{field}: {}", error.to_string().trim().replace('\n', " "))));
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let settings: Settings = own.try_into().map_err(|error: toml::de::Error| vec![error.to_string()])?;
+    Ok(Settings { wanted: record, ..settings })
 }
 
 fn read_labels(folder: &Path, settings: &LabelSettings) -> Result<Labels, WorkerError> {
@@ -288,9 +317,47 @@ mod tests {
         assert!(labels("labels.txt").unwrap_err().to_string().contains("51200 bytes, the limit is 40960"));
         assert!(labels("link.txt").unwrap_err().to_string().contains("not a plain file"));
         let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        for needle in ["bad name", "symbolic link", "has no version", "has no model.onnx", "max_batchsize"] {
+        let typo = "`max_batchsize` is not known; did you mean `max_batch_size`?";
+        for needle in ["bad name", "symbolic link", "has no version", "has no model.onnx", typo] {
             assert!(texts.iter().any(|t| t.contains(needle)), "{needle} in {texts:?}");
         }
+    }
+
+    #[test]
+    fn the_settings_of_a_model_say_what_is_wanted_of_it_in_the_words_of_the_record() {
+        let name = ModelName::new("m").unwrap();
+        let text = "max_batch_size = 8\nreplicas = 2\nexpected_rate = 200\nvariants = [\"fp32@ort\"]\nzones = [\"a\"]\n\
+                    pins = [{ variant = \"fp32@ort\", worker = \"w\" }]\n[slo]\nlatency_ms = 40\n[tenants.blue]\nmin_accuracy = 0.99\n";
+        let settings = parse_settings(text, &name).unwrap();
+        let record = settings.wanted.unwrap();
+        assert_eq!((settings.max_batch_size, record.replicas, record.expected_rate), (Some(8), Some(2), Some(200.0)));
+        assert_eq!((record.name, record.wanted, record.slo.latency_ms, record.pins.len()), (name, true, Some(40), 1));
+        assert_eq!(record.tenants.get("blue").and_then(|t| t.min_accuracy), Some(0.99));
+    }
+
+    #[test]
+    fn every_mistake_in_the_settings_of_a_model_is_told() {
+        let text = "split = 3\nreplica = 2\nwanted = false\nweight = nan\nidle_s = 0\nmax_batch_size = -1\n[slo]\nmin_accuracy = 1.2\nlatency = 3\n";
+        let problems = parse_settings(text, &ModelName::new("m").unwrap()).unwrap_err();
+        let starts = [
+            "`replica` is not known; did you mean `replicas`?",
+            "`wanted` is not known",
+            "weight: inf or nan",
+            "idle_s: 0; expected at least 1",
+            "slo.latency: unknown field",
+            "slo.min_accuracy: 1.2; expected 0 to 1",
+            "max_batch_size: invalid value",
+            "split: invalid type",
+        ];
+        starts.iter().for_each(|start| assert!(problems.iter().any(|p| p.starts_with(start)), "{start}: {problems:#?}"));
+        assert_eq!(problems.len(), starts.len(), "{problems:#?}");
+    }
+
+    #[test]
+    fn the_names_of_our_own_settings_are_those_of_their_reader() {
+        let error = toml::from_str::<Settings>("nothing = 1").unwrap_err().to_string();
+        let known: Vec<_> = error.split('`').skip(3).step_by(2).collect();
+        assert_eq!(known, OWN_FIELDS);
     }
 
     #[test]

@@ -176,10 +176,26 @@ fn worker_record(config: &WorkerConfig) -> WorkerRecord {
         host: config.host.clone(),
         site: config.site.clone(),
         zone: config.zone.clone(),
+        cost_class: config.cost_class.clone(),
         devices: config.devices.clone(),
         capabilities: config.capabilities.clone(),
         epoch: 0,
         draining: false,
         unknown: Unknown::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workers_record_says_where_it_is_and_what_it_costs() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = WorkerConfig { zone: "z".to_owned(), cost_class: "spot".to_owned(), ..crate::testing::config(dir.path()) };
+        let record = worker_record(&config);
+        assert_eq!((record.zone.as_str(), record.cost_class.as_str()), ("z", "spot"));
+        let silent = worker_record(&WorkerConfig { cost_class: String::new(), ..config });
+        assert!(!serde_json::to_string(&silent).unwrap().contains("cost_class"), "older readers of records see nothing new");
     }
 }

@@ -65,6 +65,7 @@ pub(crate) fn config(dir: &Path) -> WorkerConfig {
         keys: registry::Keys::new("c"),
         site: String::new(),
         zone: String::new(),
+        cost_class: String::new(),
         host: String::new(),
         advertise_data: String::new(),
         advertise_admin: String::new(),

@@ -94,6 +94,7 @@ pub(crate) fn config(engines: &Engines, place: &Place, id: WorkerId, runtime: &R
         keys: Keys::new(&place.cluster),
         site: place.site.clone(),
         zone: place.zone.clone(),
+        cost_class: engines.cost_class.clone(),
         host: host_name(),
         advertise_data: String::new(),
         advertise_admin: String::new(),

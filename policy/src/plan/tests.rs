@@ -16,6 +16,7 @@ pub(super) fn worker(id: &str, host: &str, cpu_bytes: u64) -> WorkerRecord {
         host: host.to_owned(),
         site: String::new(),
         zone: String::new(),
+        cost_class: String::new(),
         devices: vec![DeviceRecord { name: "cpu".to_owned(), class: "c".to_owned(), memory_bytes: cpu_bytes }],
         capabilities: Capabilities::default(),
         epoch: 0,
@@ -53,22 +54,7 @@ pub(super) fn version(model: &str, number: u64, content: u64, bytes_resident: u6
 }
 
 pub(super) fn model(name: &str) -> ModelRecord {
-    ModelRecord {
-        schema: crate::SCHEMA,
-        name: ModelName::new(name).unwrap(),
-        wanted: true,
-        versions: Vec::new(),
-        latest: None,
-        replicas: None,
-        provider: ExecutionProvider::Cpu,
-        fallback: None,
-        instances: None,
-        slo: Slo::default(),
-        by_call: false,
-        derived: false,
-        generation: 0,
-        unknown: Unknown::new(),
-    }
+    ModelRecord::new(ModelName::new(name).unwrap())
 }
 
 fn reasons(sim: &Sim) -> Vec<&str> {

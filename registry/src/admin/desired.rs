@@ -1,13 +1,16 @@
 //! Changing what is wanted of models.
 
-use policy::{ExecutionProvider, Failure, ModelName, ModelRecord, SCHEMA, Slo, Unknown};
-use serde_json::{Map, Value};
+use policy::wanted::Written;
+use policy::{Failure, ModelName, ModelRecord, SCHEMA};
+use serde_json::Value;
 use std::collections::BTreeSet;
 
 use crate::{Compare, Keys, Registry, RegistryError, TXN_OPS_MAX, Txn, decode, encode};
 
 /// Attempts to write when others write the same models at the same moment.
-const ATTEMPTS: usize = 5;
+pub(super) const ATTEMPTS: usize = 5;
+/// Most bytes of problems in an answer: they travel in a header, and clients take 16 KiB of those, in which a character may need nine.
+const PROBLEMS_BYTES_MAX: usize = 4096;
 
 /// A change of what is wanted of one model.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +42,7 @@ impl Change {
     fn of(&self, before: Option<&ModelRecord>) -> ModelRecord {
         let generation = before.map_or(0, |b| b.generation);
         let next = generation.saturating_add(u64::from(before.is_some()));
-        let known = |name: &ModelName| before.cloned().unwrap_or_else(|| default_record(name.clone()));
+        let known = |name: &ModelName| before.cloned().unwrap_or_else(|| ModelRecord::new(name.clone()));
         match self {
             Self::Load(name) => ModelRecord { wanted: true, generation: next, ..known(name) },
             Self::Unload(name) => ModelRecord { wanted: false, ..known(name) },
@@ -56,58 +59,39 @@ impl Change {
     }
 }
 
-fn default_record(name: ModelName) -> ModelRecord {
-    ModelRecord {
-        schema: SCHEMA,
-        name,
-        wanted: true,
-        versions: Vec::new(),
-        latest: None,
-        replicas: None,
-        provider: ExecutionProvider::default(),
-        fallback: None,
-        instances: None,
-        slo: Slo::default(),
-        by_call: false,
-        derived: false,
-        generation: 0,
-        unknown: Unknown::new(),
-    }
-}
-
 /// Reads what an operator wrote about a model: `name` is needed, all else has defaults, and what this build does not know is kept.
 ///
 /// # Errors
-/// What is wrong, naming the field.
+/// Everything that is wrong, each with the field.
 pub fn parse_model(json: &str) -> Result<ModelRecord, Failure> {
-    let malformed = |what: String| Failure::Malformed { what };
-    let value = serde_json::from_str(json).map_err(|e| malformed(format!("a model is not JSON: {e}")))?;
-    let Value::Object(fields) = value else { return Err(malformed("a model must be a JSON object".to_owned())) };
-    let Some(Value::String(name)) = fields.get("name") else {
-        return Err(malformed("field `name` is missing or not a text".to_owned()));
-    };
-    let name = ModelName::new(name)?;
-    if let Some(schema) = fields.get("schema").filter(|s| s.as_u64() != Some(u64::from(SCHEMA))) {
-        return Err(malformed(format!("model `{name}`: field `schema`: expected {SCHEMA}, got {schema}")));
+    let mut records = parse_models(&[json.to_owned()])?;
+    records.pop().ok_or_else(|| Failure::Malformed { what: "no model".to_owned() })
+}
+
+/// Reads what an operator wrote about several models.
+///
+/// # Errors
+/// Everything that is wrong with any of them, a line each, with model and field.
+pub fn parse_models(models: &[String]) -> Result<Vec<ModelRecord>, Failure> {
+    let written = models.iter().map(|json| match serde_json::from_str(json) {
+        Ok(Value::Object(fields)) => Written { fields: Some(fields), problems: Vec::new() },
+        Ok(_) => Written { fields: None, problems: vec!["a model must be a JSON object".to_owned()] },
+        Err(error) => Written { fields: None, problems: vec![format!("a model is not JSON: {error}")] },
+    });
+    policy::wanted::read_all(written).map_err(|problems| Failure::Malformed { what: listed(&problems) })
+}
+
+/// A line each, as many as an answer's header has room for.
+fn listed(problems: &[String]) -> String {
+    let mut text = String::new();
+    for (at, problem) in problems.iter().enumerate() {
+        if text.len().saturating_add(problem.len()) > PROBLEMS_BYTES_MAX {
+            return format!("{text}\nand {} more", problems.len().saturating_sub(at));
+        }
+        let end = if at == 0 { "" } else { "\n" };
+        text = format!("{text}{end}{problem}");
     }
-    let base = || Map::from_iter([("name".to_owned(), Value::from(name.as_str())), ("wanted".to_owned(), Value::from(true))]);
-    // Field by field, because the whole would not say which field is at fault.
-    for (field, value) in &fields {
-        let mut alone = base();
-        alone.insert(field.clone(), value.clone());
-        let read: Result<ModelRecord, _> = serde_json::from_value(Value::Object(alone));
-        read.map_err(|e| malformed(format!("model `{name}`: field `{field}`: {e}")))?;
-    }
-    let mut whole = base();
-    whole.extend(fields);
-    let record: ModelRecord = serde_json::from_value(Value::Object(whole)).map_err(|e| malformed(format!("model `{name}`: {e}")))?;
-    let zero = [("replicas", record.replicas), ("instances", record.instances), ("latest", record.latest)]
-        .into_iter()
-        .find(|(_, n)| *n == Some(0));
-    if let Some((field, _)) = zero {
-        return Err(malformed(format!("model `{name}`: field `{field}`: must be at least 1; `wanted: false` unloads a model")));
-    }
-    Ok(record)
+    text
 }
 
 /// Writes changes of desired state, all or none, and gives the revision at which they hold.

@@ -193,15 +193,142 @@ fn a_mistake_in_a_model_names_its_field() {
     };
     check("{", "not JSON");
     check("[]", "must be a JSON object");
-    check("{}", "field `name`");
+    check("{}", "models[0]: name: missing");
     check(r#"{"name": "../x"}"#, "model name");
-    check(r#"{"name": "m", "replicas": "two"}"#, "field `replicas`: invalid type");
-    check(r#"{"name": "m", "versions": [0]}"#, "field `versions`");
-    check(r#"{"name": "m", "slo": {"latency": 3}}"#, "field `slo`: unknown field `latency`");
-    check(r#"{"name": "m", "provider": "tpu"}"#, "field `provider`: unknown variant `tpu`");
-    check(r#"{"name": "m", "replicas": 0}"#, "field `replicas`: must be at least 1");
-    check(r#"{"name": "m", "schema": 9}"#, "field `schema`: expected 1, got 9");
+    check(r#"{"name": "m", "replicas": "two"}"#, "models[0] (m): replicas: invalid type");
+    check(r#"{"name": "m", "versions": [0]}"#, "versions[0]: version");
+    check(r#"{"name": "m", "slo": {"latency": 3}}"#, "slo.latency: unknown field `latency`");
+    check(r#"{"name": "m", "provider": "tpu"}"#, "provider: unknown variant `tpu`");
+    check(r#"{"name": "m", "replicas": 0}"#, "replicas: 0; expected at least 1");
+    check(r#"{"name": "m", "schema": 9}"#, "schema: 9; expected 1");
     assert!(parse_model(r#"{"name": "m"}"#).unwrap().wanted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_model_keeps_all_from_being_applied_and_every_problem_is_told() {
+    let cluster = Cluster::new();
+    let models = [
+        json!({"name": "good"}),
+        json!({"name": "m", "replicas": "two", "max_rate": -1, "slo": {"latency_ms": "3", "percentile": true}}),
+        json!({"name": "resnet", "slo": {"min_accuracy": 1.2}, "later": 1}),
+        json!({"name": "good"}),
+    ];
+    let request =
+        ApplyRequest { models: models.iter().map(Value::to_string).chain(["[]".to_owned()]).collect(), wait_ms: 0, reload: false };
+    let error = cluster.admin.apply(Request::new(request)).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::InvalidArgument);
+    let lines: Vec<&str> = error.message().lines().collect();
+    let starts = [
+        "malformed request: models[1] (m): replicas: invalid type",
+        "models[1] (m): slo.latency_ms: invalid type",
+        "models[1] (m): slo.percentile: invalid type",
+        "models[1] (m): max_rate: -1; expected more than 0",
+        "models[2] (resnet): slo.min_accuracy: 1.2; expected 0 to 1",
+        "models[3] (good): name: named twice",
+        "models[4]: a model must be a JSON object",
+    ];
+    assert_eq!(lines.len(), starts.len(), "{lines:#?}");
+    starts.iter().for_each(|start| assert!(lines.iter().any(|line| line.starts_with(start)), "{start}: {lines:#?}"));
+    assert_eq!(cluster.registry.list(&cluster.keys.models()).await.unwrap().entries, [], "nothing is applied");
+}
+
+impl Cluster {
+    async fn delete(&self, force: bool, wait_ms: u32) -> Result<String, Status> {
+        let request = DeleteRequest { model: "m".to_owned(), force, wait_ms };
+        self.admin.clone().delete_rpc(request).await
+    }
+
+    /// Nothing is placed or runs any more.
+    async fn gone(&self) {
+        let txn = Txn::new().delete_prefix(self.keys.placements()).delete_prefix(self.keys.replicas());
+        assert!(self.registry.txn(txn).await.unwrap().applied);
+    }
+
+    async fn has_model(&self) -> bool {
+        self.registry.get(&self.keys.model("m")).await.unwrap().is_some()
+    }
+
+    /// A wanted model with a routable replica on `w`.
+    async fn serving(&self) {
+        self.worker().await;
+        self.version(json!({"state": "valid"})).await;
+        self.apply(json!({"name": "m"}), 0).await;
+        self.placed(0).await;
+        self.replica(7, 0, ReplicaState::Ready).await;
+    }
+
+    async fn holder(&self, in_directory: bool) {
+        let holder: policy::HolderRecord = record(json!({"artifact": ARTIFACT, "worker": "w", "admin": "", "in_directory": in_directory}));
+        self.put(self.keys.holder(ARTIFACT, "w"), encode(&holder).unwrap()).await;
+    }
+}
+
+impl AdminService {
+    async fn delete_rpc(self, request: DeleteRequest) -> Result<String, Status> {
+        Admin::delete(&self, Request::new(request)).await.map(|answer| answer.into_inner().note)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_in_use_is_not_deleted_unless_it_is_unloaded_or_forced() {
+    let cluster = Cluster::new();
+    assert_eq!(cluster.delete(true, 0).await.unwrap_err().code(), tonic::Code::NotFound);
+    cluster.serving().await;
+    let error = cluster.delete(false, 1_000).await.unwrap_err();
+    assert_eq!(error.code(), tonic::Code::FailedPrecondition);
+    assert!(error.message().contains("replicas of it answer requests on w: unload it first"), "{}", error.message());
+    assert!(cluster.model().await.0.wanted, "a refusal changes nothing");
+    // Forced, but nothing drains: there is no controller. Without its record it would be served again.
+    for force in [true, false] {
+        let error = cluster.delete(force, 1_000).await.unwrap_err();
+        assert!(error.message().contains("it is unloaded and still draining"), "{error}");
+        assert!(error.message().contains("w to unload it; no controller leads"), "{error}");
+        assert!(!cluster.model().await.0.wanted);
+    }
+    cluster.gone().await;
+    assert_eq!(cluster.delete(false, 0).await.unwrap(), "", "unloaded, it goes");
+    assert!(!cluster.has_model().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_delete_drains_before_the_record_goes() {
+    let cluster = Cluster::new();
+    cluster.serving().await;
+    let (admin, request) = (cluster.admin.clone(), DeleteRequest { model: "m".to_owned(), force: true, wait_ms: 60_000 });
+    let deleting = tokio::spawn(admin.delete_rpc(request));
+    while cluster.model().await.0.wanted {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(cluster.has_model().await && !deleting.is_finished(), "it still drains");
+    cluster.gone().await;
+    assert_eq!(deleting.await.unwrap().unwrap(), "");
+    assert!(!cluster.has_model().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_deletes_a_model_of_a_directory_is_told_that_it_comes_back() {
+    let cluster = Cluster::new();
+    cluster.serving().await;
+    cluster.replica(6, 0, ReplicaState::Ready).await; // of the worker's former life: not in use
+    cluster.holder(true).await;
+    let note = cluster.delete(false, 0).await.unwrap();
+    assert!(note.contains("comes back") && note.contains("w has it in the model directory"), "{note}");
+    cluster.holder(false).await; // in its cache only
+    cluster.apply(json!({"name": "m"}), 0).await;
+    assert_eq!(cluster.delete(false, 0).await.unwrap(), "");
+    cluster.version(json!({"state": "valid", "origin": "files"})).await;
+    cluster.apply(json!({"name": "m"}), 0).await;
+    assert!(cluster.delete(false, 0).await.unwrap().contains("a load call brought its files"));
+}
+
+#[test]
+fn an_answer_lists_as_many_problems_as_a_header_holds() {
+    let models: Vec<String> = (0..100).map(|i| json!({"name": format!("m{i}"), "weight": 0, "replicas": 0}).to_string()).collect();
+    let text = parse_models(&models).unwrap_err().to_string();
+    let (told, more) = (text.lines().count() - 1, text.lines().last().unwrap());
+    assert!(text.len() < 5_000 && told > 10, "{text}");
+    assert_eq!(more, format!("and {} more", 200 - told));
 }
 
 #[tokio::test(start_paused = true)]

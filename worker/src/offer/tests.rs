@@ -128,6 +128,26 @@ impl Bench {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_models_settings_want_is_what_its_record_says() {
+    let bench = Bench::new();
+    bench.add("1", "one");
+    let text = "instances = 3\nmax_rate = 50\nidle_s = 60\n[slo]\nmin_accuracy = 0.98\n";
+    std::fs::write(bench.dir.path().join("models/m/sluice.toml"), text).unwrap();
+    bench.start().await;
+    let record = bench.model().await;
+    let slo = policy::Slo { min_accuracy: Some(0.98), ..policy::Slo::default() };
+    let expected = ModelRecord {
+        instances: Some(3),
+        max_rate: Some(50.0),
+        idle_s: Some(60),
+        slo,
+        derived: true,
+        ..ModelRecord::new(record.name.clone())
+    };
+    assert_eq!(record, expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_version_that_a_load_call_found_gone_does_not_come_back() {
     let bench = Bench::new();
     bench.add("1", "one");

@@ -5,7 +5,7 @@ use crate::error::WorkerError;
 use crate::repository::Found;
 use crate::repository::Wanted;
 use policy::offer::{Held, Occasion, replaces};
-use policy::{ExecutionProvider, HolderRecord, ModelName, ModelRecord, Origin, SCHEMA, Unknown, VersionRecord};
+use policy::{ExecutionProvider, HolderRecord, ModelName, ModelRecord, Origin, SCHEMA, VersionRecord};
 use proto::model_config;
 use registry::{Compare, Entry, Txn};
 
@@ -112,21 +112,15 @@ impl Offers {
     fn derived(&self, found: &Found, wanted: Wanted) -> ModelRecord {
         let config = found.config.as_ref().ok().and_then(Option::as_ref);
         let provider: Option<ExecutionProvider> = config.and_then(model_config::provider);
+        let said = found.settings.wanted.clone().unwrap_or_else(|| ModelRecord::new(found.model.clone()));
         ModelRecord {
-            schema: SCHEMA,
-            name: found.model.clone(),
-            wanted: true,
             versions: wanted.versions,
             latest: wanted.latest,
-            replicas: found.settings.replicas,
             provider: provider.unwrap_or(self.config.provider),
-            fallback: None,
-            instances: found.settings.instances.or_else(|| config.and_then(model_config::instances)),
-            slo: found.settings.slo.clone(),
+            instances: said.instances.or_else(|| config.and_then(model_config::instances)),
             by_call: !found.origin.is_directory(),
             derived: true,
-            generation: 0,
-            unknown: Unknown::new(),
+            ..said
         }
     }
 

@@ -43,6 +43,7 @@ fn worker(incarnation: u64, draining: bool) -> WorkerRecord {
         host: String::new(),
         site: String::new(),
         zone: String::new(),
+        cost_class: String::new(),
         devices: vec![],
         capabilities: policy::Capabilities::default(),
         epoch: 0,

@@ -35,6 +35,7 @@ pub(crate) fn worker(id: WorkerId, (site, zone): (&str, &str), address: &str) ->
         admin: address.to_owned(),
         site: site.to_owned(),
         zone: zone.to_owned(),
+        cost_class: String::new(),
         devices: Vec::new(),
         capabilities: Capabilities::default(),
         epoch: 1,
@@ -45,22 +46,7 @@ pub(crate) fn worker(id: WorkerId, (site, zone): (&str, &str), address: &str) ->
 
 /// A model that is wanted, to be answered in `latency_ms` where that is given.
 pub(crate) fn model(name: ModelName, latency_ms: Option<u32>) -> ModelRecord {
-    ModelRecord {
-        schema: SCHEMA,
-        name,
-        wanted: true,
-        versions: Vec::new(),
-        latest: None,
-        replicas: None,
-        provider: ExecutionProvider::Cpu,
-        fallback: None,
-        instances: None,
-        slo: Slo { latency_ms, ..Slo::default() },
-        by_call: false,
-        derived: true,
-        generation: 0,
-        unknown: Unknown::new(),
-    }
+    ModelRecord { slo: Slo { latency_ms, ..Slo::default() }, derived: true, ..ModelRecord::new(name) }
 }
 
 /// Its only version.
