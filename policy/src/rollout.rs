@@ -12,12 +12,14 @@
 //! Not here: comparing two answers, who writes the records, keeping both sides loaded. A rollout that is changed is a new one, with a new
 //! [`Progress`].
 
+mod aliases;
 mod burn;
 mod disagreement;
 mod progress;
 #[cfg(test)]
 mod tests;
 
+pub use aliases::{AliasError, check_alias, resolve_version};
 pub use burn::{Answers, Burn, Burning, Latency, Windows, allowance};
 pub use disagreement::{Disagreement, Pairs, Verdict};
 pub use progress::{Action, Counts, End, Evidence, Guard, Progress};
