@@ -26,6 +26,7 @@ pub mod profile;
 pub mod reconcile;
 mod records;
 mod reshape;
+pub mod rollout;
 pub mod route;
 mod shared_memory;
 pub mod statistics;
