@@ -53,7 +53,7 @@ struct Search<'p> {
 }
 
 /// Sums over what is placed.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 struct Tally {
     /// Loads in all.
     loads: usize,
@@ -63,7 +63,7 @@ struct Tally {
 }
 
 /// What is placed on a device.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, PartialEq)]
 struct Load {
     bytes: u64,
     loads: usize,
@@ -316,8 +316,7 @@ impl<'p> Search<'p> {
         let useless: Vec<_> = added.into_iter().filter(|j| self.rate_of(*j) <= NOTHING * self.rate).collect();
         if !useless.is_empty() {
             useless.iter().for_each(|j| self.set(*j, false));
-            self.count();
-            self.objective = self.flow.value - self.problem.fixed_cost(&self.placed, self.rate);
+            self.reflow();
         }
         if self.objective <= before.objective + self.step_min() {
             let programs = self.programs;
@@ -416,13 +415,16 @@ impl<'p> Search<'p> {
         let mut idle: Vec<_> =
             self.there().filter(|(j, p)| !p.fixed && self.rate_of(*j) <= NOTHING * self.rate).map(|(j, p)| (Reverse(p.bytes), j)).collect();
         idle.sort_unstable();
+        let before = self.tally.clone();
         for (_, j) in idle {
             if !self.is_needed(j) {
                 self.set(j, false);
                 self.count();
             }
         }
-        self.objective = self.flow.value - self.problem.fixed_cost(&self.placed, self.rate);
+        if self.tally != before {
+            self.reflow();
+        }
     }
 }
 
