@@ -13,6 +13,7 @@ pub mod card;
 pub mod check;
 pub mod classify;
 mod cores;
+pub mod demand;
 mod engine;
 mod envelope;
 mod failure;

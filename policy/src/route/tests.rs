@@ -21,6 +21,8 @@ pub(super) fn idle() -> Candidate {
         backlog_us: 0,
         reported: Moment::default(),
         rows_since_report: 0,
+        beside_us: 0.0,
+        accuracy: 1.0,
         senders: 1.0,
         in_flight: 0,
         rtt_us: 0.0,
@@ -32,7 +34,7 @@ pub(super) fn idle() -> Candidate {
 }
 
 fn request(remaining_us: Option<u64>) -> Request {
-    Request { now: Moment::default(), rows: 1, bytes: 0, remaining_us, may_cross: true }
+    Request { now: Moment::default(), rows: 1, bytes: 0, remaining_us, slo_us: None, tier: f64::NAN, may_cross: true }
 }
 
 fn choose_at(candidates: &[Candidate], remaining_us: Option<u64>, draws: [f64; 2]) -> Result<usize, Refusal> {
@@ -340,4 +342,86 @@ fn an_uneven_replica_that_is_idle_is_not_refused_for_its_rare_slow_runs() {
     check(Candidate { in_flight: 2, ..uneven }, 60_000, false);
     check(Candidate { backlog_us: 1, ..uneven }, 60_000, false);
     check(Candidate { in_flight: 2, ..uneven }, 75_000, true);
+}
+
+/// An exact replica of 10 ms a row and a worse one of 3 ms, with so much to do before.
+fn two_tiers(exact_backlog_us: u64, worse_backlog_us: u64) -> [Candidate; 2] {
+    let exact = Candidate { alpha_us: 10_000.0, backlog_us: exact_backlog_us, ..idle() };
+    [exact, Candidate { alpha_us: 3_000.0, backlog_us: worse_backlog_us, accuracy: 0.97, ..idle() }]
+}
+
+#[test]
+fn the_most_accurate_tier_has_it_while_it_leaves_over_half_of_the_time() {
+    assert_eq!(choose_at(&two_tiers(8_000, 0), Some(40_000), [0.1, 0.9]), Ok(0));
+    assert_eq!(choose_at(&two_tiers(8_001, 0), Some(40_000), [0.1, 0.9]), Ok(1));
+}
+
+#[test]
+fn where_no_tier_has_time_to_spare_the_earliest_answer_wins() {
+    assert_eq!(choose_at(&two_tiers(20_000, 20_000), Some(40_000), [0.5; 2]), Ok(1));
+    assert_eq!(choose_at(&two_tiers(12_000, 20_000), Some(40_000), [0.5; 2]), Ok(0));
+    assert!(matches!(choose_at(&two_tiers(90_000, 90_000), Some(40_000), [0.5; 2]), Err(Refusal::Busy { .. })));
+}
+
+#[test]
+fn the_latency_target_decides_the_tier_where_there_is_no_deadline_and_refuses_nothing() {
+    let chosen = |candidates: &[Candidate], slo_us| {
+        let request = Request { slo_us, ..request(None) };
+        choose(candidates, &request, &Headroom::default(), [0.5; 2]).map(|choice| choice.index)
+    };
+    assert_eq!(chosen(&two_tiers(9_000, 0), Some(40_000.0)), Ok(1));
+    assert_eq!(chosen(&two_tiers(9_000_000, 0), None), Ok(0), "nobody is in a hurry");
+    assert_eq!(chosen(&two_tiers(9_000_000, 9_000_000), Some(40_000.0)), Ok(1));
+    // A shorter deadline goes before the target.
+    let request = Request { slo_us: Some(40_000.0), ..request(Some(20_000)) };
+    assert_eq!(choose(&two_tiers(0, 0), &request, &Headroom::default(), [0.5; 2]).map(|c| c.index), Ok(1));
+}
+
+#[test]
+fn a_better_tier_than_the_last_must_have_more_to_spare() {
+    let after = |tier| {
+        let request = Request { tier, ..request(Some(40_000)) };
+        choose(&two_tiers(6_000, 0), &request, &Headroom::default(), [0.5; 2]).map(|choice| choice.index)
+    };
+    assert_eq!((after(1.0), after(0.97)), (Ok(0), Ok(1)));
+}
+
+#[test]
+fn a_worse_variant_here_goes_before_a_better_one_in_another_site() {
+    let [exact, worse] = two_tiers(0, 0);
+    let far = Candidate { distance: Distance::OtherSite, ..exact };
+    assert_eq!(choose_at(&[far, worse], Some(40_000), [0.5; 2]), Ok(1));
+}
+
+#[test]
+fn what_was_sent_to_others_on_the_device_stands_before_it() {
+    let [exact, worse] = two_tiers(0, 0);
+    let beside = Candidate { beside_us: 5_000.0, senders: 2.0, ..exact };
+    assert_eq!(beside.finish_us(&request(None)), 20_000.0);
+    assert_eq!(choose_at(&[beside, worse], Some(40_000), [0.5; 2]), Ok(1));
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_more_accurate_and_comfortable_than_what_is_taken_comfortably(
+        mut candidates in prop::collection::vec(any_candidate(), 1..12),
+        accuracies in prop::collection::vec(0usize..4, 12),
+        remaining_us in 1u64..500_000,
+        draws: [f64; 2],
+    ) {
+        candidates.iter_mut().zip(accuracies).for_each(|(c, a)| c.accuracy = [1.0, 0.99, 0.9, f64::NAN][a]);
+        let request = request(Some(remaining_us));
+        if let Ok(choice) = choose(&candidates, &request, &Headroom::default(), draws) {
+            let chosen = candidates[choice.index];
+            let alone: Vec<_> = candidates.iter().filter(|c| c.accuracy > accuracy(&chosen) && c.standing == chosen.standing).copied().collect();
+            // Each better tier alone would not have had the time to spare with these draws either.
+            let better = choose(&alone, &request, &Headroom::default(), draws);
+            let near = alone.iter().all(|c| c.distance != Distance::OtherSite) && chosen.distance != Distance::OtherSite;
+            if near && alone.iter().all(|c| c.accuracy == alone[0].accuracy) && let Ok(better) = better {
+                let drawn = Field::new(&alone, &request).unwrap().drawn(alone[0].accuracy, draws);
+                let best = drawn.into_iter().flatten().reduce(Entry::better).unwrap().finish_us;
+                prop_assert!(best > COMFORT * remaining_us as f64, "{best} {better:?}");
+            }
+        }
+    }
 }

@@ -167,7 +167,7 @@ impl World {
         let gateway = ((self.random.next() * GATEWAYS as f64) as usize).min(GATEWAYS - 1);
         let draws = [self.random.next(), self.random.next()];
         let moment = Moment::from_us(now);
-        let request = Request { now: moment, rows: 1, bytes: 0, remaining_us: Some(SLO_US), may_cross: true };
+        let request = Request { now: moment, rows: 1, bytes: 0, remaining_us: Some(SLO_US), slo_us: None, tier: f64::NAN, may_cross: true };
         let view = &self.views[gateway];
         let (index, predicted_us) = match &mut self.baselines[gateway] {
             Some(baseline) => (baseline.choose(view, moment, draws).unwrap(), 0),
