@@ -1,6 +1,7 @@
 //! One request's way through the gateway: check, choose, send, perhaps once more, answer.
 
 use crate::adapt::Wishes;
+use crate::asked::{Asked, Headers};
 use crate::metrics::Stage;
 use crate::shard::{Core, Shard};
 use crate::split;
@@ -30,6 +31,8 @@ const NO_REPLICA_RETRY_MS: u32 = 200;
 pub(crate) struct Context {
     pub(crate) caller: Caller,
     pub(crate) trace: Option<TraceContext>,
+    /// Headers that say what is asked.
+    pub(crate) asked: Headers,
     /// When nobody waits any more.
     pub(crate) deadline: Option<Instant>,
 }
@@ -129,8 +132,9 @@ impl Shard {
         if let Tensors::Here(raw) = &raw {
             check_bytes_inputs(&envelope, raw)?;
         }
-        let pin = pinned(version, &envelope)?;
-        let request = Request { envelope: Arc::new(envelope), raw, rows, context, pin };
+        version.is_asked(self.core.now(), rows);
+        let asked = Asked::of(version, &envelope, &context.asked, &context.caller.tenant)?;
+        let request = Request { envelope: Arc::new(envelope), raw, rows, context, asked };
         self.answer_checked(version, &request).await
     }
 
@@ -151,7 +155,7 @@ impl Shard {
                 self.core.metrics.retries.inc();
             }
             let sent = Instant::now();
-            let result = self.send(replica, request).await;
+            let result = self.send(&chosen, request).await;
             if let Ok(reply) = &result {
                 replica.gauge.report(self.core.now(), &reply.load);
                 // What came while it was sent came at its sender's pace.
@@ -164,6 +168,10 @@ impl Shard {
                 version.learned().headroom.record(chosen.predicted_us, actual_us, remaining_us);
             }
             match result {
+                Ok(mut reply) => {
+                    reply.reply.parameters.push((Served::ACCURACY.to_owned(), Param::Double(replica.accuracy)));
+                    return Ok(reply);
+                }
                 Err(failure) if failure.wire().2 == Retry::OtherWorker => {
                     replica.gauge.doubt(self.core.now().after(DOUBT));
                     tracing::debug!(worker = %replica.worker, %failure, "attempt failed");
@@ -185,19 +193,19 @@ impl Shard {
         let _span = span.entered();
         let (now, remaining) = (self.core.now(), request.remaining()?);
         let rows_max = version.signature().max_batch_size.max(1);
-        let slo_us = version.latency_target_us;
+        let slo_us = request.asked.latency_us;
         let candidate = |replica: &Replica| {
             let gauge = &replica.gauge;
             let ((backlog_us, reported), path) = (gauge.reported(), gauge.path());
-            let forecast = gauge.forecast(replica.latency).aged(now.us_since(reported));
-            // Whoever names no variant gets the reference.
-            let unasked = request.pin.as_ref().map_or(!replica.is_reference, |pin| replica.variant.name.as_str() != pin);
-            let standing = match (unasked || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
-                (true, _) => Standing::Excluded,
-                (false, true) => Standing::Unreachable,
-                (false, false) if gauge.is_doubtful(now) => Standing::Doubtful,
-                (false, false) => Standing::Good,
-            };
+            let forecast = gauge.forecast(replica.latency).aged(now.us_since(gauge.heard()));
+            let (rows_since_report, beside_us) = gauge.since_report();
+            let standing =
+                match (!request.asked.allows(replica) || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
+                    (true, _) => Standing::Excluded,
+                    (false, true) => Standing::Unreachable,
+                    (false, false) if gauge.is_doubtful(now) => Standing::Doubtful,
+                    (false, false) => Standing::Good,
+                };
             Candidate {
                 alpha_us: forecast.latency.alpha_us,
                 beta_us: forecast.latency.beta_us,
@@ -208,7 +216,9 @@ impl Shard {
                 instances: replica.instances,
                 backlog_us,
                 reported,
-                rows_since_report: gauge.rows_sent(),
+                rows_since_report,
+                beside_us: beside_us as f64,
+                accuracy: replica.accuracy,
                 senders: gauge.senders(),
                 in_flight: gauge.in_flight.load(Ordering::Relaxed),
                 rtt_us: path.rtt_us(),
@@ -225,24 +235,30 @@ impl Shard {
             rows: request.rows,
             bytes: request.raw.len(),
             remaining_us: remaining.map(|length| Moment::default().after(length).as_us()),
+            slo_us,
+            tier: learned.tier,
             may_cross: learned.spill.may_cross(),
         };
         let choice = choose(&candidates, &asked, &learned.headroom, [fastrand::f64(), fastrand::f64()]);
-        let choice =
-            choice.or_else(|refusal| untried(&candidates, &asked, refusal)).map_err(|refusal| refused(refusal, &request.envelope.model))?;
+        let choice = choice
+            .or_else(|refusal| untried(version, &candidates, &asked, refusal))
+            .map_err(|refusal| refused(refusal, &request.envelope.model))?;
         learned.spill.record(choice.spilled);
         let replica = version.replicas.get(choice.index).ok_or_else(|| refused(Refusal::NoReplica, &request.envelope.model))?;
-        Ok(Chosen { replica, predicted_us: choice.predicted_us, remaining_us: asked.remaining_us })
+        learned.tier = replica.accuracy;
+        let work_us = candidates.get(choice.index).map_or(0.0, |candidate| candidate.work_us(request.rows)) as u64;
+        Ok(Chosen { replica, work_us, predicted_us: choice.predicted_us, remaining_us: asked.remaining_us })
     }
 
-    async fn send(&self, replica: &Replica, request: &Request) -> Result<InferReply, Failure> {
+    async fn send(&self, chosen: &Chosen<'_>, request: &Request) -> Result<InferReply, Failure> {
+        let replica = chosen.replica;
         let span = trace::span(
             request.context.trace.as_ref(),
             || tracing::info_span!(target: trace::TARGET, "send", worker = %replica.worker, variant = %replica.variant.name),
         );
         let remaining = request.remaining()?;
         let upstream = self.upstream(&replica.worker).ok_or(Failure::ConnectionLost)?;
-        replica.gauge.sent(request.rows);
+        replica.gauge.sent(request.rows, chosen.work_us);
         let _in_flight = InFlight::enter(&replica.gauge.in_flight);
         let call = InferCall {
             envelope: request.envelope.clone(),
@@ -272,8 +288,7 @@ struct Request {
     raw: Tensors,
     rows: u32,
     context: Context,
-    /// The only variant that may answer.
-    pin: Option<String>,
+    asked: Asked,
 }
 
 impl Request {
@@ -298,6 +313,8 @@ fn late(deadline: Instant) -> Failure {
 /// A replica, and what it was chosen for.
 struct Chosen<'v> {
     replica: &'v Replica,
+    /// Microseconds that its device will be busy with it, over its instances.
+    work_us: u64,
     predicted_us: u64,
     /// Time left when it was chosen.
     remaining_us: Option<u64>,
@@ -305,9 +322,11 @@ struct Chosen<'v> {
 
 /// A forecast that refuses everything would stand for ever, since only answers bring another: an idle replica that has said nothing for
 /// a while is tried whatever was forecast.
-fn untried(candidates: &[Candidate], request: &route::Request, refusal: Refusal) -> Result<Choice, Refusal> {
-    let silent = |c: &Candidate| c.standing == Standing::Good && c.in_flight == 0 && request.now.us_since(c.reported) > FORECAST_US_MAX;
-    match candidates.iter().position(silent) {
+fn untried(version: &ModelVersion, candidates: &[Candidate], request: &route::Request, refusal: Refusal) -> Result<Choice, Refusal> {
+    let silent = |(c, r): (&Candidate, &Replica)| {
+        c.standing == Standing::Good && c.in_flight == 0 && request.now.us_since(r.gauge.heard()) > FORECAST_US_MAX
+    };
+    match candidates.iter().zip(&version.replicas).position(silent) {
         Some(index) => Ok(Choice { index, predicted_us: request.remaining_us.unwrap_or_default(), spilled: false }),
         None => Err(refusal),
     }
@@ -350,18 +369,6 @@ fn check_bytes_inputs(envelope: &Envelope, raw: &[Chain]) -> Result<(), Failure>
         }
     }
     Ok(())
-}
-
-/// The variant the request pins, if any; an error when no ready replica runs it.
-fn pinned(version: &ModelVersion, envelope: &Envelope) -> Result<Option<String>, Failure> {
-    let Some(value) = envelope.parameter("sluice_variant") else { return Ok(None) };
-    let Param::String(variant) = value else {
-        return Err(Failure::Parameter { name: "sluice_variant".to_owned(), what: "expected a string such as fp32@ort".to_owned() });
-    };
-    if version.replicas.iter().any(|r| r.variant.name.as_str() == variant) {
-        return Ok(Some(variant.clone()));
-    }
-    Err(Failure::UnknownVariant { model: envelope.model.clone(), variant: variant.chars().take(128).collect() })
 }
 
 impl Core {

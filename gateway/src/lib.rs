@@ -10,7 +10,10 @@
 mod adapt;
 mod admin;
 mod admit;
+mod asked;
 mod config;
+mod demand;
+mod gauge;
 mod health;
 mod identify;
 mod infer;

@@ -1,5 +1,6 @@
 //! The service of both front doors: the infer calls of gRPC and REST from frames, everything else through tonic and axum.
 
+use crate::asked::Headers;
 use crate::identify::identify;
 use crate::infer::Context;
 use crate::metrics::Stage;
@@ -157,6 +158,7 @@ impl Front {
         Context {
             caller: identify(core.config.trust_tenant, &core.default_tenant, headers),
             trace: trace::of(headers),
+            asked: Headers::of(headers),
             deadline: metadata::timeout(headers).and_then(|length| Instant::now().checked_add(length)),
         }
     }

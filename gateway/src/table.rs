@@ -1,18 +1,18 @@
 //! The routing table: what the registry's records mean for a request. Built whole from the records, then only read.
 
+use crate::gauge::{DeviceGauge, Gauge};
 use crate::metrics::{Metrics, ModelMetrics};
+use policy::demand::Offered;
 use policy::plan::wanted_versions;
-use policy::profile::{Forecast, Latency};
-use policy::route::{Distance, Headroom, Path, Spill};
+use policy::profile::Latency;
+use policy::route::{Distance, Headroom, Spill};
 use policy::{
-    Failure, ModelRecord, Moment, ReplicaRecord, ReplicaState, Signature, VariantId, Version, VersionRecord, VersionState, WorkerId,
-    WorkerRecord,
+    Failure, ModelRecord, Moment, ReplicaRecord, ReplicaState, Signature, TenantDefaults, VariantId, Version, VersionRecord, VersionState,
+    WorkerId, WorkerRecord,
 };
-use proto::call::LoadReport;
 use registry::{Entry, Key, Keys, decode};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// All that is routable, and what is known of what is not.
@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) struct Table {
     pub(crate) models: HashMap<String, Model>,
     pub(crate) workers: HashMap<WorkerId, Arc<WorkerRecord>>,
+    devices: HashMap<(WorkerId, u64, String), Arc<DeviceGauge>>,
     /// Built from records; false for the table of a gateway that has neither registry nor snapshot yet.
     pub(crate) is_built: bool,
     /// Records that could not be read.
@@ -33,6 +34,8 @@ pub(crate) struct Table {
 pub(crate) struct Model {
     /// What is wanted of it, if anybody has said.
     asked: Option<ModelRecord>,
+    /// What is asked of it here. Outlives the table it was first in.
+    pub(crate) offered: Arc<Mutex<Offered>>,
     pub(crate) versions: BTreeMap<Version, Arc<ModelVersion>>,
 }
 
@@ -49,119 +52,44 @@ pub(crate) struct ModelVersion {
     pub(crate) metrics: ModelMetrics,
     /// What the model promises, in microseconds.
     pub(crate) latency_target_us: Option<f64>,
+    /// Accuracy that every answer must have, where a request says none.
+    pub(crate) min_accuracy: Option<f64>,
+    /// What requests of a tenant mean where they say nothing.
+    pub(crate) tenants: BTreeMap<String, TenantDefaults>,
+    /// What is asked of the model.
+    pub(crate) offered: Arc<Mutex<Offered>>,
     /// What choices taught. Outlives the table it was first in.
     learned: Arc<Mutex<Learned>>,
 }
 
 /// What this gateway learned of a model's choices.
-#[derive(Default)]
 pub(crate) struct Learned {
     pub(crate) headroom: Headroom,
     pub(crate) spill: Spill,
+    /// Accuracy of the tier that the last request went to.
+    pub(crate) tier: f64,
+}
+
+impl Default for Learned {
+    fn default() -> Self {
+        Self { headroom: Headroom::default(), spill: Spill::default(), tier: f64::NAN }
+    }
 }
 
 /// A routable replica.
 pub(crate) struct Replica {
     pub(crate) worker: WorkerId,
     pub(crate) variant: VariantId,
-    /// It runs what all other variants are measured against.
-    pub(crate) is_reference: bool,
+    /// Relative to the reference, as its card says.
+    pub(crate) accuracy: f64,
+    /// The same where the model's floor counts it: measured by the metric and on the samples it asks for.
+    pub(crate) proven_accuracy: Option<f64>,
+    /// It may answer who names no variant.
+    pub(crate) is_offered: bool,
     pub(crate) latency: Latency,
     pub(crate) instances: u32,
     pub(crate) distance: Distance,
     pub(crate) gauge: Arc<Gauge>,
-}
-
-/// What this gateway saw of a replica. Outlives the table it was first in.
-#[derive(Default)]
-pub(crate) struct Gauge {
-    pub(crate) in_flight: AtomicU32,
-    /// Sent since the last report.
-    rows_sent: AtomicU32,
-    backlog_us: AtomicU64,
-    reported_us: AtomicU64,
-    /// When it was first seen; 0 before that.
-    since_us: AtomicU64,
-    doubtful_until_us: AtomicU64,
-    /// The last forecast, as bits of four `f32`; zeros before the first.
-    forecast: [AtomicU32; 4],
-    /// What it said last of who else sends, as bits of an `f32`.
-    senders: AtomicU32,
-    /// The way there, as bits of two `f32`.
-    path: [AtomicU32; 2],
-}
-
-impl Gauge {
-    /// A reply told the load. Loose atomics: a torn reading costs one worse choice.
-    pub(crate) fn report(&self, now: Moment, load: &LoadReport) {
-        self.rows_sent.store(0, Ordering::Relaxed);
-        self.backlog_us.store(load.backlog_us, Ordering::Relaxed);
-        self.reported_us.store(now.as_us(), Ordering::Relaxed);
-        self.doubtful_until_us.store(0, Ordering::Relaxed);
-        self.senders.store((load.senders as f32).to_bits(), Ordering::Relaxed);
-        if let Some(Forecast { latency, kappa, slow }) = load.forecast.filter(|forecast| forecast.latency.is_plausible()) {
-            let values = [latency.alpha_us, latency.beta_us, kappa, slow];
-            self.forecast.iter().zip(values).for_each(|(bits, value)| bits.store((value as f32).to_bits(), Ordering::Relaxed));
-        }
-    }
-
-    /// A request of `rows` leaves for it.
-    pub(crate) fn sent(&self, rows: u32) {
-        self.rows_sent.fetch_add(rows, Ordering::Relaxed);
-    }
-
-    /// Rows sent since the last report.
-    pub(crate) fn rows_sent(&self) -> u32 {
-        self.rows_sent.load(Ordering::Relaxed)
-    }
-
-    /// What it said last of its batches; else what was measured when it was loaded.
-    pub(crate) fn forecast(&self, at_load: Latency) -> Forecast {
-        let [alpha_us, beta_us, kappa, slow] = self.forecast.each_ref().map(|bits| f64::from(f32::from_bits(bits.load(Ordering::Relaxed))));
-        if slow > 0.0 { Forecast { latency: Latency { alpha_us, beta_us }, kappa, slow } } else { at_load.into() }
-    }
-
-    /// Arrivals there from all gateways over those from this one.
-    pub(crate) fn senders(&self) -> f64 {
-        f64::from(f32::from_bits(self.senders.load(Ordering::Relaxed)))
-    }
-
-    /// What is known of the way there.
-    pub(crate) fn path(&self) -> Path {
-        Path::from_parts(self.path.each_ref().map(|bits| f32::from_bits(bits.load(Ordering::Relaxed))))
-    }
-
-    /// A request of `bytes` took `us` microseconds besides its time at the worker.
-    pub(crate) fn travelled(&self, us: f64, bytes: u64) {
-        let mut path = self.path();
-        path.observe(us, bytes);
-        self.path.iter().zip(path.to_parts()).for_each(|(bits, value)| bits.store(value.to_bits(), Ordering::Relaxed));
-    }
-
-    /// Microseconds since it was first seen.
-    pub(crate) fn age_us(&self, now: Moment) -> u64 {
-        let since = self.since_us.load(Ordering::Relaxed);
-        if since == 0 {
-            self.since_us.store(now.as_us().max(1), Ordering::Relaxed);
-            return 0;
-        }
-        now.us_since(Moment::from_us(since))
-    }
-
-    /// The last report.
-    pub(crate) fn reported(&self) -> (u64, Moment) {
-        (self.backlog_us.load(Ordering::Relaxed), Moment::from_us(self.reported_us.load(Ordering::Relaxed)))
-    }
-
-    /// It failed in a way that may last.
-    pub(crate) fn doubt(&self, until: Moment) {
-        self.doubtful_until_us.store(until.as_us(), Ordering::Relaxed);
-    }
-
-    /// Did it fail a moment ago?
-    pub(crate) fn is_doubtful(&self, now: Moment) -> bool {
-        self.doubtful_until_us.load(Ordering::Relaxed) > now.as_us()
-    }
 }
 
 /// What was measured of a replica at its load. What cannot be is not believed, which is said of a `new` one: at 0 microseconds it would
@@ -175,6 +103,18 @@ fn believed(replica: &ReplicaRecord, new: bool) -> Latency {
     told.believed()
 }
 
+/// The accuracy of a variant as far as its model's floor counts it.
+fn proven(version: &VersionRecord, variant: &VariantId, asked: Option<&ModelRecord>) -> Option<f64> {
+    if variant.name == version.reference {
+        return Some(1.0); // by any metric, on any samples
+    }
+    let record = version.variants.iter().find(|v| v.name == variant.name)?;
+    let slo = asked.map(|asked| &asked.slo);
+    let metric = slo.and_then(|slo| slo.accuracy_metric).is_none_or(|metric| metric == record.metric);
+    let data = slo.and_then(|slo| slo.accuracy_data.as_ref()).is_none_or(|data| *data == record.data);
+    (metric && data).then_some(record.accuracy)
+}
+
 /// Told to a client of a gateway that knows nothing yet: about a reconnect to the registry.
 const NO_TABLE_RETRY_MS: u32 = 500;
 
@@ -183,7 +123,7 @@ impl Table {
     /// counted: one bad record must not take the others away.
     pub(crate) fn build(entries: &BTreeMap<String, Entry>, keys: &Keys, here: (&str, &str), metrics: &Metrics, before: &Table) -> Self {
         let revision = entries.values().map(|entry| entry.revision).fold(before.revision, i64::max);
-        let mut table = Table { is_built: true, revision, ..Table::default() };
+        let mut table = Table { is_built: true, revision, devices: before.devices.clone(), ..Table::default() };
         let mut models: HashMap<String, ModelRecord> = HashMap::new();
         let mut versions: Vec<VersionRecord> = Vec::new();
         let mut replicas: HashMap<(String, Version), Vec<ReplicaRecord>> = HashMap::new();
@@ -204,15 +144,22 @@ impl Table {
             let name = record.model.to_string();
             let found = replicas.remove(&(name.clone(), record.version)).unwrap_or_default();
             let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
-            let target_us = models.get(&name).and_then(|m| m.slo.latency_ms).map(|ms| f64::from(ms) * 1e3);
-            let version = table.version(record, &found, here, metrics, old, target_us);
-            let model = table.models.entry(name).or_default();
-            model.versions.insert(version.record.version, Arc::new(version));
+            let offered = table.model(&name, before).offered.clone();
+            let version = table.version(record, &found, here, metrics, old, (models.get(&name), offered));
+            table.model(&name, before).versions.insert(version.record.version, Arc::new(version));
         }
         for (name, record) in models {
-            table.models.entry(name).or_default().asked = Some(record);
+            table.model(&name, before).asked = Some(record);
         }
+        let workers = &table.workers;
+        table.devices.retain(|(worker, incarnation, _), _| workers.get(worker).is_some_and(|w| w.incarnation == *incarnation));
         table
+    }
+
+    /// The model of this name, with what the table before counted of it.
+    fn model(&mut self, name: &str, before: &Table) -> &mut Model {
+        let offered = || before.models.get(name).map(|m| m.offered.clone()).unwrap_or_default();
+        self.models.entry(name.to_owned()).or_insert_with(|| Model { offered: offered(), ..Model::default() })
     }
 
     fn read<T: DeserializeOwned>(&mut self, entry: &Entry, take: impl FnOnce(&mut Self, T)) {
@@ -226,13 +173,13 @@ impl Table {
     }
 
     fn version(
-        &self,
+        &mut self,
         record: VersionRecord,
         replicas: &[ReplicaRecord],
         here: (&str, &str),
         metrics: &Metrics,
         old: Option<&Arc<ModelVersion>>,
-        latency_target_us: Option<f64>,
+        (asked, offered): (Option<&ModelRecord>, Arc<Mutex<Offered>>),
     ) -> ModelVersion {
         let (mut waiting, mut failed) = (None, None);
         let mut routable = Vec::new();
@@ -255,14 +202,18 @@ impl Table {
             };
             let signature = replica.signature.as_ref().unwrap_or(&record.signature);
             let known = old.and_then(|o| o.replicas.iter().find(|r| r.worker == replica.worker && r.variant == replica.variant));
+            let proven_accuracy = proven(&record, &replica.variant, asked);
+            let name = &replica.variant.name;
             let found = Replica {
                 worker: replica.worker.clone(),
                 variant: replica.variant.clone(),
-                is_reference: replica.variant.name == record.reference,
+                accuracy: record.accuracy_of(name).unwrap_or_default(),
+                proven_accuracy,
+                is_offered: asked.is_none_or(|asked| asked.variants.is_empty() || asked.variants.contains(name)),
                 latency: believed(replica, known.is_none()),
                 instances: replica.instances,
                 distance: Distance::between(here, (&worker.site, &worker.zone)),
-                gauge: known.map(|r| r.gauge.clone()).unwrap_or_default(),
+                gauge: known.map_or_else(|| Arc::new(Gauge::on(self.device(replica))), |r| r.gauge.clone()),
             };
             routable.push((replica.generation, signature, found));
         }
@@ -273,7 +224,25 @@ impl Table {
         let replicas = routable.into_iter().filter(|(_, loaded, _)| **loaded == signature).map(|(.., replica)| replica).collect();
         let metrics = old.map_or_else(|| metrics.of_model(record.model.as_str(), record.version), |o| o.metrics.clone());
         let learned = old.map(|o| o.learned.clone()).unwrap_or_default();
-        ModelVersion { record, replicas, signature, waiting, failed, metrics, latency_target_us, learned }
+        ModelVersion {
+            record,
+            replicas,
+            signature,
+            waiting,
+            failed,
+            metrics,
+            latency_target_us: asked.and_then(|m| m.slo.latency_ms).map(|ms| f64::from(ms) * 1e3),
+            min_accuracy: asked.and_then(|m| m.slo.min_accuracy),
+            tenants: asked.map(|m| m.tenants.clone()).unwrap_or_default(),
+            offered,
+            learned,
+        }
+    }
+
+    /// The gauge of the device that a replica is on.
+    fn device(&mut self, replica: &ReplicaRecord) -> Arc<DeviceGauge> {
+        let key = (replica.worker.clone(), replica.incarnation, replica.device.clone());
+        self.devices.entry(key).or_default().clone()
     }
 
     /// Has any version of the model been found valid?
@@ -381,7 +350,12 @@ impl Model {
 impl ModelVersion {
     /// Can it be asked, without a variant being named?
     pub(crate) fn is_ready(&self) -> bool {
-        self.replicas.iter().any(|replica| replica.is_reference)
+        self.replicas.iter().any(|replica| replica.is_offered)
+    }
+
+    /// A request of `rows` rows was offered, whatever comes of it.
+    pub(crate) fn is_asked(&self, now: Moment, rows: u32) {
+        self.offered.lock().unwrap_or_else(PoisonError::into_inner).arrive(now, rows);
     }
 
     /// Held for the length of a choice, never over an await.

@@ -109,6 +109,8 @@ pub struct Reply {
 impl Served {
     /// Response parameter for the variant.
     pub const VARIANT: &'static str = "sluice_variant";
+    /// Response parameter for the variant's accuracy, relative to the reference.
+    pub const ACCURACY: &'static str = "sluice_accuracy";
     /// Response parameter for the worker.
     pub const WORKER: &'static str = "sluice_worker";
     /// Response parameter for the time in queue.

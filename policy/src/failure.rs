@@ -134,6 +134,8 @@ pub enum Failure {
     NoTable { retry_ms: u32 },
     #[error("no replica of model `{model}` is reachable, retry after {retry_ms} ms")]
     NoReplica { model: String, retry_ms: u32 },
+    #[error("no variant of model `{model}` that is ready is known to be as accurate as {floor}: the best is {best}")]
+    Floor { model: String, floor: String, best: String },
     #[error("the queue is full at {queued} requests, retry after {retry_ms} ms")]
     QueueFull { queued: usize, retry_ms: u32 },
     #[error("every replica of model `{model}` is too busy to answer in time, retry after {retry_ms} ms")]
@@ -224,9 +226,12 @@ impl Failure {
             Self::NotReady { .. } | Self::QueueFull { .. } | Self::Overloaded { .. } | Self::Draining { .. } | Self::ConnectionLost => {
                 (Code::Unavailable, 503, OtherWorker)
             }
-            Self::NoTable { .. } | Self::NoReplica { .. } | Self::Busy { .. } | Self::Registry { .. } | Self::QueueTimeout { .. } => {
-                (Code::Unavailable, 503, Never)
-            }
+            Self::NoTable { .. }
+            | Self::NoReplica { .. }
+            | Self::Floor { .. }
+            | Self::Busy { .. }
+            | Self::Registry { .. }
+            | Self::QueueTimeout { .. } => (Code::Unavailable, 503, Never),
             Self::DeadlineExceeded { .. } | Self::Hopeless { .. } => (Code::DeadlineExceeded, 504, Never),
             Self::Stalled { .. } => (Code::DeadlineExceeded, 408, Never),
             // What gRPC says of an encoding it has not, and what HTTP says.

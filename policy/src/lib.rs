@@ -43,7 +43,7 @@ pub use image::{ImageChannels, ImageLayout, ImageResize, ImageSpec};
 pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
 pub use padding::{PadInput, PadOutput, Padding};
 pub use records::{
-    ArtifactFile, ArtifactRecord, Capabilities, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, Origin, Pin,
+    ArtifactFile, ArtifactRecord, Capabilities, DemandRecord, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, Origin, Pin,
     PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Runs, SCHEMA, Slo, TenantDefaults, Unknown,
     UnplacedRecord, VariantRecord, VersionRecord, VersionState, WorkerRecord,
 };

@@ -31,7 +31,8 @@ pub use progress::{Progress, progress};
 pub use target::wanted_versions;
 
 use crate::{
-    HolderRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version, VersionRecord, WorkerRecord,
+    DemandRecord, HolderRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version, VersionRecord,
+    WorkerRecord,
 };
 use std::collections::BTreeMap;
 
@@ -50,6 +51,8 @@ pub struct Observed {
     pub holders: Vec<HolderRecord>,
     /// What was measured: a variant goes where a profile says that it pays.
     pub profiles: Vec<ProfileRecord>,
+    /// What is asked, by gateway.
+    pub demands: Vec<DemandRecord>,
 }
 
 /// What operators want.

@@ -1,6 +1,7 @@
 //! The records of the registry. Desired state (`models`, `placements`) and observed state (all others) are separate,
 //! and each record has one writer.
 
+use crate::demand::Demand;
 use crate::profile::{BatchTime, SpeedVerdict};
 use crate::{
     Digest, ExecutionProvider, ImageSpec, ModelName, Padding, PrecisionHint, Signature, VariantId, VariantName, Version, WorkerId,
@@ -386,6 +387,16 @@ record! {
         id: String,
         /// Its epoch.
         epoch: u64,
+    }
+}
+
+record! {
+    /// `demand/{gateway}`: what is asked of models there, those of which nothing is left out.
+    DemandRecord {
+        /// Which gateway.
+        gateway: String,
+        /// By model.
+        models: BTreeMap<ModelName, Demand>,
     }
 }
 

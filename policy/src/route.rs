@@ -182,6 +182,13 @@ impl Candidate {
         sane(backlog + ahead + beside + self.idle_us(request))
     }
 
+    /// Microseconds that its device is busy with `rows` rows more, over its instances.
+    pub fn work_us(&self, rows: u32) -> f64 {
+        let rows = f64::from(rows.max(1));
+        let row_us = self.alpha_us + self.beta_us / f64::from(self.rows_max.max(1));
+        sane(self.slow * rows * row_us / f64::from(self.instances.max(1)))
+    }
+
     /// The same if nothing else were there.
     pub fn idle_us(&self, request: &Request) -> f64 {
         self.alone_us(request, self.kappa)

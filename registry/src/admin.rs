@@ -33,7 +33,7 @@ const ANSWERS_MAX: usize = 4;
 const TOGETHER: Duration = Duration::from_millis(50);
 
 /// Kinds that are a prefix of keys.
-const KINDS: [&str; 8] = ["models", "versions", "workers", "replicas", "placements", "profiles", "artifacts", "plan"];
+const KINDS: [&str; 9] = ["models", "versions", "workers", "replicas", "placements", "profiles", "artifacts", "plan", "demand"];
 
 /// Serves `sluice.v1.Admin`.
 #[derive(Clone)]

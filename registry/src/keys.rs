@@ -70,6 +70,11 @@ pub enum Key<'a> {
         /// The model.
         model: &'a str,
     },
+    /// `demand/{gateway}`, under the gateway's lease: what is asked of it.
+    Demand {
+        /// The gateway.
+        gateway: &'a str,
+    },
     /// `leader`, under the leading controller's lease.
     Leader,
 }
@@ -199,6 +204,11 @@ impl Keys {
         self.at(format_args!("plan/"))
     }
 
+    /// What is asked of a gateway.
+    pub fn demand(&self, gateway: &str) -> String {
+        self.at(format_args!("demand/{gateway}"))
+    }
+
     /// The election key; its `created` revision is what transactions of the leader compare.
     pub fn leader(&self) -> String {
         self.at(format_args!("leader"))
@@ -225,6 +235,7 @@ impl Keys {
             }
             ("placements", [Some(worker), Some(variant), None, _]) => Key::Placement { worker, variant },
             ("plan", [Some(model), None, ..]) => Key::Plan { model },
+            ("demand", [Some(gateway), None, ..]) => Key::Demand { gateway },
             ("leader", [None, ..]) => Key::Leader,
             _ => return None,
         })
@@ -259,6 +270,7 @@ mod tests {
         check(keys.profile("ab12", "my-engine", "int8", "avx512-16c"), profile);
         check(keys.placement(worker, variant), Key::Placement { worker, variant });
         check(keys.plan(model), Key::Plan { model });
+        check(keys.demand("gw-1"), Key::Demand { gateway: "gw-1" });
         check(keys.leader(), Key::Leader);
     }
 

@@ -1,6 +1,8 @@
 use super::*;
 use crate::testing::{Content, model, replica, version, worker};
 use policy::Code;
+use policy::profile::Forecast;
+use proto::call::LoadReport;
 
 #[test]
 fn i1_only_a_ready_replica_of_a_living_incarnation_is_routable() {
@@ -143,4 +145,25 @@ fn a_latency_that_cannot_be_is_not_believed_whoever_tells_it() {
     let told = Forecast { latency: Latency { alpha_us: f64::NAN, beta_us: 0.0 }, kappa: 1.0, slow: 1.0 };
     gauge.report(Moment::default(), &LoadReport { forecast: Some(told), ..LoadReport::default() });
     assert_eq!(gauge.forecast(Latency::UNKNOWN).latency, Latency::UNKNOWN);
+}
+
+#[test]
+fn replicas_of_a_device_know_of_each_others_work() {
+    let other = ReplicaRecord { variant: VariantId::parse("m:1:int8@ort").unwrap(), ..replica("w", 1, 1, ReplicaState::Ready) };
+    let elsewhere = replica("v", 1, 1, ReplicaState::Ready);
+    let content = Content::default().worker(&worker("w", 1)).worker(&worker("v", 1)).version(&version(1, VersionState::Valid));
+    let table = content.replica(&replica("w", 1, 1, ReplicaState::Ready)).replica(&other).replica(&elsewhere).table();
+    let replicas = &table.resolve("m", "").unwrap().replicas;
+    let find = |worker: &str, variant: &str| {
+        &replicas.iter().find(|r| r.worker.as_str() == worker && r.variant.name.as_str() == variant).unwrap().gauge
+    };
+    let (exact, fast, far) = (find("w", "fp32@ort"), find("w", "int8@ort"), find("v", "fp32@ort"));
+    exact.sent(2, 800);
+    fast.sent(1, 100);
+    assert_eq!((exact.since_report(), fast.since_report(), far.since_report()), ((2, 100), (1, 800), (0, 0)));
+    fast.report(Moment::from_us(50), &LoadReport { backlog_us: 700, ..LoadReport::default() });
+    assert_eq!((exact.since_report(), exact.reported()), ((0, 0), (700, Moment::from_us(50))));
+    assert_eq!((exact.heard(), fast.heard(), far.reported().0), (Moment::default(), Moment::from_us(50), 0));
+    exact.sent(3, 30);
+    assert_eq!((exact.since_report(), fast.since_report()), ((3, 0), (0, 30)));
 }

@@ -86,6 +86,12 @@ impl VersionRecord {
         std::iter::once(self.reference_runs()).chain(self.variants.iter().map(VariantRecord::runs))
     }
 
+    /// The accuracy of the variant of this name, relative to the reference.
+    pub fn accuracy_of(&self, name: &VariantName) -> Option<f64> {
+        let beside = || self.variants.iter().find(|v| v.name == *name).map(|v| v.accuracy);
+        if *name == self.reference { Some(1.0) } else { beside() }
+    }
+
     /// How the variant of this name is run.
     pub fn run_of(&self, name: &VariantName) -> Option<Runs<'_>> {
         self.runs().find(|runs| runs.name == name)

@@ -82,6 +82,7 @@ impl Records {
                 let record = read(entry, |r: &PlanRecord| keys.plan(r.model.as_str()))?;
                 self.plans.insert(record.model.clone(), record);
             }
+            Some(Key::Demand { .. }) => observed.demands.push(read(entry, |r: &policy::DemandRecord| keys.demand(&r.gateway))?),
             Some(Key::Leader) => self.leader = Some((decode(entry, policy::SCHEMA)?, entry.created)),
             Some(Key::Profile { .. }) => observed.profiles.push(decode(entry, policy::SCHEMA)?),
             Some(Key::Artifact { .. }) | None => {}
