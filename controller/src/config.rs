@@ -12,6 +12,8 @@ pub struct ControllerConfig {
     pub keys: Keys,
     /// Longest time between two plans. Changes are planned for at once.
     pub replan_every: Duration,
+    /// Longest search for a better plan.
+    pub plan_max: Duration,
     /// How long the election key outlives a leader that died.
     pub lease_ttl: Duration,
     /// A leader that heard nothing from the registry for so long steps down. Shorter than the lease, so that it has stopped
@@ -32,6 +34,7 @@ impl ControllerConfig {
             id: id.into(),
             keys,
             replan_every: Duration::from_secs(10),
+            plan_max: Duration::from_secs(1),
             lease_ttl: Duration::from_secs(15),
             silence_max: Duration::from_secs(10),
             confirm_every: Duration::from_secs(3),

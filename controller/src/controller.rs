@@ -5,7 +5,7 @@ use registry::admin::Records;
 use registry::{Lease, Mirror, Registry, RegistryError, State};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
@@ -195,12 +195,14 @@ impl Controller {
 
     /// Plans and writes what differs. Gives the revision of the last write; `None` if this term is over.
     async fn plan(&mut self, state: &State, term: &mut Term) -> Result<Option<i64>, RegistryError> {
-        let records = Records::read(state, &self.config.keys);
+        let mut records = Records::read(state, &self.config.keys);
         self.note_malformed(&records);
         if !term.outdo(&*self.registry, &self.config, &records).await? {
             return Ok(None);
         }
-        let plan = plan(&records.observed, &records.wanted(), term.epoch);
+        records.observed.now_s = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
+        let (began, budget) = (std::time::Instant::now(), self.config.plan_max);
+        let plan = plan(&records.observed, &records.wanted(), term.epoch, &mut || began.elapsed() < budget);
         let ops = difference(state, &self.config.keys, &records, &plan, term.epoch)?;
         if ops.is_empty() && !self.still_leads(term).await? {
             return Ok(None);

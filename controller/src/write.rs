@@ -37,7 +37,8 @@ fn plan_record(model: &ModelName, revision: i64, plan: &Plan, epoch: u64) -> Pla
         let reason = u.reason.chars().take(REASON_CHARS_MAX).collect();
         UnplacedRecord { version: u.version, reason, waits: u.waits }
     });
-    PlanRecord { schema: SCHEMA, model: model.clone(), epoch, revision, unplaced: unplaced.collect(), unknown: Unknown::new() }
+    let rate = plan.models.iter().find(|planned| planned.model == *model).map(|planned| planned.rate);
+    PlanRecord { schema: SCHEMA, model: model.clone(), epoch, revision, unplaced: unplaced.collect(), rate, unknown: Unknown::new() }
 }
 
 /// Cuts operations into pieces a transaction can carry.

@@ -7,8 +7,8 @@ use policy::plan::wanted_versions;
 use policy::profile::Latency;
 use policy::route::{Distance, Headroom, Spill};
 use policy::{
-    Failure, ModelRecord, Moment, ReplicaRecord, ReplicaState, Signature, TenantDefaults, VariantId, Version, VersionRecord, VersionState,
-    WorkerId, WorkerRecord,
+    Failure, ModelRecord, Moment, ReplicaRecord, ReplicaState, Signature, Slo, TenantDefaults, VariantId, Version, VersionRecord,
+    VersionState, WorkerId, WorkerRecord,
 };
 use registry::{Entry, Key, Keys, decode};
 use serde::de::DeserializeOwned;
@@ -103,18 +103,6 @@ fn believed(replica: &ReplicaRecord, new: bool) -> Latency {
     told.believed()
 }
 
-/// The accuracy of a variant as far as its model's floor counts it.
-fn proven(version: &VersionRecord, variant: &VariantId, asked: Option<&ModelRecord>) -> Option<f64> {
-    if variant.name == version.reference {
-        return Some(1.0); // by any metric, on any samples
-    }
-    let record = version.variants.iter().find(|v| v.name == variant.name)?;
-    let slo = asked.map(|asked| &asked.slo);
-    let metric = slo.and_then(|slo| slo.accuracy_metric).is_none_or(|metric| metric == record.metric);
-    let data = slo.and_then(|slo| slo.accuracy_data.as_ref()).is_none_or(|data| *data == record.data);
-    (metric && data).then_some(record.accuracy)
-}
-
 /// Told to a client of a gateway that knows nothing yet: about a reconnect to the registry.
 const NO_TABLE_RETRY_MS: u32 = 500;
 
@@ -182,7 +170,8 @@ impl Table {
         (asked, offered): (Option<&ModelRecord>, Arc<Mutex<Offered>>),
     ) -> ModelVersion {
         let (mut waiting, mut failed) = (None, None);
-        let mut routable = Vec::new();
+        let (mut routable, no_slo) = (Vec::new(), Slo::default());
+        let slo = asked.map_or(&no_slo, |asked| &asked.slo);
         for replica in replicas {
             match &replica.state {
                 ReplicaState::Ready => {}
@@ -202,8 +191,8 @@ impl Table {
             };
             let signature = replica.signature.as_ref().unwrap_or(&record.signature);
             let known = old.and_then(|o| o.replicas.iter().find(|r| r.worker == replica.worker && r.variant == replica.variant));
-            let proven_accuracy = proven(&record, &replica.variant, asked);
             let name = &replica.variant.name;
+            let proven_accuracy = record.proven_accuracy(name, slo);
             let found = Replica {
                 worker: replica.worker.clone(),
                 variant: replica.variant.clone(),

@@ -1,4 +1,5 @@
-//! Where replicas go: counts within measured memory, spread over zones and hosts, moved make-before-break.
+//! Where replicas go: of models that somebody asks for, where [`crate::place`] finds that the demand is answered best; of all others, counts
+//! within measured memory, spread over zones and hosts. All are moved make-before-break.
 //!
 //! [`plan`] is called over and over with what is there now, and each time gives *all* placements wanted now. It remembers
 //! nothing: what it needs to know of its own past stands in the placements and replicas it is shown. Two leaders that see
@@ -9,17 +10,17 @@
 //!   or the same version from another artifact or for a higher generation, in which case one replica goes ahead of the others.
 //! * I8: bytes promised on a device never exceed what it has, counting what leaves it until it is gone.
 //!
-//! Every variant that pays on a device class is placed there beside the reference, after all references; which of them answers a request
-//! is the gateway's choice.
+//! Every variant that pays on a device class is placed there beside the reference, after all references, as far as there is memory; which
+//! of them answers a request is the gateway's choice. So a rise of the load finds the faster variants warm.
 //!
 //! How a failed replica is remembered: its placement stays where it is, as a mark, until enough others are ready. So every
 //! worker is tried once for an artifact and generation, none twice.
 //!
-//! Not here: demand, latency targets, which variants are worth their memory. Relief of a device on which replicas grew beyond
-//! what was measured: nothing more is put there, and nothing is taken away.
+//! Not here: relief of a device on which replicas grew beyond what was measured: nothing more is put there, and nothing is taken away.
 
 mod choose;
 mod ledger;
+mod problem;
 mod progress;
 mod steps;
 mod target;
@@ -27,6 +28,7 @@ mod target;
 mod tests;
 mod view;
 
+pub use problem::{DevicePlan, ModelPlan, Share};
 pub use progress::{Progress, progress};
 pub use target::wanted_versions;
 
@@ -53,6 +55,10 @@ pub struct Observed {
     pub profiles: Vec<ProfileRecord>,
     /// What is asked, by gateway.
     pub demands: Vec<DemandRecord>,
+    /// Rows a second planned for last time, by model.
+    pub rates: BTreeMap<ModelName, f64>,
+    /// Now, in seconds since 1970 by the leader's clock; none where age is of no interest.
+    pub now_s: Option<u64>,
 }
 
 /// What operators want.
@@ -69,6 +75,10 @@ pub struct Plan {
     pub placements: Vec<PlacementRecord>,
     /// What is not as wanted, in the order of models and versions.
     pub unplaced: Vec<Unplaced>,
+    /// Models that somebody asks for, by name.
+    pub models: Vec<ModelPlan>,
+    /// The devices, where somebody asks for anything.
+    pub devices: Vec<DevicePlan>,
 }
 
 /// Why something is not as wanted.
@@ -86,19 +96,29 @@ pub struct Unplaced {
     pub waits: bool,
 }
 
-/// Plans. The result fed back as `observed.placements`, all else unchanged, gives itself again.
-pub fn plan(observed: &Observed, wanted: &Wanted, epoch: u64) -> Plan {
+/// Plans. The result fed back as `observed.placements`, all else unchanged, gives itself again, but for models that somebody asks for: those
+/// are changed a little at a time. `more` is asked between two steps of the search whether there is time.
+pub fn plan(observed: &Observed, wanted: &Wanted, epoch: u64, more: &mut dyn FnMut() -> bool) -> Plan {
     let view = view::View::new(observed);
     let mut unplaced = Vec::new();
     let mut models: BTreeMap<_, _> = BTreeMap::new();
     for model in wanted.models.iter().filter(|m| m.wanted) {
         models.insert(&model.name, target::targets(model, &view, &mut unplaced));
     }
+    let rates = problem::rates(observed, wanted);
+    let answer = (!rates.is_empty()).then(|| problem::Asked::new(&view, &models, &rates, observed.now_s).answer(more)).unwrap_or_default();
+    for target in models.values_mut().flat_map(|group| &mut group.targets) {
+        if let Some(workers) = answer.wanted.get(&target.variant) {
+            target.settle_on(workers, &view);
+        }
+    }
+    unplaced.extend(answer.models.iter().filter_map(ModelPlan::shortfall));
     let mut placements = steps::run(&view, &mut models, &mut unplaced);
     for placement in &mut placements {
         placement.epoch = epoch;
+        placement.since_s = view.since_s(placement).or(observed.now_s);
     }
     placements.sort_by(|a, b| (&a.worker, &a.variant).cmp(&(&b.worker, &b.variant)));
     unplaced.sort();
-    Plan { placements, unplaced }
+    Plan { placements, unplaced, models: answer.models, devices: answer.devices }
 }

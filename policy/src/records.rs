@@ -371,6 +371,9 @@ record! {
         /// Engine threads; none lets the worker decide.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         instances: Option<u32>,
+        /// When it was first wanted, in seconds since 1970 by the leader's clock.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        since_s: Option<u64>,
         /// The model's latency target in microseconds: where the worker decides, it has more threads work on a run that would else be late.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         latency_target_us: Option<u64>,
@@ -425,5 +428,8 @@ record! {
         /// What it could not place; empty when all is placed.
         #[serde(default)]
         unplaced: Vec<UnplacedRecord>,
+        /// Rows a second it is planned for, where somebody asks for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rate: Option<f64>,
     }
 }

@@ -53,7 +53,16 @@ pub(super) fn add<'a>(target: &mut Target<'a>, view: &View<'a>, ledger: &mut Led
         let zone = beside(&|w| (&w.site, &w.zone) == (&worker.site, &worker.zone));
         let host = beside(&|w| (&w.site, &w.host) == (&worker.site, &worker.host));
         let holds = view.holds(target.runs.artifact, &worker.id);
-        let score = (!native, zone, host, load(&worker.id), !holds, Reverse(free(device)), tie(&target.variant, &worker.id));
+        let score = (
+            !target.is_pinned(&worker.id),
+            !native,
+            zone,
+            host,
+            load(&worker.id),
+            !holds,
+            Reverse(free(device)),
+            tie(&target.variant, &worker.id),
+        );
         Some((score, &worker.id, device, extra(device)))
     });
     let Some((_, worker, device, extra)) = candidates.min() else { return false };

@@ -65,8 +65,9 @@ fn of_version(model: &ModelRecord, version: &VersionRecord, view: &View<'_>, dec
         return Progress::Failed(format!("version {} is invalid: {reason}", version.version));
     }
     let answers = |p: &&&PlacementRecord| {
-        let same = p.variant.model == model.name && p.variant.version == version.version && p.variant.name == version.reference;
-        same && p.artifact == version.artifact && p.generation >= model.generation
+        let same = p.variant.model == model.name && p.variant.version == version.version;
+        let current = version.run_of(&p.variant.name).is_some_and(|runs| p.artifact == *runs.artifact);
+        same && current && p.generation >= model.generation
     };
     let placed: Vec<_> = view.placements.values().filter(answers).collect();
     if placed.iter().any(|p| view.is_done(p)) {

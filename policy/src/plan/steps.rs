@@ -182,14 +182,16 @@ fn add_missing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Ledger
 
 /// Lets go what was kept only until others had taken over, and marks of failures once there is enough without them.
 fn release_covered<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledger<'a>) {
-    let mut gone = Vec::new();
+    let mut gone = group.outplanned(view);
     for target in &mut group.targets {
         let count = |is: &dyn Fn(&PlacementRecord) -> bool| target.live.iter().filter(|p| is(p)).count();
         let zero = target.model.replicas == Some(0);
         if zero || count(&|p| view.is_routable(p)) >= target.live.len().max(1) {
             gone.append(&mut target.surplus);
         }
-        if zero || count(&|p| target.is_current(p, view) && view.is_done(p)) >= target.replicas {
+        // Where the demand decides, a mark stays: the search would try the same place again.
+        let enough = count(&|p| target.is_current(p, view) && view.is_done(p)) >= target.replicas;
+        if zero || (enough && !target.is_planned) {
             gone.append(&mut target.failed);
         }
     }
@@ -284,10 +286,28 @@ impl Target<'_> {
 }
 
 impl Group<'_> {
+    /// Takes out routable placements that the demand no longer wants where they are, of versions that stay routable without them (I1).
+    fn outplanned(&mut self, view: &View<'_>) -> Vec<PlacementRecord> {
+        let mut gone = Vec::new();
+        for number in 0..self.targets.len() {
+            let Some(target) = self.targets.get(number).filter(|t| t.is_planned && !t.surplus.is_empty()) else { continue };
+            let same = |t: &&Target<'_>| t.version.version == target.version.version;
+            let others = self.targets.iter().filter(same).flat_map(|t| &t.live).filter(|p| view.is_routable(p)).count();
+            if others >= if target.replicas == 0 { 1 } else { 2 }
+                && let Some(target) = self.targets.get_mut(number)
+            {
+                gone.append(&mut target.surplus);
+            }
+        }
+        gone
+    }
+
     /// Takes out the placements of versions no longer wanted, once a successor is routable.
     fn relieved(&mut self, view: &View<'_>) -> Vec<PlacementRecord> {
         let successor = |t: &Target<'_>| t.model.replicas == Some(0) || t.live.iter().any(|p| view.is_routable(p));
-        if self.targets.iter().filter(|t| t.is_reference()).any(successor) { std::mem::take(&mut self.old) } else { Vec::new() }
+        // A variant alone relieves its forerunner only where the demand wants no reference.
+        let without = self.targets.iter().all(|t| !t.is_reference() || (t.is_planned && t.replicas == 0));
+        if self.targets.iter().filter(|t| t.is_reference() || without).any(successor) { std::mem::take(&mut self.old) } else { Vec::new() }
     }
 
     fn all(&self) -> impl Iterator<Item = &PlacementRecord> {

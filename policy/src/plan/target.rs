@@ -6,6 +6,7 @@ use crate::{
     ExecutionProvider, ModelRecord, PlacementRecord, Runs, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord,
 };
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 /// A variant of one wanted version, and where its placements stand.
 pub(super) struct Target<'a> {
@@ -16,6 +17,8 @@ pub(super) struct Target<'a> {
     pub(super) variant: VariantId,
     /// As many as there are workers for, at most.
     pub(super) replicas: usize,
+    /// Those are what the demand asks for, redundancy included, and `eligible` is where.
+    pub(super) is_planned: bool,
     /// Workers that may get one, in the order of their ids.
     pub(super) eligible: Vec<&'a WorkerRecord>,
     /// Placements that count.
@@ -67,6 +70,13 @@ pub(super) fn targets<'a>(model: &'a ModelRecord, view: &View<'a>, unplaced: &mu
         }
     }
     let mut targets = Vec::new();
+    for pin in &model.pins {
+        if !view.workers.contains_key(&pin.worker) {
+            say(None, format!("`{}` is pinned to worker `{}`, which is not there", pin.variant, pin.worker), true);
+        } else if !chosen.iter().any(|v| v.run_of(&pin.variant).is_some()) {
+            say(None, format!("`{}` is pinned to worker `{}`, but nobody offers that variant", pin.variant, pin.worker), true);
+        }
+    }
     for version in chosen {
         match invalid(version) {
             Some((number, reason)) => say(Some(number), format!("version {number} is invalid: {reason}"), false),
@@ -95,6 +105,9 @@ impl<'a> Target<'a> {
     fn reference(model: &'a ModelRecord, version: &'a VersionRecord, view: &View<'a>, mut say: impl FnMut(Version, String, bool)) -> Self {
         let target = Self::new(model, version, version.reference_runs(), view);
         let (replicas, asked, engine) = (target.replicas, target.asked(), target.engine());
+        if !target.is_allowed() {
+            return target;
+        }
         if view.workers.is_empty() {
             say(version.version, "no worker is alive".to_owned(), true);
         } else if view.workers.values().all(|w| w.draining) {
@@ -111,8 +124,8 @@ impl<'a> Target<'a> {
     fn beside(model: &'a ModelRecord, version: &'a VersionRecord, runs: Runs<'a>, view: &View<'a>) -> Self {
         let mut target = Self::new(model, version, runs, view);
         let mut eligible = std::mem::take(&mut target.eligible);
-        eligible.retain(|worker| target.devices(worker, view).next().is_some());
-        target.replicas = target.asked().min(eligible.len());
+        eligible.retain(|worker| target.is_pinned(&worker.id) || target.devices(worker, view).next().is_some());
+        target.replicas = target.asked().max(target.pins()).min(eligible.len());
         Self { eligible, ..target }
     }
 
@@ -124,15 +137,33 @@ impl<'a> Target<'a> {
             runs,
             variant,
             replicas: 0,
+            is_planned: false,
             eligible: Vec::new(),
             live: Vec::new(),
             failed: Vec::new(),
             surplus: Vec::new(),
         };
-        let able = |w: &&&WorkerRecord| choose::has_engine(w, target.engine()) && choose::device(w, model, |_| 0).is_some();
+        let allowed = |w: &WorkerRecord| {
+            let zone = model.zones.is_empty() || model.zones.contains(&w.zone);
+            zone && (model.cost_classes.is_empty() || model.cost_classes.contains(&w.cost_class))
+        };
+        let able = |w: &&&WorkerRecord| allowed(w) && choose::has_engine(w, target.engine()) && choose::device(w, model, |_| 0).is_some();
         target.eligible = view.workers.values().filter(|w| !w.draining).filter(able).copied().collect();
-        target.replicas = target.asked().min(target.eligible.len());
+        if !target.is_allowed() {
+            target.eligible.clear();
+            target.is_planned = true;
+        }
+        target.replicas = target.asked().max(target.pins()).min(target.eligible.len());
         target
+    }
+
+    /// May it be used at all?
+    fn is_allowed(&self) -> bool {
+        self.model.variants.is_empty() || self.model.variants.contains(self.runs.name)
+    }
+
+    fn pins(&self) -> usize {
+        self.eligible.iter().filter(|w| self.is_pinned(&w.id)).count()
     }
 
     /// Two are the default: one can be lost, wherever the two are.
@@ -153,9 +184,43 @@ impl<'a> Target<'a> {
     pub(super) fn devices<'w>(&self, worker: &'w WorkerRecord, view: &View<'_>) -> impl Iterator<Item = (&'w str, bool)> {
         let pays = |device: &str| {
             let class = worker.devices.iter().find(|d| d.name == device).map_or("", |d| d.class.as_str());
-            self.is_reference() || view.pays(&self.runs, class)
+            self.is_reference() || self.is_pinned(&worker.id) || view.pays(&self.runs, class)
         };
         choose::serving(worker, self.model).filter(move |(device, _)| pays(device)).collect::<Vec<_>>().into_iter()
+    }
+
+    /// Its accuracy, if that is known and meets its model's floor.
+    pub(super) fn accuracy_of_floor(&self) -> Option<f64> {
+        let accuracy = self.version.accuracy_of(self.runs.name)?;
+        let floor = self.model.slo.min_accuracy;
+        let proven = || self.version.proven_accuracy(self.runs.name, &self.model.slo);
+        (floor.is_none_or(|floor| proven().is_some_and(|accuracy| accuracy >= floor))).then_some(accuracy)
+    }
+
+    /// Must it be on a worker, because an operator says so?
+    pub(super) fn is_pinned(&self, worker: &WorkerId) -> bool {
+        self.model.pins.iter().any(|pin| pin.variant == *self.runs.name && pin.worker == *worker)
+    }
+
+    /// Can it be put on a device: one that serves it, of a worker that may have it and has not failed at it?
+    pub(super) fn may_be_on(&self, worker: &WorkerRecord, device: &crate::DeviceRecord, view: &View<'_>) -> bool {
+        let failed = view.replicas.get(&(&worker.id, &self.variant));
+        let failed = failed.is_some_and(|r| super::view::failure(r, self.runs.artifact, self.model.generation).is_some());
+        let eligible = self.eligible.iter().any(|w| w.id == worker.id);
+        eligible && !failed && self.devices(worker, view).any(|(name, _)| name == device.name)
+    }
+
+    /// Takes what the whole plan wants of it: so many replicas, on these workers. Where it failed it may stay as a mark.
+    pub(super) fn settle_on(&mut self, workers: &BTreeSet<WorkerId>, view: &View<'_>) {
+        let (artifact, generation) = (self.runs.artifact, self.model.generation);
+        let variant = &self.variant;
+        let marked = |w: &WorkerRecord| {
+            let replica = view.replicas.get(&(&w.id, variant));
+            replica.is_some_and(|r| super::view::failure(r, artifact, generation).is_some())
+        };
+        self.eligible.retain(|w| workers.contains(&w.id) || marked(w));
+        self.replicas = workers.len();
+        self.is_planned = true;
     }
 
     /// The placement it wants on a worker, keeping of `before` what this build does not know.
@@ -170,6 +235,7 @@ impl<'a> Target<'a> {
             provider: self.model.provider,
             fallback: self.model.fallback,
             instances: self.model.instances,
+            since_s: before.and_then(|p| p.since_s),
             latency_target_us: self.model.slo.latency_ms.map(|ms| u64::from(ms).saturating_mul(1_000)),
             generation: self.model.generation,
             unknown: before.map(|p| p.unknown.clone()).unwrap_or_default(),
@@ -193,7 +259,14 @@ impl<'a> Target<'a> {
         live.sort_by_cached_key(|p| {
             let current = self.is_current(p, view);
             let done = current && view.is_done(p);
-            (Reverse(view.is_routable(p)), Reverse(done), Reverse(current), load(&p.worker), choose::tie(&self.variant, &p.worker))
+            (
+                Reverse(self.is_pinned(&p.worker)),
+                Reverse(view.is_routable(p)),
+                Reverse(done),
+                Reverse(current),
+                load(&p.worker),
+                choose::tie(&self.variant, &p.worker),
+            )
         });
         let beyond = live.split_off(self.replicas.min(live.len()));
         if live.iter().any(|p| !self.is_current(p, view)) {

@@ -1,3 +1,4 @@
+mod demand;
 mod properties;
 mod sim;
 mod variants;
@@ -66,7 +67,7 @@ fn progress_of(sim: &Sim, name: &str) -> Progress {
     let about = sim.plan.unplaced.iter().filter(|u| u.model == model.name);
     let unplaced = about.map(|u| crate::UnplacedRecord { version: u.version, reason: u.reason.clone(), waits: u.waits }).collect();
     let (schema, unknown) = (crate::SCHEMA, Unknown::new());
-    let decided = PlanRecord { schema, model: model.name.clone(), epoch: 1, revision: 1, unplaced, unknown };
+    let decided = PlanRecord { schema, model: model.name.clone(), epoch: 1, revision: 1, unplaced, rate: None, unknown };
     progress(model, &sim.observed, Some(&decided))
 }
 

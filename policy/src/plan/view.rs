@@ -1,6 +1,7 @@
 //! What is observed, indexed, without what is gone.
 
 use super::Observed;
+use crate::profile::{Forecast, Latency};
 use crate::{
     Digest, ModelName, PlacementRecord, ProfileRecord, ReplicaRecord, ReplicaState, Runs, VariantId, Version, VersionRecord, WorkerId,
     WorkerRecord,
@@ -61,11 +62,44 @@ impl<'a> View<'a> {
         failure(self.replica(placement)?, &placement.artifact, placement.generation)
     }
 
+    /// Since when a placement's replica is wanted there, if it was before.
+    pub(super) fn since_s(&self, placement: &PlacementRecord) -> Option<u64> {
+        let before = self.placements.get(&(&placement.worker, &placement.variant))?;
+        let same = before.artifact == placement.artifact && before.generation == placement.generation && before.device == placement.device;
+        before.since_s.filter(|_| same)
+    }
+
     /// Does a profile say that this pays on a device class?
     pub(super) fn pays(&self, runs: &Runs<'_>, class: &str) -> bool {
         let profiles = self.profiles.get(runs.artifact).into_iter().flatten();
         let of_class = profiles.filter(|p| p.class == class && p.is_of(runs));
         of_class.filter_map(|p| p.speed.as_ref()).any(|speed| speed.refusal().is_none())
+    }
+
+    /// How long batches of a variant take on a device class: as profiled there, else as replicas of it told, else a guess.
+    pub(super) fn forecast(&self, runs: &Runs<'_>, class: &str) -> Forecast {
+        let profile = self.profile(runs, class);
+        let profiled = profile.map(|p| Latency { alpha_us: p.alpha_us, beta_us: p.beta_us }).filter(Latency::is_plausible);
+        let of_class = |r: &&&ReplicaRecord| {
+            let device = self.workers.get(&r.worker).and_then(|w| w.devices.iter().find(|d| d.name == r.device));
+            r.artifact == *runs.artifact && r.variant.name == *runs.name && device.is_some_and(|d| d.class == class)
+        };
+        let told = || {
+            let told = self.replicas.values().filter(of_class).map(|r| Latency { alpha_us: r.alpha_us, beta_us: r.beta_us });
+            told.filter(Latency::is_plausible).reduce(|a, b| if a.batch_us(1) <= b.batch_us(1) { a } else { b })
+        };
+        let tail = profile.and_then(|p| p.batches.iter().find(|b| b.rows == 1)).map(|b| b.p99_us / b.p50_us).filter(|k| k.is_finite());
+        let forecast = Forecast::from(profiled.or_else(told).unwrap_or(Latency::UNKNOWN));
+        Forecast { kappa: tail.map_or(forecast.kappa, |k| k.clamp(1.05, 3.0)), ..forecast }
+    }
+
+    /// Seconds that a load of a variant takes on a device class, where that was measured.
+    pub(super) fn load_s(&self, runs: &Runs<'_>, class: &str) -> Option<f64> {
+        self.profile(runs, class).map(|p| p.load_ms as f64 / 1e3)
+    }
+
+    fn profile(&self, runs: &Runs<'_>, class: &str) -> Option<&'a ProfileRecord> {
+        self.profiles.get(runs.artifact)?.iter().find(|p| p.class == class && p.is_of(runs)).copied()
     }
 
     /// Bytes that one instance of a variant holds, as its validation measured.

@@ -22,6 +22,7 @@ fn placement(model: u8, epoch: u64, content: u8, generation: u64) -> PlacementRe
         provider: ExecutionProvider::Cpu,
         fallback: None,
         instances: None,
+        since_s: None,
         latency_target_us: None,
         generation,
         unknown: Unknown::new(),

@@ -1,6 +1,6 @@
 //! Variants of a version: what is known of each, and how each is run.
 
-use super::{ArtifactFile, ProfileRecord, VersionRecord, model_file};
+use super::{ArtifactFile, ProfileRecord, Slo, VersionRecord, model_file};
 use crate::card::Metric;
 use crate::{Digest, EngineName, PrecisionHint, VariantName};
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,17 @@ impl VersionRecord {
     pub fn accuracy_of(&self, name: &VariantName) -> Option<f64> {
         let beside = || self.variants.iter().find(|v| v.name == *name).map(|v| v.accuracy);
         if *name == self.reference { Some(1.0) } else { beside() }
+    }
+
+    /// The same as far as a model's floor counts it: measured by the metric and on the samples it names. The reference's always is.
+    pub fn proven_accuracy(&self, name: &VariantName, slo: &Slo) -> Option<f64> {
+        if *name == self.reference {
+            return Some(1.0);
+        }
+        let record = self.variants.iter().find(|v| v.name == *name)?;
+        let metric = slo.accuracy_metric.is_none_or(|metric| metric == record.metric);
+        let data = slo.accuracy_data.as_ref().is_none_or(|data| *data == record.data);
+        (metric && data).then_some(record.accuracy)
     }
 
     /// How the variant of this name is run.

@@ -80,6 +80,7 @@ impl Records {
             }
             Some(Key::Plan { .. }) => {
                 let record = read(entry, |r: &PlanRecord| keys.plan(r.model.as_str()))?;
+                observed.rates.extend(record.rate.map(|rate| (record.model.clone(), rate)));
                 self.plans.insert(record.model.clone(), record);
             }
             Some(Key::Demand { .. }) => observed.demands.push(read(entry, |r: &policy::DemandRecord| keys.demand(&r.gateway))?),

@@ -155,7 +155,7 @@ proptest! {
         shuffle(&mut observed.replicas, seed);
         shuffle(&mut observed.placements, seed);
         shuffle(&mut wanted.models, seed);
-        prop_assert_eq!(plan(&observed, &wanted, 7), plan(&sim.observed, &sim.wanted, 7));
+        prop_assert_eq!(plan(&observed, &wanted, 7, &mut || true), plan(&sim.observed, &sim.wanted, 7, &mut || true));
     }
 
     #[test]

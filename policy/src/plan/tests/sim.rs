@@ -39,11 +39,19 @@ impl Sim {
     /// One plan, checked to give itself again, and written.
     pub(super) fn plan(&mut self) {
         self.observed.replicas = self.replicas();
-        let plan = plan(&self.observed, &self.wanted, self.epoch);
+        let plan = plan(&self.observed, &self.wanted, self.epoch, &mut || true);
         self.observed.placements = plan.placements.clone();
-        let again = super::plan(&self.observed, &self.wanted, self.epoch);
+        let again = super::plan(&self.observed, &self.wanted, self.epoch, &mut || true);
         assert!(again == plan, "planning again changes the plan:\n{}\n{}", shown(&plan), shown(&again));
         self.plan = plan;
+    }
+
+    /// One plan, written: what is asked for is brought about a little at a time.
+    pub(super) fn plan_once(&mut self) {
+        self.observed.replicas = self.replicas();
+        self.plan = plan(&self.observed, &self.wanted, self.epoch, &mut || true);
+        self.observed.placements = self.plan.placements.clone();
+        self.observed.rates = self.plan.models.iter().map(|m| (m.model.clone(), m.rate)).collect();
     }
 
     /// Workers see the placements, and those which `lucky` picks finish what they are at.

@@ -6,7 +6,7 @@ use crate::profile::SpeedVerdict;
 use crate::{PrecisionHint, ProfileRecord, VariantRecord};
 
 /// `m:1` with a variant of `bytes` beside its reference of 10, artifact 7.
-fn with_variant(name: &str, bytes: u64, hint: Option<PrecisionHint>) -> VersionRecord {
+pub(super) fn with_variant(name: &str, bytes: u64, hint: Option<PrecisionHint>) -> VersionRecord {
     let artifact = Digest::new(format!("{:064x}", 7)).unwrap();
     let variant = VariantRecord {
         name: VariantName::new(name).unwrap(),
@@ -32,16 +32,16 @@ fn profile(class: &str, engine: &str, speed: SpeedVerdict) -> ProfileRecord {
     serde_json::from_value(json).unwrap()
 }
 
-fn kept() -> SpeedVerdict {
+pub(super) fn kept() -> SpeedVerdict {
     SpeedVerdict::Kept { speedup: 2.0 }
 }
 
-fn refused() -> SpeedVerdict {
+pub(super) fn refused() -> SpeedVerdict {
     SpeedVerdict::Refused { speedup: 0.5, reason: "slower".to_owned() }
 }
 
 /// Workers on which the variant called `name` is ready.
-fn ready(sim: &Sim, name: &str) -> Vec<String> {
+pub(super) fn ready(sim: &Sim, name: &str) -> Vec<String> {
     let replicas = sim.observed.replicas.iter().filter(|r| r.variant.name.as_str() == name && r.state == crate::ReplicaState::Ready);
     replicas.map(|r| r.worker.to_string()).collect()
 }
