@@ -50,6 +50,8 @@ pub(crate) enum Command {
     Controller(Controller),
     /// Write wanted state from a file and wait until it is routable
     Apply(Apply),
+    /// Show what would be placed where and what limits it, without doing it
+    Plan(Plan),
     /// Load or unload a model
     #[command(subcommand)]
     Model(Model),
@@ -313,6 +315,23 @@ pub(crate) struct Apply {
     pub(crate) wait: u32,
     #[command(flatten)]
     pub(crate) server: Server,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// TOML file with `[[model]]` entries that stand in for what is wanted of those models, such as another `expected_rate`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) what_if: Option<PathBuf>,
+    /// As JSON
+    #[arg(short, long, value_name = "FORM")]
+    pub(crate) output: Option<PlanForm>,
+    #[command(flatten)]
+    pub(crate) server: Server,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlanForm {
+    Json,
 }
 
 #[derive(Debug, Args)]

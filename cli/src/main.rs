@@ -11,6 +11,7 @@ mod infer;
 #[cfg(feature = "worker")]
 mod inspect;
 mod load;
+mod plan;
 #[cfg(any(feature = "gateway", feature = "worker", feature = "controller"))]
 mod role;
 mod sim;
@@ -78,6 +79,7 @@ async fn run(command: Command, telemetry: &telemetry::Guard) -> anyhow::Result<E
         #[cfg(feature = "controller")]
         Command::Controller(args) => role::controller::run(args).await?,
         Command::Apply(args) => return wanted::apply(args).await,
+        Command::Plan(args) => return plan::run(args).await,
         Command::Model(Model::Load(args)) => return wanted::load(args).await,
         Command::Model(Model::Unload(args)) => return wanted::unload(args).await,
         Command::Model(Model::Delete(args)) => return wanted::delete(args).await,

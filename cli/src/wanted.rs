@@ -38,7 +38,7 @@ pub(crate) async fn delete(args: Delete) -> anyhow::Result<ExitCode> {
 }
 
 /// The `[[model]]` entries as JSON records.
-fn read(text: &str) -> anyhow::Result<Vec<String>> {
+pub(crate) fn read(text: &str) -> anyhow::Result<Vec<String>> {
     let mut table: toml::Table = toml::from_str(text)?;
     let models = table.remove("model").context("expected at least one [[model]] entry")?;
     if let Some((name, _)) = table.iter().next() {

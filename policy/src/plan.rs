@@ -27,10 +27,12 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod view;
+mod whatif;
 
 pub use problem::{DevicePlan, ModelPlan, Share};
 pub use progress::{Progress, progress};
 pub use target::wanted_versions;
+pub use whatif::{Alternative, Change, Told, tell};
 
 use crate::{
     DemandRecord, HolderRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version, VersionRecord,
@@ -106,7 +108,10 @@ pub fn plan(observed: &Observed, wanted: &Wanted, epoch: u64, more: &mut dyn FnM
         models.insert(&model.name, target::targets(model, &view, &mut unplaced));
     }
     let rates = problem::rates(observed, wanted);
-    let answer = (!rates.is_empty()).then(|| problem::Asked::new(&view, &models, &rates, observed.now_s).answer(more)).unwrap_or_default();
+    let answer = match rates.is_empty() {
+        true => problem::Answer::default(),
+        false => problem::Asked::new(&view, &models, &rates, observed.now_s).answer(more),
+    };
     for target in models.values_mut().flat_map(|group| &mut group.targets) {
         if let Some(workers) = answer.wanted.get(&target.variant) {
             target.settle_on(workers, &view);

@@ -12,7 +12,9 @@ mod wait;
 
 use policy::Failure;
 use proto::sluice::admin_server::{Admin, AdminServer};
-use proto::sluice::{ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, Record, WatchResponse};
+use proto::sluice::{
+    ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, PlanRequest, PlanResponse, Record, WatchResponse,
+};
 use proto::status::to_tonic;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -77,6 +79,17 @@ impl AdminService {
         Ok(State { entries, revision: listing.revision, synced: true })
     }
 
+    /// Asked of the store, so that who has just written reads what it wrote; the mirror answers while the store is away (I2).
+    async fn state(&self) -> Result<Arc<State>, Status> {
+        match self.listed().await {
+            Ok(state) => Ok(Arc::new(state)),
+            Err(error) => {
+                let known = self.mirror.snapshot();
+                if known.synced { Ok(known) } else { Err(to_tonic(&desired::of_registry(&error))) }
+            }
+        }
+    }
+
     /// The records of a kind in `state`, in the order of their keys.
     fn select(&self, state: &State, kind: &str, name: &str) -> Vec<Record> {
         if kind == "variants" {
@@ -126,22 +139,32 @@ fn check_kind(kind: &str) -> Result<(), Status> {
     Err(to_tonic(&Failure::Malformed { what: format!("kind {kind:?} is not one of variants, {known}") }))
 }
 
+/// Longest search for a plan that is only told: as long as a leader's, and as long again for what would help.
+const PLAN_MAX: Duration = Duration::from_secs(2);
+
 #[tonic::async_trait]
 impl Admin for AdminService {
+    async fn plan(&self, request: Request<PlanRequest>) -> Result<Response<PlanResponse>, Status> {
+        let instead = parse_models(&request.into_inner().models).map_err(|f| to_tonic(&f))?;
+        let state = self.state().await?;
+        let mut records = Records::read(&state, &self.keys);
+        for record in instead {
+            let revision = records.models.get(&record.name).map_or(0, |(_, revision)| *revision);
+            records.models.insert(record.name.clone(), (record, revision));
+        }
+        let told = tokio::task::spawn_blocking(move || {
+            let began = std::time::Instant::now();
+            policy::plan::tell(&records.observed, &records.wanted(), &mut || began.elapsed() < PLAN_MAX)
+        });
+        let told = told.await.map_err(|error| to_tonic(&Failure::thread_ended(&error)))?;
+        let json = serde_json::to_string(&told).map_err(|error| to_tonic(&Failure::Malformed { what: error.to_string() }))?;
+        Ok(Response::new(PlanResponse { json }))
+    }
+
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
         let GetRequest { kind, name } = request.into_inner();
         check_kind(&kind)?;
-        // Asked of the store, so that who has just written reads what it wrote; the mirror answers while the store is away (I2).
-        let state = match self.listed().await {
-            Ok(state) => Arc::new(state),
-            Err(error) => {
-                let known = self.mirror.snapshot();
-                if !known.synced {
-                    return Err(to_tonic(&desired::of_registry(&error)));
-                }
-                known
-            }
-        };
+        let state = self.state().await?;
         Ok(Response::new(GetResponse { records: self.select(&state, &kind, &name), revision: state.revision }))
     }
 

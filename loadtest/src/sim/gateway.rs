@@ -89,7 +89,15 @@ impl Gateway {
         let seen = route.workers.iter().filter_map(|worker| self.gauges.get(*worker));
         self.candidates.extend(seen.map(|gauge| gauge.candidate(now, route.slo_us)));
         let remaining_us = job.deadline.map(|deadline| deadline.us_since(now));
-        let request = route::Request { now, rows: job.rows, bytes: 0, remaining_us, may_cross: route.spill.may_cross() };
+        let request = route::Request {
+            now,
+            rows: job.rows,
+            bytes: 0,
+            remaining_us,
+            slo_us: None,
+            tier: f64::NAN,
+            may_cross: route.spill.may_cross(),
+        };
         let choice = match &mut route.baseline {
             Some(baseline) => {
                 let index = baseline.choose(&self.candidates, now, draws).ok_or_else(none)?;
@@ -162,6 +170,8 @@ impl Gauge {
             backlog_us: self.backlog_us,
             reported: self.reported,
             rows_since_report: self.rows_sent,
+            beside_us: 0.0,
+            accuracy: 1.0,
             senders: self.senders,
             in_flight: self.in_flight,
             rtt_us: self.rtt_us,

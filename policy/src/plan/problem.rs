@@ -9,7 +9,7 @@ use crate::demand::{Demand, planned};
 use crate::place::{self, Device, Model, Pair, Problem, Solution};
 use crate::profile::Forecast;
 use crate::{DeviceRecord, ModelName, VariantId, Version, WorkerId, WorkerRecord};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Share of a device's memory that is planned with: the rest is for what grows.
@@ -36,7 +36,7 @@ const NOTHING: f64 = 1e-3;
 const LOAD_BYTES_PER_S: f64 = 3e8;
 
 /// What is planned for a model that somebody asks for.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ModelPlan {
     /// The model.
     pub model: ModelName,
@@ -61,7 +61,7 @@ pub struct ModelPlan {
 }
 
 /// What one replica answers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Share {
     /// The variant.
     pub variant: VariantId,
@@ -74,7 +74,7 @@ pub struct Share {
 }
 
 /// What is planned for a device.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DevicePlan {
     /// The worker.
     pub worker: WorkerId,

@@ -87,13 +87,13 @@ prop_compose! {
 /// What happens at a worker's watch, in any order: leaders of any epoch write and delete, fenced or not.
 #[derive(Debug, Clone)]
 enum Event {
-    Written(PlacementRecord),
+    Written(Box<PlacementRecord>),
     Deleted(u8),
     Looked,
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
-    prop_oneof![any_placement().prop_map(Event::Written), (0u8..4).prop_map(Event::Deleted), Just(Event::Looked)]
+    prop_oneof![any_placement().prop_map(|p| Event::Written(Box::new(p))), (0u8..4).prop_map(Event::Deleted), Just(Event::Looked)]
 }
 
 fn write(placements: &mut Vec<PlacementRecord>, new: PlacementRecord) {
@@ -110,7 +110,7 @@ proptest! {
         let (mut newest, mut seen) = (0, 0);
         for event in events {
             match event {
-                Event::Written(p) => write(&mut placements, p),
+                Event::Written(p) => write(&mut placements, *p),
                 Event::Deleted(model) => placements.retain(|p| p.variant != variant(model)),
                 Event::Looked => {
                     newest = newest_epoch(newest, &placements);
