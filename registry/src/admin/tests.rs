@@ -361,3 +361,28 @@ fn a_record_that_is_not_at_its_key_is_refused() {
     let records = Records::read(&State { entries, revision: 3, synced: true }, &keys);
     assert_eq!((records.models.len(), records.malformed.len()), (1, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_plan_is_told_for_other_wishes_and_nothing_of_it_is_done() {
+    let cluster = Cluster::new();
+    cluster.worker().await;
+    cluster.version(json!({"state": "valid"})).await;
+    last(cluster.apply(json!({"name": "m"}), 0).await).await;
+    let told = |models: Vec<String>| async {
+        let answer = cluster.admin.plan(Request::new(PlanRequest { models })).await?.into_inner();
+        Ok::<policy::plan::Told, Status>(serde_json::from_str(&answer.json).unwrap())
+    };
+    let now = told(vec![]).await.unwrap();
+    assert_eq!((now.models.len(), now.changes.len()), (0, 1), "{now:?}");
+    let asked = told(vec![json!({"name": "m", "expected_rate": 9.0}).to_string()]).await.unwrap();
+    assert!(asked.models[0].served > 8.9 && asked.models[0].rate == 9.0, "{asked:?}");
+    // 10 ms a row on one core: far less than is asked.
+    let much = json!({"name": "m", "expected_rate": 900.0, "slo": {"latency_ms": 40}}).to_string();
+    let much = told(vec![much]).await.unwrap();
+    assert!(much.unplaced[0].contains("of 900 rows a second can be answered in time"), "{much:?}");
+    assert!(much.alternatives.iter().any(|a| a.wish == "with a target of 80 ms instead of 40 ms" && a.served > a.instead_of), "{much:?}");
+    let bad = told(vec![json!({"name": "m", "expected_rate": -1.0}).to_string()]).await.unwrap_err();
+    assert!(bad.message().contains("expected_rate"), "{bad}");
+    assert_eq!(cluster.registry.list(&cluster.keys.placements()).await.unwrap().entries.len(), 0);
+    assert_eq!(cluster.model().await.0.expected_rate, None);
+}

@@ -143,6 +143,7 @@ mod tests {
             provider: ExecutionProvider::Cpu,
             fallback: None,
             instances: None,
+            since_s: None,
             latency_target_us: None,
             generation,
             unknown: Unknown::new(),
