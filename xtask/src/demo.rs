@@ -12,13 +12,14 @@ use crate::pins::Pins;
 use crate::test::cargo;
 
 pub(crate) fn demo(cache: &Cache, args: &[String]) -> Result<ExitCode> {
-    fetch::fetch(cache, &[Item::Onnxruntime, Item::Protoc, Item::Models])?;
+    fetch::fetch(cache, &[Item::Onnxruntime, Item::Protoc, Item::Models, Item::Data])?;
     child::foreground_ok(cargo(cache)?.args(["build", "--release", "--locked", "-p", "sluice", "-p", "demo"]))?;
     let release = crate::repository()?.join("target/release");
     let mut command = Command::new(release.join("demo"));
     command.arg("--sluice").arg(release.join("sluice"));
     command.arg("--models").arg(cache.models().join("demo")).arg("--photos").arg(cache.photos());
     command.arg("--tokenizer").arg(cache.models().join("minilm_tokenizer.json")).args(args);
+    command.arg("--samples").arg(cache.data().join("minilm/pairs.npz"));
     become_program(command, cache)
 }
 

@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use proto::inference::grpc_inference_service_client::GrpcInferenceServiceClient;
 use proto::inference::infer_parameter::ParameterChoice;
 use proto::inference::model_infer_request::InferInputTensor;
-use proto::inference::{ModelInferRequest, ModelInferResponse};
+use proto::inference::{InferParameter, ModelInferRequest, ModelInferResponse};
 use std::time::Instant;
 use tonic::transport::Channel;
 
@@ -36,12 +36,27 @@ pub(crate) struct Answer {
     pub(crate) times: String,
 }
 
-pub(crate) async fn infer(client: &mut Client, model: &str, tensors: Vec<Tensor>) -> anyhow::Result<Answer> {
+pub(crate) fn request(model: &str, tensors: Vec<Tensor>) -> ModelInferRequest {
     let mut request = ModelInferRequest { model_name: model.to_owned(), ..Default::default() };
     for Tensor { name, datatype, shape, bytes } in tensors {
         request.inputs.push(InferInputTensor { name: name.to_owned(), datatype: datatype.to_owned(), shape, ..Default::default() });
         request.raw_input_contents.push(bytes.into());
     }
+    request
+}
+
+/// A parameter that is a text.
+pub(crate) fn text(value: &str) -> InferParameter {
+    InferParameter { parameter_choice: Some(ParameterChoice::StringParam(value.to_owned())) }
+}
+
+/// A parameter that is a number.
+pub(crate) fn double(value: f64) -> InferParameter {
+    InferParameter { parameter_choice: Some(ParameterChoice::DoubleParam(value)) }
+}
+
+pub(crate) async fn infer(client: &mut Client, model: &str, tensors: Vec<Tensor>) -> anyhow::Result<Answer> {
+    let request = request(model, tensors);
     let sent = Instant::now();
     let reply = client.model_infer(request).await.with_context(|| format!("model {model}"))?.into_inner();
     let total = sent.elapsed().as_micros();
@@ -51,7 +66,15 @@ pub(crate) async fn infer(client: &mut Client, model: &str, tensors: Vec<Tensor>
     Ok(Answer { outputs, times: format!("variant {variant} on {worker} · queue {queue} us, compute {compute} us, total {total} us") })
 }
 
-fn parameter(reply: &ModelInferResponse, name: &str) -> String {
+/// A number among what a reply says of itself; 0 where it does not.
+pub(crate) fn number(reply: &ModelInferResponse, name: &str) -> f64 {
+    match reply.parameters.get(&format!("sluice_{name}")).and_then(|p| p.parameter_choice.as_ref()) {
+        Some(ParameterChoice::DoubleParam(number)) => *number,
+        _ => 0.0,
+    }
+}
+
+pub(crate) fn parameter(reply: &ModelInferResponse, name: &str) -> String {
     match reply.parameters.get(&format!("sluice_{name}")).and_then(|p| p.parameter_choice.as_ref()) {
         Some(ParameterChoice::StringParam(text)) => text.clone(),
         Some(ParameterChoice::Int64Param(number)) => number.to_string(),

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "printing is what a demo is for")]
 
 mod client;
+mod ramp;
 mod sentences;
 mod server;
 mod sound;
@@ -28,6 +29,9 @@ struct Args {
     /// Tokenizer of the sentence model
     #[arg(long)]
     tokenizer: PathBuf,
+    /// Sentences, as tokens, to compare variants on
+    #[arg(long)]
+    samples: PathBuf,
     /// Stop after one round instead of staying up
     #[arg(long)]
     once: bool,
@@ -70,6 +74,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
 
     println!("\n== Sound: Silero VAD, is someone speaking? (both sounds are made here, no recording)");
     sound::show(&mut client).await?;
+
+    println!("\n== Load: int8 takes over from fp32 as it rises, and gives back as it falls");
+    ramp::show(&args.sluice, &args.models, &args.samples).await?;
 
     println!("\n{}", how_to(&server.http, &server.grpc));
     if !args.once {
