@@ -8,6 +8,7 @@ most. `bound` is null where HiGHS has none after SECONDS.
 """
 
 import json
+import os
 import sys
 import time
 
@@ -156,10 +157,12 @@ def judge(problem, solution, seconds):
 
 def main():
     seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 60.0
-    with open(sys.argv[1], encoding="utf-8") as file:
+    # HiGHS greets on standard output, whatever its options: that goes where its errors go.
+    with os.fdopen(os.dup(1), "w") as answers, open(sys.argv[1], encoding="utf-8") as file:
+        os.dup2(2, 1)
         for line in file:
             both = json.loads(line)
-            print(json.dumps(judge(both["problem"], both["solution"], seconds)), flush=True)
+            print(json.dumps(judge(both["problem"], both["solution"], seconds)), file=answers, flush=True)
 
 
 main()
