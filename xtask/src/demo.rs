@@ -28,6 +28,9 @@ pub(crate) fn bench(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     if args.iter().any(|arg| arg == "variants") {
         items.extend([Item::Openvino, Item::Data]);
     }
+    if args.iter().any(|arg| arg == "plan") {
+        items.push(Item::Venv);
+    }
     fetch::fetch(cache, &items)?;
     // One after the other: together the binary that is measured would get what the bench asks of the worker, too.
     for package in ["sluice", "bench"] {

@@ -10,8 +10,9 @@ use std::rc::Rc;
 const CANDIDATES: usize = 6;
 /// With so many loads left, several are added at once: a first start has hundreds.
 const TOGETHER_MIN: usize = 8;
-/// Most of those.
+/// Most of those, and of the loads left at most this part: prices hold for the first few, and a load once spent is hard to win back.
 const TOGETHER_MAX: usize = 24;
+const TOGETHER_PART: usize = 4;
 /// Swaps that gained nothing, one after the other, after which no more are tried.
 const SWAPS_REFUSED_MAX: usize = 12;
 /// Share of a full device that a new replica is expected to win from what runs there.
@@ -186,11 +187,12 @@ impl<'p> Search<'p> {
             return Some(Vec::new());
         }
         let here = self.there().filter(|(_, p)| p.device == add.device);
-        let mut victims: Vec<_> = here.filter(|(j, p)| !p.fixed && !self.is_needed(*j)).collect();
+        // Another variant of the model goes first: what it answers and stands for here, the new one will.
+        let mut victims: Vec<_> = here.filter(|(j, p)| !p.fixed && (p.model == add.model || !self.is_needed(*j))).collect();
         let worth = |j: usize, p: &Pair| {
             let weight = self.problem.models.get(p.model).map_or(1.0, |m| m.weight);
             let rate = self.rate_of(j);
-            if rate <= NOTHING * self.rate { 0.0 } else { weight * rate / (p.bytes.max(1) as f64) }
+            if rate <= NOTHING * self.rate || p.model == add.model { 0.0 } else { weight * rate / (p.bytes.max(1) as f64) }
         };
         victims
             .sort_by(|(a, p), (b, q)| worth(*a, p).total_cmp(&worth(*b, q)).then(Reverse(p.bytes).cmp(&Reverse(q.bytes))).then(a.cmp(b)));
@@ -267,12 +269,15 @@ impl<'p> Search<'p> {
             }
         }
         self.swap(more);
+        // While loads are left, whatever gains has been added.
+        while self.loads_left() == 0 && self.revise(more) {
+            self.swap(more);
+        }
         self.drop_idle();
     }
 
     /// Absent pairs by what they promise: (score, pair), best first, one of each variant on each kind of device first.
     fn candidates(&self) -> Vec<(f64, usize)> {
-        let time_nothing = NOTHING * self.problem.worth().max(NOTHING);
         let mut scored: Vec<(f64, usize)> = Vec::new();
         for (j, pair) in self.problem.pairs.iter().enumerate().filter(|(j, _)| !self.is_placed(*j)) {
             let Some(model) = self.problem.models.get(pair.model) else { continue };
@@ -280,7 +285,7 @@ impl<'p> Search<'p> {
             let time_price = self.flow.time_prices.get(pair.device).copied().unwrap_or_default();
             let gain = model.weight * pair.accuracy - row_price - time_price * pair.share();
             let slack = 1.0 - self.load(pair.device).busy;
-            let room = if time_price <= time_nothing { slack.max(0.0) } else { WON_SHARE.max(slack) };
+            let room = WON_SHARE.max(slack);
             let rows = model.rate.min(room / pair.share());
             let score = gain * rows - self.problem.load_cost(pair, self.rate) - self.rate * super::IDLE_COST;
             if score > 0.0 {
@@ -296,9 +301,10 @@ impl<'p> Search<'p> {
     fn add_together(&mut self, scored: &[(f64, usize)]) -> bool {
         let before = self.clone();
         let (mut models, mut devices, mut added) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        let most = TOGETHER_MAX.min(self.loads_left() / TOGETHER_PART);
         for (_, j) in scored {
             let Some(pair) = self.problem.pairs.get(*j) else { continue };
-            if added.len() >= TOGETHER_MAX || models.contains(&pair.model) || devices.contains(&pair.device) || !self.may_load(pair, true) {
+            if added.len() >= most || models.contains(&pair.model) || devices.contains(&pair.device) || !self.may_load(pair, true) {
                 continue;
             }
             let Some(evict) = self.room_for(pair) else { continue };
@@ -375,6 +381,52 @@ impl<'p> Search<'p> {
                 refused.insert((out, add));
             }
         }
+    }
+
+    /// Spends loads better: takes some back and adds what gains most without them. First one, the one that answers least first, then two
+    /// at once, since what one of them evicted may be what keeps the other from its place. True if that won anything.
+    fn revise(&mut self, more: &mut dyn FnMut() -> bool) -> bool {
+        let value = |j: usize, p: &Pair| self.problem.models.get(p.model).map_or(0.0, |m| m.weight * p.accuracy * self.rate_of(j));
+        let loaded = self.there().filter(|(j, p)| !p.placed && !p.fixed && !self.is_needed(*j));
+        let mut loaded: Vec<_> = loaded.map(|(j, p)| (value(j, p), j)).collect();
+        loaded.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        let two = loaded.iter().enumerate().flat_map(|(n, (_, second))| loaded.iter().take(n).map(|(_, first)| vec![*first, *second]));
+        let attempts: Vec<Vec<usize>> = loaded.iter().map(|(_, j)| vec![*j]).chain(two).collect();
+        for out in attempts {
+            if !more() {
+                break;
+            }
+            let mut next = self.clone();
+            next.take_back(&out);
+            while next.loads_left() > 0 && more() {
+                let mut scored = next.candidates();
+                scored.retain(|(_, j)| !out.contains(j));
+                if !next.add_best(&scored, more) {
+                    break;
+                }
+            }
+            if next.objective > self.objective + self.step_min() {
+                *self = next;
+                return true;
+            }
+            self.programs = next.programs;
+        }
+        false
+    }
+
+    /// Undoes loads, and puts back on their devices what was there and fits: that costs nothing.
+    fn take_back(&mut self, out: &[usize]) {
+        out.iter().for_each(|j| self.set(*j, false));
+        self.count();
+        let devices: BTreeSet<_> = out.iter().filter_map(|j| self.problem.pairs.get(*j)).map(|p| p.device).collect();
+        for (j, pair) in self.problem.pairs.iter().enumerate().filter(|(_, p)| p.placed && devices.contains(&p.device)) {
+            let capacity = self.problem.devices.get(pair.device).map_or(0, |d| d.bytes);
+            if !self.is_placed(j) && self.load(pair.device).bytes.saturating_add(pair.bytes) <= capacity {
+                self.set(j, true);
+                self.tally.devices.iter_mut().skip(pair.device).take(1).for_each(|load| load.bytes = load.bytes.saturating_add(pair.bytes));
+            }
+        }
+        self.reflow();
     }
 
     /// The swap that promises most, of those not refused: what goes loses what flows through it at prices, what comes wins at them.

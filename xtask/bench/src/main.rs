@@ -18,6 +18,7 @@ mod inprocess;
 mod load;
 mod message;
 mod overload;
+mod plan;
 mod records;
 mod report;
 mod router;
@@ -101,7 +102,9 @@ enum Bench {
     Overload,
     /// What variants of real models are worth on this processor, with what labels and answers they lose; not part of `all`
     Variants,
-    /// All of these but `variants`
+    /// Plans of where variants go, held against a solver's bound, and under noise and in a flash crowd; not part of `all`
+    Plan,
+    /// All of these but `variants` and `plan`
     All {
         /// Longer and more runs of what is simulated
         #[arg(long)]
@@ -195,6 +198,7 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
         }
         Bench::Overload => overload::run(args, &mut report).await?,
         Bench::Variants => variants::run(args, &mut report)?,
+        Bench::Plan => plan::run(args, &mut report)?,
         Bench::All { full } => {
             let started = Instant::now();
             serving::run(args, &mut report).await?;

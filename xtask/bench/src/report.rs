@@ -24,6 +24,15 @@ impl Samples {
         sorted.get(index).copied().unwrap_or(f64::NAN)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How many are so.
+    pub(crate) fn count(&self, is: impl Fn(f64) -> bool) -> usize {
+        self.0.iter().filter(|value| is(**value)).count()
+    }
+
     pub(crate) fn sum(&self) -> f64 {
         self.0.iter().sum()
     }
