@@ -18,6 +18,8 @@
 //! whether to go on: whoever has a clock decides how long it takes. The same problem and the same answers of `more` give the same
 //! [`Solution`].
 //!
+//! Replicas that are missing for redundancy are placed beyond the bounds on loads.
+//!
 //! Not here: where the numbers come from (`plan::problem`), in which order a plan is carried out (`plan`).
 
 mod bound;

@@ -162,13 +162,13 @@ impl<'p> Search<'p> {
     }
 
     /// May another load be put on this pair's device, by the number and length of loads?
-    fn may_load(&self, pair: &Pair, total: bool) -> bool {
+    fn may_load(&self, pair: &Pair) -> bool {
         if pair.placed {
             return true;
         }
         let (Some(device), load) = (self.problem.devices.get(pair.device), self.load(pair.device)) else { return false };
         let in_time = load.loads == 0 || load.load_s + pair.load_s <= device.load_s_max;
-        (!total || self.tally.loads < self.problem.loads_max) && load.loads < device.loads_max && in_time
+        self.tally.loads < self.problem.loads_max && load.loads < device.loads_max && in_time
     }
 
     fn step_min(&self) -> f64 {
@@ -216,7 +216,8 @@ impl<'p> Search<'p> {
         devices.filter_map(|(_, p)| self.problem.devices.get(p.device)).map(|d| (d.node, d.zone)).unzip()
     }
 
-    /// Adds replicas where there are too few, models with the fewest ways first: to a new zone, then to the idlest device. True if any.
+    /// Adds replicas where there are too few, models with the fewest ways first: to a new zone, of the most accurate variant that is not too
+    /// slow there, on the idlest device. However many loads that takes: what is lost with one machine cannot wait. True if any.
     fn add_redundancy(&mut self) -> bool {
         let mut ways: BTreeMap<usize, usize> = BTreeMap::new();
         self.problem.pairs.iter().for_each(|p| *ways.entry(p.model).or_default() += 1);
@@ -237,11 +238,13 @@ impl<'p> Search<'p> {
                 let options = candidates.filter_map(|(j, p)| {
                     let device = self.problem.devices.get(p.device)?;
                     let new = if needs_zone { !zones.contains(&device.zone) } else { !nodes.contains(&device.node) };
-                    let evict = (new && self.may_load(p, false)).then(|| self.room_for(p)).flatten()?;
+                    let evict = new.then(|| self.room_for(p)).flatten()?;
                     let load = busy.get(p.device).copied().unwrap_or_default() + weight * p.share();
-                    Some((load, p.tie, Step { add: j, evict }))
+                    Some(([f64::from(load > 1.0), -p.accuracy, load], p.tie, Step { add: j, evict }))
                 });
-                let Some((_, _, step)) = options.min_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1))) else { break };
+                let order = |(a, b): (&f64, &f64)| a.total_cmp(b);
+                let options = options.min_by(|a, b| a.0.iter().zip(&b.0).map(order).find(|o| o.is_ne()).unwrap_or(a.1.cmp(&b.1)));
+                let Some((_, _, step)) = options else { break };
                 if let Some(pair) = self.problem.pairs.get(step.add) {
                     busy.iter_mut().skip(pair.device).take(1).for_each(|b| *b += weight * pair.share());
                 }
@@ -304,7 +307,7 @@ impl<'p> Search<'p> {
         let most = TOGETHER_MAX.min(self.loads_left() / TOGETHER_PART);
         for (_, j) in scored {
             let Some(pair) = self.problem.pairs.get(*j) else { continue };
-            if added.len() >= most || models.contains(&pair.model) || devices.contains(&pair.device) || !self.may_load(pair, true) {
+            if added.len() >= most || models.contains(&pair.model) || devices.contains(&pair.device) || !self.may_load(pair) {
                 continue;
             }
             let Some(evict) = self.room_for(pair) else { continue };
@@ -343,7 +346,7 @@ impl<'p> Search<'p> {
             if tried >= CANDIDATES || (tried > 0 && !more()) {
                 break;
             }
-            if kinds.contains(&(pair.model, pair.variant, kind)) || !self.may_load(pair, true) {
+            if kinds.contains(&(pair.model, pair.variant, kind)) || !self.may_load(pair) {
                 continue;
             }
             let Some(evict) = self.room_for(pair) else { continue };
@@ -441,7 +444,7 @@ impl<'p> Search<'p> {
             let row_price = self.flow.row_prices.get(pair.model).copied().unwrap_or_default();
             let time_price = self.flow.time_prices.get(pair.device).copied().unwrap_or_default();
             let gain = model.weight * pair.accuracy - row_price - time_price * pair.share();
-            if gain <= 0.0 || !self.may_load(pair, true) {
+            if gain <= 0.0 || !self.may_load(pair) {
                 continue;
             }
             let used = self.load(pair.device).bytes;

@@ -1,5 +1,6 @@
 use super::seeded::{self, Stream};
 use super::*;
+use crate::demand::planned;
 use proptest::prelude::*;
 
 /// One device of 1,000 bytes and one model of two variants: exact and slow, or worse and four times as fast.
@@ -126,7 +127,8 @@ fn noise_moves_nothing() {
     }
     let mut loads = 0;
     for _ in 0..200 {
-        problem.models.iter_mut().zip(&rates).for_each(|(m, rate)| m.rate = rate * (0.1 * stream.normal()).exp());
+        let seen = |rate: &f64, stream: &mut Stream| rate * (0.1 * stream.normal()).exp();
+        problem.models.iter_mut().zip(&rates).for_each(|(m, rate)| m.rate = planned(m.rate, seen(rate, &mut stream)));
         loads += settle(&mut problem);
     }
     assert!(loads <= 20, "{loads} loads in 200 epochs of noise");
