@@ -38,6 +38,8 @@ fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
         load: 1,
         inline_us_max: INLINE_US_MAX,
         generation: 0,
+        gate: crate::gate::Gate::of_runs(64),
+        intra_threads: 1,
         runner: None,
         _memory: None,
         on_failed,
