@@ -7,6 +7,7 @@ use proto::call::{InferReply, Tensors};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
+mod device;
 mod inline;
 mod lengths;
 mod rules;
