@@ -6,8 +6,10 @@ use crate::testing::{model, no_openvino, runtime};
 use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU32;
 
-/// Long after everything here should be over.
+/// A deadline long after everything here is over.
 const LONG: Duration = Duration::from_secs(60);
+/// How long a test waits before it gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn cores(n: usize) -> Arc<crate::gate::Gate> {
     crate::gate::Gate::of_cores(NonZeroUsize::new(n).unwrap())
@@ -32,7 +34,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(LONG, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
 async fn waits_at_gate(replica: &Replica, instances: usize) {
@@ -40,7 +42,7 @@ async fn waits_at_gate(replica: &Replica, instances: usize) {
 }
 
 async fn answered(call: tokio::task::JoinHandle<Result<InferReply, Failure>>) -> Result<InferReply, Failure> {
-    tokio::time::timeout(LONG, call).await.expect("no answer").unwrap()
+    tokio::time::timeout(PATIENCE, call).await.expect("no answer").unwrap()
 }
 
 /// An engine that says on a list which values it ran.
@@ -205,7 +207,7 @@ async fn a_replica_that_goes_while_it_waits_neither_blocks_nor_takes_threads_alo
     drop(busy.go);
     answered(running).await.unwrap();
     answered(waiting).await.unwrap();
-    tokio::time::timeout(LONG, drain).await.unwrap().unwrap();
+    tokio::time::timeout(PATIENCE, drain).await.unwrap().unwrap();
     answered(spawn(&replica, full(3.0, None))).await.unwrap();
     assert_eq!(runs.try_iter().count(), 0, "nobody waited for what it had");
 }
