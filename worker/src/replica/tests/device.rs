@@ -41,6 +41,14 @@ async fn waits_at_gate(replica: &Replica, instances: usize) {
     until("an instance waits at the gate", || replica.shared.lock().at_gate == instances).await;
 }
 
+async fn begins(engine: &Gate) {
+    until("its engine runs", || engine.runs.try_recv().is_ok()).await;
+}
+
+async fn holds(replica: &Replica, requests: usize) {
+    until("so many are queued", || replica.shared.lock().batcher.len() == requests).await;
+}
+
 async fn answered(call: tokio::task::JoinHandle<Result<InferReply, Failure>>) -> Result<InferReply, Failure> {
     tokio::time::timeout(PATIENCE, call).await.expect("no answer").unwrap()
 }
@@ -89,10 +97,10 @@ async fn the_earliest_deadline_on_the_device_goes_first_whichever_replica_it_wai
         let (other_engine, free) = listing(&list);
         let (replica, beside) = (start_at(&gate, 1, vec![engine]), start_at(&gate, 1, vec![other_engine]));
         let mut calls = vec![spawn(&replica, full(0.0, None))];
-        first_run(&busy).await;
+        begins(&busy).await;
         calls.push(spawn(&replica, full(1.0, mine[0])));
         calls.push(spawn(&replica, full(2.0, mine[1])));
-        queued(&replica, 2).await;
+        holds(&replica, 2).await;
         calls.push(spawn(&beside, full(3.0, other)));
         waits_at_gate(&beside, 1).await;
         drop((busy.go, free.go));
@@ -114,13 +122,13 @@ async fn a_request_that_comes_while_its_replica_waits_counts_and_rides_along() {
     let ((engine, busy), (second, go), (third, free)) = (listing(&list), listing(&list), listing(&list));
     let [replica, lax, late] = [engine, second, third].map(|engine| start_at(&gate, 1, vec![engine]));
     let first = spawn(&replica, call(0.0, 1, None));
-    first_run(&busy).await;
+    begins(&busy).await;
     let other = spawn(&lax, call(1.0, 1, Some(LONG / 2)));
     waits_at_gate(&lax, 1).await;
     let early = spawn(&late, call(2.0, 1, Some(LONG)));
     waits_at_gate(&late, 1).await;
     let urgent = spawn(&late, call(3.0, 1, Some(LONG / 4)));
-    queued(&late, 2).await;
+    holds(&late, 2).await;
     drop((busy.go, go.go, free.go));
     for call in [first, other, early, urgent] {
         answered(call).await.unwrap();
@@ -141,16 +149,16 @@ async fn a_reply_of_an_idle_replica_tells_the_backlog_of_the_other() {
     let idle = start_at(&gate, 1, vec![other]);
     let told = || async { answered(spawn(&idle, full(1.0, None))).await.unwrap().load.backlog_us };
     let running = spawn(&slow, full(1.0, None));
-    first_run(&busy).await;
+    begins(&busy).await;
     let running_only = told().await;
     assert!((1_000_000..=2_000_000).contains(&running_only), "the rest of four seconds over two cores: {running_only}");
     let waiting = [(); 3].map(|()| spawn(&slow, full(2.0, None)));
-    queued(&slow, 3).await;
+    holds(&slow, 3).await;
     let all = told().await;
     assert!((7_000_000..=8_000_000).contains(&all), "twelve more: {all}");
     let [given_up, ..] = &waiting;
     given_up.abort();
-    queued(&slow, 2).await;
+    holds(&slow, 2).await;
     assert!((5_000_000..=6_000_000).contains(&told().await));
     drop(busy.go);
     answered(running).await.unwrap();
@@ -175,7 +183,7 @@ async fn a_replica_that_goes_while_it_waits_neither_blocks_nor_takes_threads_alo
         (start_at(&gate, 1, vec![engine]), gate_of_it.runs)
     };
     let running = spawn(&replica, full(1.0, None));
-    first_run(&busy).await;
+    begins(&busy).await;
     // Its caller goes: nothing is waited for.
     let (left, runs) = going(alive.clone());
     let waiting = spawn(&left, full(2.0, Some(LONG)));
@@ -223,7 +231,7 @@ async fn an_engine_that_fails_gives_its_threads_back() {
         drop(free.go);
         let (replica, beside) = (start_at(&gate, 2, vec![engine]), start_at(&gate, 1, vec![other]));
         let running = spawn(&replica, full(1.0, None));
-        first_run(&busy).await;
+        begins(&busy).await;
         let waiting = spawn(&beside, full(2.0, None));
         waits_at_gate(&beside, 1).await;
         drop(busy.go);
@@ -265,7 +273,7 @@ async fn a_run_that_cannot_be_stopped_does_not_keep_its_threads() {
     drop(free.go);
     let (replica, beside) = (start_at(&gate, 1, vec![engine]), start_at(&gate, 1, vec![other]));
     let running = spawn(&replica, full(1.0, None));
-    first_run(&stuck).await;
+    begins(&stuck).await;
     let waiting = spawn(&beside, full(2.0, None));
     waits_at_gate(&beside, 1).await;
     let now = replica.shared.now().after(OVERDUE);
@@ -278,7 +286,7 @@ async fn a_run_that_cannot_be_stopped_does_not_keep_its_threads() {
     let (engine, counted) = gated(|_| None);
     let third = start_at(&gate, 1, vec![engine]);
     let running = spawn(&third, full(3.0, None));
-    first_run(&counted).await;
+    begins(&counted).await;
     let waiting = spawn(&beside, full(4.0, None));
     waits_at_gate(&beside, 1).await;
     drop(counted.go);
@@ -297,16 +305,16 @@ async fn whoever_waits_to_answer_in_order_holds_no_threads() {
     let beside = start_at(&gate, 1, vec![other]);
     let mut engines = vec![first, second];
     let earlier = spawn(&replica, full(1.0, None));
-    let at = loop {
-        match engines.iter().position(|engine| engine.runs.try_recv().is_ok()) {
-            Some(at) => break at,
-            None => tokio::task::yield_now().await,
-        }
-    };
-    let slow = engines.remove(at);
+    let begun = std::cell::Cell::new(None);
+    until("one of them runs", || {
+        begun.set(engines.iter().position(|engine| engine.runs.try_recv().is_ok()));
+        begun.get().is_some()
+    })
+    .await;
+    let slow = engines.remove(begun.get().unwrap());
     let later = spawn(&replica, full(2.0, None));
     let quick = engines.remove(0);
-    first_run(&quick).await;
+    begins(&quick).await;
     let waiting = spawn(&beside, full(3.0, None));
     waits_at_gate(&beside, 1).await;
     drop(quick.go);
