@@ -27,7 +27,7 @@ pub use ticket::Ticket;
 use crate::profile::{Forecast, Forecasts};
 use crate::{Failure, Moment};
 use earliest::When;
-use lanes::{Lane, Lanes};
+use lanes::{LEVELS, Lane, Lanes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the queue must know of a request that arrives.
@@ -275,6 +275,19 @@ impl Batcher {
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    /// The earliest moment at which somebody's time is up. `None` when nobody's ever is.
+    pub fn deadline(&self) -> Option<Moment> {
+        let first = match (self.ruled, self.policy) {
+            (true, _) => self.expiries.first().map(|(expiry, _)| *expiry),
+            (false, BatchPolicy::Sluice) => {
+                let firsts = LEVELS.filter_map(|level| self.queue.range(Ticket::range(level, Moment::default())).next());
+                firsts.map(|(_, waiting)| waiting.deadline).min()
+            }
+            (false, _) => self.queue.first_key_value().map(|(_, head)| head.deadline),
+        };
+        first.filter(|moment| *moment < NEVER)
     }
 
     /// Microseconds until an instance is free for a request that arrived now: what waits, over `instances`. What runs is not in

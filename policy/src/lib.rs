@@ -17,6 +17,7 @@ pub mod demand;
 mod engine;
 mod envelope;
 mod failure;
+pub mod gate;
 mod image;
 mod names;
 pub mod offer;

@@ -18,6 +18,7 @@ mod cores;
 pub mod devices;
 pub mod engine;
 mod error;
+mod gate;
 mod handle;
 pub mod inspect;
 pub mod lab;

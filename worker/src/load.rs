@@ -4,6 +4,7 @@ use crate::config::{QUEUE_BYTES_MAX, QUEUE_LEN_MAX, WorkerConfig};
 use crate::cores::CorePlan;
 use crate::engine::{EngineSignature, Fallback, LoadSpec, ProviderReport};
 use crate::error::WorkerError;
+use crate::gate::Gate;
 use crate::memory::Reservation;
 use crate::replica::{INLINE_US_MAX, Parts, Replica};
 use crate::runner::Loader;
@@ -43,6 +44,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) folder: &'a Path,
     /// Tells this load from others in this process.
     pub(crate) attempt: u64,
+    /// Of its device.
+    pub(crate) gate: &'a Arc<Gate>,
 }
 
 /// Loads what is wanted and warms it up. Blocks for as long as the engine needs.
@@ -56,7 +59,7 @@ pub(crate) fn load(
     mut memory: Reservation,
     on_failed: Box<dyn Fn(String) + Send + Sync>,
 ) -> Result<Warm, WorkerError> {
-    let Wanted { placement, version, folder, attempt } = *wanted;
+    let Wanted { placement, version, folder, attempt, gate } = *wanted;
     let started = Instant::now();
     let gone = || WorkerError::Signature(format!("its version's record has no variant {}", placement.variant.name));
     let runs = version.run_of(&placement.variant.name).ok_or_else(gone)?;
@@ -79,7 +82,7 @@ pub(crate) fn load(
     let warmups = model_config::warmups(&model);
     let load = engines::Load { loader, device: &placement.device, spec, signature: &version.signature, warmups: &warmups };
     let (plan, first) = plan(&load, core_plan(config, placement), placement, threads)?;
-    let intra_threads = plan.intra_threads;
+    let intra_threads = u32::try_from(plan.intra_threads.get()).unwrap_or(u32::MAX);
     memory.shrink_to(runs.bytes_resident.saturating_mul(plan.instances.get() as u64));
     let Engines { mut engines, runner, latency } = load.all(&plan, first)?;
     let latency = latency.unwrap_or(Latency::UNKNOWN);
@@ -99,6 +102,8 @@ pub(crate) fn load(
         load: attempt,
         inline_us_max: INLINE_US_MAX,
         generation: placement.generation,
+        gate: gate.clone(),
+        intra_threads,
         runner,
         _memory: Some(memory),
         on_failed,
@@ -115,7 +120,7 @@ pub(crate) fn load(
         bytes_resident: runs.bytes_resident.saturating_mul(u64::from(instances)),
         provider,
         instances,
-        intra_threads: u32::try_from(intra_threads.get()).unwrap_or(u32::MAX),
+        intra_threads,
         load_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
     })
 }

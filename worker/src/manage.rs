@@ -4,6 +4,7 @@ use crate::artifact::Artifacts;
 use crate::config::WorkerConfig;
 use crate::engine::Fallback;
 use crate::error::WorkerError;
+use crate::gate::Gates;
 use crate::handle::WorkerHandle;
 use crate::load::{Wanted, Warm, core_plan, device_id, load};
 use crate::memory::Ledger;
@@ -50,6 +51,8 @@ pub(crate) struct Manager {
     pub(crate) record: WorkerRecord,
     pub(crate) slots: BTreeMap<VariantId, Slot>,
     pub(crate) ledger: Ledger,
+    /// Where the replicas of a device take turns.
+    pub(crate) gates: Gates,
     pub(crate) attempts: u64,
 }
 
@@ -147,18 +150,19 @@ impl Manager {
     fn load(&self, placement: PlacementRecord, pause: Duration, underway: &Underway) -> impl Future<Output = Finished> + use<> {
         let (config, loader, registry) = (self.config.clone(), self.loader.clone(), self.registry.clone());
         let (artifacts, verdicts, ledger) = (self.artifacts.clone(), self.verdicts.clone(), self.ledger.clone());
-        let device = config.devices.iter().find(|d| d.name == placement.device).cloned();
+        let device = config.devices.iter().find(|d| d.name == placement.device).map(|d| (d.clone(), self.gates.of(&d.name)));
         let (variant, attempt) = (placement.variant.clone(), self.attempts);
         let (permits, failed) = (underway.permits.clone(), underway.failed.clone());
         async move {
             tokio::time::sleep(pause).await;
-            let class = device.as_ref().map(|d| d.class.clone()).unwrap_or_default();
+            let class = device.as_ref().map(|(d, _)| d.class.clone()).unwrap_or_default();
             let work = async {
                 let _permit = permits.acquire().await;
                 let (version, folder) = prepare(&config, &*registry, &artifacts, &placement).await?;
                 let runs = version.run_of(&placement.variant.name).ok_or_else(|| gone(&placement))?;
                 verdicts.of(&placement.artifact, &folder.join(runs.model_file), how(&placement, &runs)?).await?;
-                let device = device.ok_or_else(|| WorkerError::Signature(format!("this worker has no device {}", placement.device)))?;
+                let (device, gate) =
+                    device.ok_or_else(|| WorkerError::Signature(format!("this worker has no device {}", placement.device)))?;
                 let instances = core_plan(&config, &placement).instances.get() as u64;
                 let memory = ledger.reserve(&device, runs.bytes_resident.saturating_mul(instances))?;
                 let on_failed = {
@@ -166,7 +170,7 @@ impl Manager {
                     Box::new(move |reason| drop(failed.try_send((variant.clone(), attempt, reason))))
                 };
                 let blocking = tokio::task::spawn_blocking(move || {
-                    let wanted = Wanted { placement: &placement, version: &version, folder: &folder, attempt };
+                    let wanted = Wanted { placement: &placement, version: &version, folder: &folder, attempt, gate: &gate };
                     load(&loader, &config, &wanted, memory, on_failed)
                 });
                 blocking.await.map_err(|e| WorkerError::Signature(e.to_string()))?

@@ -7,6 +7,7 @@
 //! when all that was taken before is answered. Refusals do not wait for that.
 
 use crate::engine::{Engine, EngineError};
+use crate::gate::{Gate, Seat};
 use crate::lane::{Lane, Outcome};
 use crate::memory::Reservation;
 use crate::runner::Runner;
@@ -63,6 +64,10 @@ pub(crate) struct Parts {
     pub(crate) inline_us_max: u32,
     /// Generation of its placement.
     pub(crate) generation: u64,
+    /// Of its device.
+    pub(crate) gate: Arc<Gate>,
+    /// Threads that work on a run of one of its instances.
+    pub(crate) intra_threads: u32,
     /// The process its engines are in, if not this one.
     pub(crate) runner: Option<Arc<Runner>>,
     /// What it may take; given back when its last engine is gone.
@@ -74,7 +79,8 @@ pub(crate) struct Parts {
 struct Shared {
     parts: Parts,
     instances: u32,
-    origin: Instant,
+    /// Where its instances wait for their turns. Its lock may be taken under the queue's, never the other way round.
+    seat: Arc<Seat>,
     queue: Mutex<Queue>,
     /// Who sends.
     arrivals: Mutex<Arrivals>,
@@ -104,11 +110,13 @@ impl Replica {
     /// # Errors
     /// When the system gives no thread.
     pub(crate) fn start(parts: Parts, engines: Vec<Box<dyn Engine>>, inline: Option<Box<dyn Engine>>) -> std::io::Result<Self> {
+        let seat = Arc::new(Seat::new(parts.gate.clone(), engines.len(), parts.intra_threads));
         let queue = Queue {
             batcher: Batcher::new(parts.limits, parts.batching.clone()),
             profiles: Profiles::new(parts.latency),
-            observed: Moment::default(),
+            observed: moment(&seat, Instant::now()),
             jobs: HashMap::new(),
+            at_gate: 0,
             running: Running::default(),
             taken: 0,
             answered: 0,
@@ -119,7 +127,7 @@ impl Replica {
         let shared = Arc::new(Shared {
             instances: u32::try_from(engines.len()).unwrap_or(u32::MAX),
             parts,
-            origin: Instant::now(),
+            seat,
             queue: Mutex::new(queue),
             arrivals: Mutex::default(),
             mixes_rows: AtomicBool::new(false),
@@ -131,7 +139,7 @@ impl Replica {
         let inline = inline.map(|engine| Arc::new(Inline::new(shared.clone(), engine)));
         let replica = Self { shared, inline };
         for (i, engine) in engines.into_iter().enumerate() {
-            let instance = Instance::new(replica.shared.clone(), engine);
+            let instance = Instance::new(replica.shared.clone(), engine, i);
             std::thread::Builder::new().name(format!("sluice-engine-{i}")).spawn(move || instance.run())?;
         }
         Ok(replica)
@@ -192,7 +200,10 @@ impl Replica {
         }
         match &self.shared.parts.runner {
             Some(runner) if overdue.stuck => runner.kill(),
-            None if overdue.stuck => self.shared.fail("a run did not end when it was stopped".to_owned(), 0),
+            None if overdue.stuck => {
+                self.shared.fail("a run did not end when it was stopped".to_owned(), 0);
+                self.shared.seat.revoke();
+            }
             _ => {}
         }
     }
@@ -217,7 +228,10 @@ impl Replica {
 impl Drop for Replica {
     /// The instances finish what they have and end; their engines go with them.
     fn drop(&mut self) {
-        self.shared.lock().close();
+        let mut queue = self.shared.lock();
+        queue.close();
+        self.shared.tell(&queue);
+        drop(queue);
         self.shared.work.notify_all();
     }
 }
@@ -234,6 +248,7 @@ impl Drop for Place<'_> {
             let mut queue = self.shared.lock();
             if queue.batcher.cancel(ticket) {
                 queue.refuse(ticket, Failure::Cancelled);
+                self.shared.tell(&queue);
             } else if let Some(unwanted) = queue.running.abandon(ticket).cloned() {
                 drop(queue); // stopping calls into the engine
                 unwanted.cancel();
@@ -252,7 +267,18 @@ impl Shared {
     }
 
     fn at(&self, instant: Instant) -> Moment {
-        Moment::default().after(instant.saturating_duration_since(self.origin))
+        moment(&self.seat, instant)
+    }
+
+    /// Says what waits now to whom it concerns on the device: to the gate if an instance is there, to the other replicas if there are any.
+    fn tell(&self, queue: &Queue) {
+        let gone = queue.failed.is_some();
+        self.seat.queued(|| if gone { 0 } else { queue.work_us() });
+        match queue.at_gate {
+            0 => {}
+            _ if gone || queue.batcher.is_empty() => self.seat.leave(),
+            _ => self.seat.hasten(queue.batcher.deadline()),
+        }
     }
 
     fn gone(&self) -> Failure {
@@ -288,6 +314,7 @@ impl Shared {
         }
         let ticket = queue.batcher.arrive(now, pending).inspect_err(|_| queue.statistics.fail.add(1, 0))?;
         queue.jobs.insert(ticket, job);
+        self.tell(&queue);
         Ok((ticket, receiver))
     }
 
@@ -302,6 +329,7 @@ impl Shared {
         for (_, job) in queue.jobs.drain() {
             queue.statistics.fail.add(1, job.age_ns()); // its caller learns it from the closed oneshot
         }
+        self.tell(queue);
         drop(guard);
         self.work.notify_all();
         self.turns.notify_all();
@@ -324,6 +352,11 @@ impl Shared {
             tracing::warn!(variant = %self.parts.variant, %error, "rows cannot be told apart, requests run one by one from now on");
         }
     }
+}
+
+/// Moments of all replicas on a device count from the same origin, so that their deadlines can be compared.
+fn moment(seat: &Seat, instant: Instant) -> Moment {
+    Moment::default().after(instant.saturating_duration_since(seat.origin()))
 }
 
 /// Requests of equal non-batch dimensions share a group, and those whose lengths may be filled up to the same.

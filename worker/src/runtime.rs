@@ -5,6 +5,7 @@ use crate::artifact::Artifacts;
 use crate::config::WorkerConfig;
 use crate::engine::ort::Runtime;
 use crate::error::WorkerError;
+use crate::gate::Gates;
 use crate::handle::WorkerHandle;
 use crate::lab::Lab;
 use crate::manage::Manager;
@@ -107,6 +108,7 @@ impl Worker {
             record: record.clone(),
             slots: Default::default(),
             ledger,
+            gates: Gates::new(config.cores.cores),
             attempts: 0,
         };
         tasks.push(tokio::spawn(manager.run()));

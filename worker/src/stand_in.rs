@@ -4,6 +4,7 @@
 use crate::config::{QUEUE_BYTES_MAX, QUEUE_LEN_MAX};
 use crate::engine::Engine;
 use crate::error::WorkerError;
+use crate::gate::Gate;
 use crate::handle::WorkerHandle;
 use crate::replica::{INLINE_US_MAX, Parts, Replica};
 use crate::serve::DataPort;
@@ -55,6 +56,8 @@ impl StandIn {
             load: 0,
             inline_us_max: INLINE_US_MAX,
             generation: 0,
+            gate: Gate::of_runs(u32::try_from(engines.len()).unwrap_or(u32::MAX)),
+            intra_threads: 1,
             runner: None,
             _memory: None,
             on_failed: Box::new(|reason| tracing::error!(reason, "an engine that was given failed")),

@@ -42,6 +42,22 @@ fn take_at(batcher: &mut Batcher, now_us: u64, forecast: Forecast) -> Batch {
 }
 
 #[test]
+fn the_deadline_of_a_queue_is_the_earliest_of_any_level_and_none_where_nobody_has_one() {
+    let timed = Batching { queue: QueuePolicy { default_timeout_us: 30, ..QueuePolicy::default() }, ..Batching::default() };
+    let delayed = Batching { max_delay_us: 10, ..Batching::default() };
+    for (mut batcher, endless) in [(plain(), None), (ruled(delayed), None), (ruled(timed), Some(30))] {
+        assert_eq!(batcher.deadline(), None);
+        arrive(&mut batcher, 0, Pending { priority: 1, ..pending(1, None) });
+        assert_eq!(batcher.deadline(), endless.map(Moment::from_us));
+        arrive(&mut batcher, 0, Pending { priority: 1, ..pending(1, Some(20)) });
+        let first = arrive(&mut batcher, 0, Pending { priority: 3, ..pending(1, Some(10)) });
+        assert_eq!(batcher.deadline(), Some(Moment::from_us(10)));
+        assert!(batcher.cancel(first));
+        assert_eq!(batcher.deadline(), Some(Moment::from_us(20)));
+    }
+}
+
+#[test]
 fn i7_expired_work_leaves_the_queue_without_running() {
     let mut batcher = plain();
     let late = arrive(&mut batcher, 0, pending(1, Some(500)));

@@ -66,7 +66,8 @@ impl Bench {
         placement.as_object_mut().unwrap().extend(asks.as_object().unwrap().clone());
         let placement = serde_json::from_value(placement).unwrap();
         let folder = model("test/add_sub/1").unwrap();
-        let wanted = Wanted { placement: &placement, version: &self.version, folder: &folder, attempt: 1 };
+        let gate = &Gate::of_cores(self.config.cores.cores);
+        let wanted = Wanted { placement: &placement, version: &self.version, folder: &folder, attempt: 1, gate };
         load(&self.loader, &self.config, &wanted, memory, Box::new(drop))
     }
 

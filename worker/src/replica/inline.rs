@@ -1,6 +1,9 @@
 //! Tiny models on the network's own threads: where a run takes less than handing it over would, batches run between two looks at the
 //! sockets. A model leaves this path as soon as its runs take longer, or one slow model would stall its connections, and comes back
 //! when they are short again.
+//!
+//! These runs do not wait at the device's gate: they are over before a thread that waits could be woken, and a network's thread must not
+//! wait for a slow model's turn.
 
 use super::instance::Instance;
 use super::{Job, Shared};
@@ -27,7 +30,7 @@ struct Running {
 
 impl Inline {
     pub(super) fn new(shared: Arc<Shared>, engine: Box<dyn Engine>) -> Self {
-        let instance = Instance::new(shared.clone(), engine);
+        let instance = Instance::new(shared.clone(), engine, usize::MAX);
         let running = Mutex::new(Running { instance, batch: Batch::default(), jobs: Vec::new() });
         Self { shared, running }
     }

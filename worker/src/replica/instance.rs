@@ -5,6 +5,7 @@ use super::padded::Padded;
 use super::{Job, Queue, Shared, ns, span, split};
 use crate::cores;
 use crate::engine::{CancelFlag, Engine, EngineError};
+use crate::gate::{Answer, Permit};
 use crate::lane::{Delivery, Mailbox};
 use policy::batch::Batch;
 use policy::profile::Forecasts as _;
@@ -14,7 +15,7 @@ use proto::call::{InferReply, LoadReport};
 use proto::chain::Chain;
 use smallvec::SmallVec;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 /// An engine and what its thread needs to run batches with it.
@@ -29,6 +30,11 @@ pub(super) struct Instance {
     unanswered: usize,
     /// Stops its run.
     cancel: CancelFlag,
+    /// Which of its replica's instances it is.
+    at: usize,
+    /// Its threads of the device, from before it takes a batch until it looks for the next: what else comes then is weighed against who
+    /// waits. On a network's thread it has none.
+    permit: Option<Permit>,
 }
 
 /// When the parts of a run ended.
@@ -39,9 +45,9 @@ struct Times {
 }
 
 impl Instance {
-    pub(super) fn new(shared: Arc<Shared>, mut engine: Box<dyn Engine>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, mut engine: Box<dyn Engine>, at: usize) -> Self {
         let assembler = Assembler::new(engine.arena());
-        Self { engine, shared, assembler, turn: 0, unanswered: 0, cancel: CancelFlag::new() }
+        Self { engine, shared, assembler, turn: 0, unanswered: 0, cancel: CancelFlag::new(), at, permit: None }
     }
 
     /// Its life on a thread of its own.
@@ -111,6 +117,7 @@ impl Instance {
         for (ticket, waited_us, allowed_us) in &batch.timed_out {
             queue.refuse(*ticket, Failure::QueueTimeout { waited_us: *waited_us, allowed_us: *allowed_us });
         }
+        self.shared.tell(queue);
         let (mut waiting, mut rows) = (SmallVec::new(), 0u32);
         for ticket in &batch.run {
             // A request cancelled between two locks has no job any more.
@@ -126,12 +133,15 @@ impl Instance {
         self.turn = queue.taken;
         let limit = now.after(Duration::from_micros(queue.run_us_max(rows)));
         self.cancel = queue.running.begin(self.turn, waiting, limit);
+        if let Some(permit) = &self.permit {
+            permit.begin(now.after(Duration::from_micros(queue.profiles.whole().batch_us(rows) as u64)));
+        }
         self.unanswered = jobs.len();
         queue.taken = queue.taken.wrapping_add(1);
         true
     }
 
-    /// Waits for work; false when there will be none.
+    /// Waits for work, and for the device; false when there will be none.
     fn next_batch(&mut self, batch: &mut Batch, jobs: &mut Vec<Job>) -> bool {
         let shared = self.shared.clone();
         let mut queue = shared.lock();
@@ -139,28 +149,50 @@ impl Instance {
             if queue.failed.is_some() {
                 return false;
             }
-            let now = shared.now();
-            if self.take(&mut queue, now, batch, jobs) {
-                drop(queue);
-                if batch.wake.is_some() {
-                    shared.work.notify_one(); // another instance looks how long what stays may wait
+            let mut look_again = None;
+            if !queue.batcher.is_empty() {
+                queue = self.await_device(&shared, queue);
+                if self.permit.is_none() || queue.failed.is_some() {
+                    continue;
                 }
-                return true;
+                let now = shared.now();
+                if self.take(&mut queue, now, batch, jobs) {
+                    drop(queue);
+                    if batch.wake.is_some() {
+                        shared.work.notify_one(); // another instance looks how long what stays may wait
+                    }
+                    return true;
+                }
+                look_again = batch.wake.map(|wake| Duration::from_micros(wake.us_since(now)));
             }
+            self.permit = None;
             if queue.is_idle() {
                 shared.idle.notify_waiters(); // what was left may have been late or cancelled, and then no run tells it
             }
             if queue.closed && queue.batcher.is_empty() {
                 return false;
             }
-            queue = match batch.wake {
+            queue = match look_again {
                 None => shared.work.wait(queue).unwrap_or_else(PoisonError::into_inner),
-                Some(wake) => {
-                    let length = Duration::from_micros(wake.us_since(now));
-                    shared.work.wait_timeout(queue, length).unwrap_or_else(PoisonError::into_inner).0
-                }
+                Some(length) => shared.work.wait_timeout(queue, length).unwrap_or_else(PoisonError::into_inner).0,
             };
         }
+    }
+
+    /// Waits until this instance may run; it may not when nothing is left to run. The queue is free meanwhile, and the batch is taken
+    /// after that, from all that has come.
+    fn await_device<'s>(&mut self, shared: &'s Shared, mut queue: MutexGuard<'s, Queue>) -> MutexGuard<'s, Queue> {
+        match shared.seat.ask(self.at, self.permit.take(), queue.batcher.deadline()) {
+            Answer::Go(permit) => self.permit = Some(permit),
+            Answer::Wait(turn) => {
+                queue.at_gate = queue.at_gate.saturating_add(1);
+                drop(queue);
+                self.permit = turn.wait();
+                queue = shared.lock();
+                queue.at_gate = queue.at_gate.saturating_sub(1);
+            }
+        }
+        queue
     }
 
     /// Runs `jobs` together and answers each. When the engine refuses them together, each runs alone, so that one bad
@@ -250,7 +282,7 @@ impl Instance {
 
     /// Counts `jobs` and gives each its reply.
     fn answer(&mut self, jobs: &mut Vec<Job>, replies: Vec<InferReply>, times: &Times, here: Option<&Arc<Mailbox>>) {
-        self.await_turn();
+        self.await_turn(jobs.len());
         let load = self.count(jobs, times);
         self.unanswered = self.unanswered.saturating_sub(jobs.len());
         self.shared.observe_run(times.ran.saturating_duration_since(times.started));
@@ -262,7 +294,7 @@ impl Instance {
 
     /// Counts `jobs` and tells each why it has no reply.
     fn refuse(&mut self, jobs: &mut Vec<Job>, failure: &Failure, here: Option<&Arc<Mailbox>>) {
-        self.await_turn();
+        self.await_turn(jobs.len());
         let mut fail = Total::default();
         jobs.iter().for_each(|job| fail.add(1, job.age_ns()));
         self.shared.lock().statistics.fail.merge(fail);
@@ -271,11 +303,19 @@ impl Instance {
         jobs.drain(..).for_each(|job| delivery.give(job.answer, Err(failure.clone())));
     }
 
-    /// Where the model keeps its order, waits until all that was taken before is answered.
-    fn await_turn(&self) {
+    /// Where the model keeps its order, waits until all that was taken before is answered; `answers` are about to be given.
+    fn await_turn(&mut self, answers: usize) {
+        let is_last = answers >= self.unanswered;
+        if let Some(permit) = self.permit.as_ref().filter(|_| is_last) {
+            permit.end();
+        }
         if self.shared.parts.batching.preserve_ordering {
-            let early = |queue: &mut super::Queue| queue.answered != self.turn && queue.failed.is_none();
-            drop(self.shared.turns.wait_while(self.shared.lock(), early));
+            let early = |queue: &mut Queue| queue.answered != self.turn && queue.failed.is_none();
+            let mut queue = self.shared.lock();
+            if is_last && early(&mut queue) {
+                self.permit = None; // others can use its threads meanwhile
+            }
+            drop(self.shared.turns.wait_while(queue, early));
         }
     }
 
@@ -310,14 +350,20 @@ impl Instance {
         batch.compute_output.add(1, output);
         queue.profiles.observe(rows, row_bytes, input.saturating_add(infer) as f64 / 1e3);
         queue.observed = self.shared.now();
-        let forecast = queue.profiles.whole();
-        LoadReport { backlog_us: queue.batcher.backlog_us(forecast, self.shared.instances), forecast: Some(forecast), senders: 0.0 }
+        let (forecast, now, queued_us) = (queue.profiles.whole(), queue.observed, queue.work_us());
+        drop(queue);
+        LoadReport {
+            backlog_us: self.shared.seat.backlog_us(now, queued_us, self.shared.instances),
+            forecast: Some(forecast),
+            senders: 0.0,
+        }
     }
 }
 
 /// Ends the replica when the thread unwinds: a fault of ours must not leave callers waiting for ever.
 impl Drop for Instance {
     fn drop(&mut self) {
+        self.permit = None; // before the engine, which takes its time to go
         if std::thread::panicking() {
             self.fail("an engine thread panicked".to_owned());
         }

@@ -18,6 +18,8 @@ pub(super) struct Queue {
     /// When it last learned.
     pub(super) observed: Moment,
     pub(super) jobs: HashMap<Ticket, Job>,
+    /// Instances that wait for their turns.
+    pub(super) at_gate: usize,
     /// In an engine now.
     pub(super) running: Running,
     /// Batches taken, and batches answered.
@@ -44,6 +46,11 @@ impl Queue {
             true => self.batcher.take(now, &Forecast::from(Latency::default()), batch),
             false => self.batcher.take(now, &self.profiles, batch),
         }
+    }
+
+    /// Microseconds that what waits takes one instance.
+    pub(super) fn work_us(&self) -> u64 {
+        self.batcher.backlog_us(self.profiles.whole(), 1)
     }
 
     /// Longest run of `rows` that is not endless, in microseconds.

@@ -7,6 +7,7 @@ use proto::call::{InferReply, Tensors};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc;
 
+mod device;
 mod inline;
 mod lengths;
 mod rules;
@@ -38,6 +39,8 @@ fn parts(on_failed: Box<dyn Fn(String) + Send + Sync>) -> Parts {
         load: 1,
         inline_us_max: INLINE_US_MAX,
         generation: 0,
+        gate: crate::gate::Gate::of_runs(64),
+        intra_threads: 1,
         runner: None,
         _memory: None,
         on_failed,
