@@ -19,7 +19,7 @@ pub(crate) fn demo(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     command.arg("--sluice").arg(release.join("sluice"));
     command.arg("--models").arg(cache.models().join("demo")).arg("--photos").arg(cache.photos());
     command.arg("--tokenizer").arg(cache.models().join("minilm_tokenizer.json")).args(args);
-    command.arg("--samples").arg(cache.data().join("minilm/pairs.npz"));
+    command.arg("--samples").arg(cache.data().join("minilm/calib.npz"));
     become_program(command, cache)
 }
 
