@@ -18,9 +18,11 @@
 //! whether to go on: whoever has a clock decides how long it takes. The same problem and the same answers of `more` give the same
 //! [`Solution`].
 //!
-//! Not here: where the numbers come from (`plan::problem`), in which order a plan is carried out (`plan`).
+//! Not here: how a pair's numbers follow from a profile ([`estimate`]), where the rest comes from, in which order a plan is carried out
+//! (`plan`).
 
 mod bound;
+pub mod estimate;
 mod flow;
 mod search;
 pub mod seeded;
