@@ -56,7 +56,7 @@ enum Task {
     },
     /// Measure alternatives in one interleaved run, and say which targets are met
     Bench {
-        /// Passed to the bench: `serving`, `gateway`, `load`, `ideal`, `swing`, `sim-truth`, `overload`, `router`, `batcher`, `variants` or `all`;
+        /// Passed to the bench: `serving`, `gateway`, `load`, `ideal`, `swing`, `sim-truth`, `overload`, `router`, `batcher`, `slo --sim`, `variants` or `all`;
         /// --rounds N, --json FILE
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,

@@ -168,6 +168,8 @@ impl Gauge {
             rows_since_report: self.rows_sent,
             beside_us: 0.0,
             accuracy: ACCURACY,
+            planned: 0.0,
+            wait_us_max: f64::INFINITY,
             senders: self.senders,
             in_flight: self.in_flight,
             rtt_us: self.rtt_us,

@@ -22,6 +22,8 @@ pub(super) fn idle() -> Candidate {
         reported: Moment::default(),
         rows_since_report: 0,
         beside_us: 0.0,
+        planned: 0.0,
+        wait_us_max: f64::INFINITY,
         accuracy: 1.0,
         senders: 1.0,
         in_flight: 0,

@@ -12,10 +12,12 @@ use std::rc::Rc;
 
 /// Seconds between two plans when nothing rises.
 const EPOCH_S: u64 = 10;
+/// Loads of one plan beyond what it needs.
+const SPARE_LOADS_MAX: usize = 2;
 /// Programs of one plan, in place of its second of time.
-const PROGRAMS_MAX: usize = 150;
+const PROGRAMS_MAX: usize = 60;
 /// Programs of the first plan, which has no bound on time.
-const PROGRAMS_FIRST_MAX: usize = 1_500;
+const PROGRAMS_FIRST_MAX: usize = 600;
 
 pub(super) struct Control {
     layout: Rc<Layout>,
@@ -55,8 +57,15 @@ impl Control {
             layout.plan(&rates, &stand, Freedom { full, ..Freedom::FIRST }, PROGRAMS_FIRST_MAX)
         };
         let (wish, taste) = match &self.policy {
-            Policy::Sluice => (solved(first, &|_| true, false), Taste::AccurateFirst),
-            Policy::StaticMean => (solved(mean, &|_| true, false), Taste::AccurateFirst),
+            Policy::Sluice | Policy::StaticMean => {
+                let sluice = self.policy == Policy::Sluice;
+                let mut wish = solved(if sluice { first } else { mean }, &|_| true, false);
+                if sluice {
+                    layout.add_spares(&mut wish, first, &|_| Stand::Absent, usize::MAX);
+                }
+                let taste = Taste::Planned(layout.meant(&wish).into());
+                (wish, taste)
+            }
             Policy::Random => (solved(mean, &|_| true, false), Taste::Random),
             Policy::BestSingle(variants) => {
                 let only = |way: usize| layout.ways.get(way).is_some_and(|way| variants.get(way.model) == Some(&way.variant));
@@ -92,7 +101,11 @@ impl Control {
                     return None;
                 }
                 self.planned.iter_mut().zip(demands).for_each(|(before, demand)| *before = planned(*before, demand.rate()));
-                (self.plan(now, demands, stage, false), None)
+                let mut wish = self.plan(now, demands, stage, false);
+                let stand = |way: usize| stage.stand(now, way);
+                self.layout.add_spares(&mut wish, &self.planned, &stand, SPARE_LOADS_MAX);
+                let meant = self.layout.meant(&wish).into();
+                (wish, Some(Taste::Planned(meant)))
             }
             Policy::Proteus if due => {
                 self.planned.iter_mut().zip(demands).for_each(|(planned, demand)| *planned = baseline::PROTEUS_MARGIN * demand.fast);

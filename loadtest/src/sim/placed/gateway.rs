@@ -9,13 +9,16 @@ use policy::route::{self, Candidate, Distance, Headroom, Refusal, Standing, choo
 use policy::{Failure, Moment};
 use std::rc::Rc;
 
+/// Share of the shortest target of a device that any of its requests may find in front of it.
+const WAIT_SHARE: f64 = 1.0;
+
 /// How a gateway goes about accuracy.
 #[derive(Debug, Clone, Default)]
 pub(super) enum Taste {
-    /// The best tier that leaves time enough.
-    #[default]
-    AccurateFirst,
+    /// By the rows that the plan means for each way, and the earliest where that leaves too little time.
+    Planned(Rc<[f64]>),
     /// All tiers are one.
+    #[default]
     Any,
     /// A variant drawn by the share of rows that the plan means for it; of each way.
     ByShares(Rc<[f64]>),
@@ -64,6 +67,8 @@ struct Host {
     /// Ways of it to which rows went since.
     sent: Vec<usize>,
     in_flight: u32,
+    /// Microseconds of the shortest target of a model that is routable there.
+    slo_us_min: f64,
 }
 
 /// Where a request goes.
@@ -84,7 +89,7 @@ impl Gateway {
         Self {
             routes: layout.models.iter().map(|_| Route::default()).collect(),
             gauges: layout.ways.iter().map(gauge).collect(),
-            hosts: layout.places.iter().map(|_| Host { senders: 1.0, ..Host::default() }).collect(),
+            hosts: layout.places.iter().map(|_| Host { senders: 1.0, slo_us_min: f64::INFINITY, ..Host::default() }).collect(),
             layout: layout.clone(),
             taste: Taste::default(),
             candidates: Vec::new(),
@@ -106,6 +111,12 @@ impl Gateway {
             let latency = self.layout.ways.get(way).map(|way| way.latency).unwrap_or_default();
             (gauge.forecast, gauge.forecast_at, gauge.routable_at) = (latency.into(), now, now);
         }
+        let Some(device) = self.layout.ways.get(way).map(|way| way.device) else { return };
+        let routable = self.routes.iter().zip(&self.layout.models).filter(|(route, _)| {
+            route.ways.iter().filter_map(|way| self.layout.ways.get(*way)).any(|way| way.device == device)
+        });
+        let slo_us_min = routable.map(|(_, model)| model.slo_us).fold(f64::INFINITY, f64::min);
+        self.hosts.iter_mut().skip(device).take(1).for_each(|host| host.slo_us_min = slo_us_min);
     }
 
     /// What is asked of a model here.
@@ -163,7 +174,7 @@ impl Gateway {
     fn variant(&mut self, model: usize, random: &mut Rng) -> Option<usize> {
         let ways = self.routes.get(model).map(|route| route.ways.as_slice()).unwrap_or_default();
         let shares = match &self.taste {
-            Taste::AccurateFirst | Taste::Any => return None,
+            Taste::Planned(_) | Taste::Any => return None,
             Taste::ByShares(shares) => Some(shares),
             Taste::Random => None,
         };
@@ -200,7 +211,11 @@ impl Gateway {
         let instances = place.map_or(1, |place| place.instances);
         let accuracy = way.map_or(f64::NAN, |way| way.accuracy);
         let kept = accuracy >= served.floor || served.floor < 0.0;
-        let meant = only.is_none_or(|only| way.is_some_and(|way| way.variant == only));
+        let planned = match &self.taste {
+            Taste::Planned(rows) => rows.get(number).copied().unwrap_or_default(),
+            _ => 0.0,
+        };
+        let meant = planned >= 0.0 && only.is_none_or(|only| way.is_some_and(|way| way.variant == only));
         Candidate {
             alpha_us: forecast.latency.alpha_us,
             beta_us: forecast.latency.beta_us,
@@ -215,6 +230,8 @@ impl Gateway {
             senders: host.map_or(1.0, |host| host.senders),
             beside_us: host.map_or(0.0, |host| self.beside_us(host, number)) / f64::from(instances),
             accuracy: if matches!(self.taste, Taste::Any) { 1.0 } else { accuracy },
+            wait_us_max: WAIT_SHARE * host.map_or(f64::INFINITY, |host| host.slo_us_min),
+            planned,
             in_flight: host.map_or(0, |host| host.in_flight),
             rtt_us: self.layout.net_us,
             bytes_per_us: f64::INFINITY,

@@ -4,6 +4,7 @@ use super::fleet::PlacedFleet;
 use policy::place::estimate::{Asked, Estimate, estimate};
 use policy::place::{Device, Model, Pair, Problem, Solution, solve};
 use policy::profile::{Forecast, Latency};
+use std::collections::BTreeMap;
 
 /// Seconds that the loads of one plan may take on a device, one after the other: an epoch.
 const LOAD_S_MAX: f64 = 10.0;
@@ -256,6 +257,59 @@ impl Layout {
             left > 0
         });
         self.wish(found, &index)
+    }
+
+    /// What gateways are told of a plan: rows a second that are meant for each way, 0 where it may help out, below zero where it should not.
+    ///
+    /// Of a model's variants on one device only those run for which rows are meant, or else the fastest: a batch of one variant takes no
+    /// rows of another, so that each variant more makes the batches of all smaller.
+    pub fn meant(&self, wish: &Wish) -> Vec<f64> {
+        let flow = |w: usize| wish.flow.get(w).copied().unwrap_or_default();
+        let mut best: BTreeMap<(usize, usize), (bool, f64, usize)> = BTreeMap::new();
+        for (w, way) in self.ways.iter().enumerate().filter(|(w, _)| wish.placed.get(*w).copied().unwrap_or_default()) {
+            let Some(can) = self.estimate(way, 1.0, 1.0) else { continue };
+            let this = (flow(w) <= 0.0, can.service_s, w);
+            let first = best.entry((way.device, way.model)).or_insert(this);
+            if (this.0, this.1) < (first.0, first.1) {
+                *first = this;
+            }
+        }
+        let helps = |w: usize, way: &Way| best.get(&(way.device, way.model)).is_none_or(|(_, _, first)| *first == w);
+        let of = |(w, way): (usize, &Way)| if flow(w) > 0.0 { flow(w) } else if helps(w, way) { 0.0 } else { -1.0 };
+        self.ways.iter().enumerate().map(of).collect()
+    }
+
+    /// Fills the memory that a plan leaves: with what is there already, then with the fastest variants of the models that are asked most, in
+    /// at most `loads_max` loads. Nothing is meant for them, but whoever comes unplanned finds them warm; and they are the first to go.
+    pub fn add_spares(&self, wish: &mut Wish, rates: &[f64], stand: &dyn Fn(usize) -> Stand, loads_max: usize) {
+        let is = |placed: &[bool], way: usize| placed.get(way).copied().unwrap_or_default();
+        let mut held: Vec<u64> =
+            (0..self.places.len()).map(|device| self.bytes(device, |w| is(&wish.placed, w) || stand(w) == Stand::Leaving)).collect();
+        let rate = |way: &Way| rates.get(way.model).copied().unwrap_or_default();
+        let mut best: BTreeMap<(usize, usize), (f64, usize)> = BTreeMap::new();
+        for (w, way) in self.ways.iter().enumerate() {
+            let Some(can) = self.estimate(way, 1.0, 1.0) else { continue };
+            let fastest = best.entry((way.device, way.model)).or_insert((can.service_s, w));
+            if can.service_s < fastest.0 {
+                *fastest = (can.service_s, w);
+            }
+        }
+        let there = |w: &usize| matches!(stand(*w), Stand::Placed | Stand::Fixed);
+        let mut spares: Vec<usize> = best.into_values().map(|(_, w)| w).filter(|w| matches!(stand(*w), Stand::Absent)).collect();
+        let rate_at = |w: &usize| self.ways.get(*w).map_or(0.0, rate);
+        spares.sort_by(|a, b| rate_at(b).total_cmp(&rate_at(a)).then(a.cmp(b)));
+        let kept = (0..self.ways.len()).filter(there);
+        let mut loads = 0;
+        for w in kept.chain(spares).collect::<Vec<_>>() {
+            let Some(way) = self.ways.get(w).filter(|_| !is(&wish.placed, w)) else { continue };
+            let (Some(bytes), Some(place)) = (held.get_mut(way.device), self.places.get(way.device)) else { continue };
+            let fits = bytes.saturating_add(way.bytes) <= (place.bytes as f64 * BYTES_SHARE) as u64;
+            if fits && (there(&w) || loads < loads_max) {
+                loads += usize::from(!there(&w));
+                *bytes = bytes.saturating_add(way.bytes);
+                wish.placed.iter_mut().skip(w).take(1).for_each(|placed| *placed = true);
+            }
+        }
     }
 
     fn wish(&self, found: Solution, index: &[usize]) -> Wish {
