@@ -378,6 +378,9 @@ pub(crate) enum Kind {
     Workers,
     Replicas,
     Placements,
+    Profiles,
+    Plan,
+    Demand,
 }
 
 #[derive(Debug, Args)]

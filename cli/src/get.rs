@@ -30,6 +30,9 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Workers => "workers",
         Kind::Replicas => "replicas",
         Kind::Placements => "placements",
+        Kind::Profiles => "profiles",
+        Kind::Plan => "plan",
+        Kind::Demand => "demand",
     }
 }
 
@@ -81,6 +84,17 @@ fn columns(kind: Kind) -> &'static [Column] {
             ("REASON", "/reason"),
         ],
         Kind::Placements => &[("WORKER", "/worker"), ("VARIANT", "/variant"), ("DEVICE", "/device"), ("EPOCH", "/epoch")],
+        Kind::Profiles => &[
+            ("ARTIFACT", "/artifact"),
+            ("CLASS", "/class"),
+            ("ENGINE", "/engine"),
+            ("HINT", "/hint"),
+            ("US A ROW", "/alpha_us"),
+            ("US A BATCH", "/beta_us"),
+            ("SPEED", "/speed"),
+        ],
+        Kind::Plan => &[("MODEL", "/model"), ("ROWS/S", "/rate"), ("SHARES", "/shares"), ("NOT AS WANTED", "/unplaced")],
+        Kind::Demand => &[("GATEWAY", "/gateway"), ("ROWS/S", "/models")],
     }
 }
 

@@ -1,7 +1,7 @@
 //! From a plan to transactions: only what differs, in pieces.
 
 use policy::plan::Plan;
-use policy::{ModelName, PlanRecord, SCHEMA, Unknown, UnplacedRecord};
+use policy::{ModelName, PlanRecord, SCHEMA, ShareRecord, Unknown, UnplacedRecord};
 use registry::admin::Records;
 use registry::{Keys, Op, RegistryError, State, TXN_OPS_MAX, encode};
 use std::collections::BTreeMap;
@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 const REASON_CHARS_MAX: usize = 2_000;
 /// Most reasons kept of one model.
 const REASONS_MAX: usize = 8;
+/// Most replicas whose share is told of one model: a record has 64 KiB.
+const SHARES_MAX: usize = 256;
 /// Keys and values of one transaction; half of what a registry takes.
 const PIECE_BYTES_MAX: usize = 512 * 1024;
 
@@ -37,8 +39,22 @@ fn plan_record(model: &ModelName, revision: i64, plan: &Plan, epoch: u64) -> Pla
         let reason = u.reason.chars().take(REASON_CHARS_MAX).collect();
         UnplacedRecord { version: u.version, reason, waits: u.waits }
     });
-    let rate = plan.models.iter().find(|planned| planned.model == *model).map(|planned| planned.rate);
-    PlanRecord { schema: SCHEMA, model: model.clone(), epoch, revision, unplaced: unplaced.collect(), rate, unknown: Unknown::new() }
+    let planned = plan.models.iter().find(|planned| planned.model == *model);
+    let shares = planned.into_iter().flat_map(|planned| &planned.shares).take(SHARES_MAX).map(|share| ShareRecord {
+        variant: share.variant.clone(),
+        worker: share.worker.clone(),
+        rate: (share.rate * 10.0).round() / 10.0,
+    });
+    PlanRecord {
+        schema: SCHEMA,
+        model: model.clone(),
+        epoch,
+        revision,
+        unplaced: unplaced.collect(),
+        rate: planned.map(|planned| planned.rate),
+        shares: shares.collect(),
+        unknown: Unknown::new(),
+    }
 }
 
 /// Cuts operations into pieces a transaction can carry.

@@ -219,6 +219,8 @@ impl Shard {
                 rows_since_report,
                 beside_us: beside_us as f64,
                 accuracy: replica.accuracy,
+                planned: replica.planned,
+                wait_us_max: f64::INFINITY,
                 senders: gauge.senders(),
                 in_flight: gauge.in_flight.load(Ordering::Relaxed),
                 rtt_us: path.rtt_us(),

@@ -58,7 +58,10 @@ fn build(core: &Core, entries: &BTreeMap<String, Entry>) -> Table {
 /// The records a table is built from.
 fn routing_records(core: &Core, entries: &BTreeMap<String, Entry>) -> BTreeMap<String, Entry> {
     let routing = |key: &str| {
-        matches!(core.config.keys.parse(key), Some(Key::Worker { .. } | Key::Replica { .. } | Key::Model { .. } | Key::Version { .. }))
+        matches!(
+            core.config.keys.parse(key),
+            Some(Key::Worker { .. } | Key::Replica { .. } | Key::Model { .. } | Key::Plan { .. } | Key::Version { .. })
+        )
     };
     entries.iter().filter(|(key, _)| routing(key)).map(|(key, entry)| (key.clone(), entry.clone())).collect()
 }

@@ -7,8 +7,8 @@ use policy::plan::wanted_versions;
 use policy::profile::Latency;
 use policy::route::{Distance, Headroom, Spill};
 use policy::{
-    Failure, ModelRecord, Moment, ReplicaRecord, ReplicaState, Signature, Slo, TenantDefaults, VariantId, Version, VersionRecord,
-    VersionState, WorkerId, WorkerRecord,
+    Failure, ModelRecord, Moment, PlanRecord, ReplicaRecord, ReplicaState, ShareRecord, Signature, Slo, TenantDefaults, VariantId, Version,
+    VersionRecord, VersionState, WorkerId, WorkerRecord,
 };
 use registry::{Entry, Key, Keys, decode};
 use serde::de::DeserializeOwned;
@@ -86,6 +86,8 @@ pub(crate) struct Replica {
     pub(crate) proven_accuracy: Option<f64>,
     /// It may answer who names no variant.
     pub(crate) is_offered: bool,
+    /// Rows a second that the leader's plan means for it; 0 where it means none or there is no plan.
+    pub(crate) planned: f64,
     pub(crate) latency: Latency,
     pub(crate) instances: u32,
     pub(crate) distance: Distance,
@@ -115,12 +117,14 @@ impl Table {
         let mut models: HashMap<String, ModelRecord> = HashMap::new();
         let mut versions: Vec<VersionRecord> = Vec::new();
         let mut replicas: HashMap<(String, Version), Vec<ReplicaRecord>> = HashMap::new();
+        let mut plans: HashMap<String, PlanRecord> = HashMap::new();
         for entry in entries.values() {
             match keys.parse(&entry.key) {
                 Some(Key::Worker { .. }) => {
                     table.read(entry, |t, w: WorkerRecord| drop(t.workers.insert(w.id.clone(), Arc::new(w))));
                 }
                 Some(Key::Model { .. }) => table.read(entry, |_, m: ModelRecord| drop(models.insert(m.name.to_string(), m))),
+                Some(Key::Plan { .. }) => table.read(entry, |_, p: PlanRecord| drop(plans.insert(p.model.to_string(), p))),
                 Some(Key::Version { .. }) => table.read(entry, |_, v| versions.push(v)),
                 Some(Key::Replica { .. }) => table.read(entry, |_, r: ReplicaRecord| {
                     replicas.entry((r.variant.model.to_string(), r.variant.version)).or_default().push(r);
@@ -133,7 +137,7 @@ impl Table {
             let found = replicas.remove(&(name.clone(), record.version)).unwrap_or_default();
             let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
             let offered = table.model(&name, before).offered.clone();
-            let version = table.version(record, &found, here, metrics, old, (models.get(&name), offered));
+            let version = table.version(record, &found, here, metrics, old, (models.get(&name), plans.get(&name), offered));
             table.model(&name, before).versions.insert(version.record.version, Arc::new(version));
         }
         for (name, record) in models {
@@ -167,7 +171,7 @@ impl Table {
         here: (&str, &str),
         metrics: &Metrics,
         old: Option<&Arc<ModelVersion>>,
-        (asked, offered): (Option<&ModelRecord>, Arc<Mutex<Offered>>),
+        (asked, plan, offered): (Option<&ModelRecord>, Option<&PlanRecord>, Arc<Mutex<Offered>>),
     ) -> ModelVersion {
         let (mut waiting, mut failed) = (None, None);
         let (mut routable, no_slo) = (Vec::new(), Slo::default());
@@ -198,6 +202,10 @@ impl Table {
                 variant: replica.variant.clone(),
                 accuracy: record.accuracy_of(name).unwrap_or_default(),
                 proven_accuracy,
+                planned: plan.map_or(0.0, |plan| {
+                    let mine = |s: &&ShareRecord| s.variant == replica.variant && s.worker == replica.worker;
+                    plan.shares.iter().find(mine).map_or(0.0, |share| share.rate)
+                }),
                 is_offered: asked.is_none_or(|asked| asked.variants.is_empty() || asked.variants.contains(name)),
                 latency: believed(replica, known.is_none()),
                 instances: replica.instances,

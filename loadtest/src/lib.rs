@@ -42,5 +42,5 @@ pub use request::request_of;
 pub use schedule::{Arrivals, Pace};
 pub use script::Script;
 pub use stats::Spread;
-pub use svg::svg;
+pub use svg::{Chart, charts, svg};
 pub use target::{Protocol, Target, connect};

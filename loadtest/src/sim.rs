@@ -11,11 +11,13 @@
 //! in between. A deadline reaches the worker less the way back. Models of one worker share its queue but no batch.
 //!
 //! Ahead of what runs live: a replica's word of its backlog comes with refusals and unasked, too. Not here:
-//! retries, failures, slow start, variants of other accuracy, placement (who runs what is described), tenants' budgets.
+//! retries, failures, slow start, tenants' budgets. Who runs what is described; where placement decides it, and among variants of other
+//! accuracy, is [`placed`].
 
 mod cluster;
 mod fleet;
 mod gateway;
+pub mod placed;
 mod worker;
 mod world;
 

@@ -10,6 +10,8 @@ const PANEL_HEIGHT: f64 = 260.0;
 const MARGIN: (f64, f64, f64, f64) = (80.0, 20.0, 50.0, 45.0);
 /// Told apart by people who do not see red and green apart (Okabe and Ito).
 const COLORS: [&str; 2] = ["#0072B2", "#D55E00"];
+/// The same for many lines.
+const COLORS_MANY: [&str; 7] = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000"];
 /// The percentiles written on the axis.
 const PERCENTILES: [(&str, f64); 6] = [("0", 0.0), ("50", 0.5), ("90", 0.9), ("99", 0.99), ("99.9", 0.999), ("99.99", 0.9999)];
 /// Nines of the last percentile.
@@ -33,7 +35,10 @@ struct Axis {
 /// The measurement as an SVG document. Repeats are put together: percentiles over all their answers, time as their mean.
 pub fn svg(measurement: &Measurement) -> String {
     let targets: Vec<_> = measurement.targets.iter().zip(COLORS).collect();
-    let panels = [percentiles(&targets), throughput(&targets), over_time(&targets)];
+    document(&[percentiles(&targets), throughput(&targets), over_time(&targets)])
+}
+
+fn document(panels: &[String]) -> String {
     let height = PANEL_HEIGHT * panels.len() as f64;
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
@@ -45,6 +50,44 @@ pub fn svg(measurement: &Measurement) -> String {
     }
     out.push_str("</svg>\n");
     out
+}
+
+/// A picture of its own: lines of named points over a common horizontal axis, from zero up.
+pub struct Chart {
+    /// What is shown.
+    pub title: String,
+    /// Unit of the horizontal axis.
+    pub unit: &'static str,
+    /// Lowest value of the vertical axis.
+    pub from: f64,
+    /// Highest value of the vertical axis.
+    pub to: f64,
+    /// Of each line its name and its points.
+    pub lines: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+/// Charts as an SVG document, one below the other.
+pub fn charts(charts: &[Chart]) -> String {
+    let draw = |chart: &Chart| {
+        let mut colors = COLORS_MANY.into_iter().cycle();
+        let lines: Vec<Line> = chart
+            .lines
+            .iter()
+            .map(|(label, points)| Line {
+                points: points.clone(),
+                color: colors.next().unwrap_or("black"),
+                dashed: false,
+                label: label.clone(),
+            })
+            .collect();
+        let longest = lines.iter().flat_map(|line| &line.points).map(|point| point.0).fold(0.1, f64::max);
+        let mark = |i: i32, from: f64, to: f64| from + f64::from(i) / 5.0 * (to - from);
+        let across = (0..=5).map(|i| (mark(i, 0.0, longest), format!("{:.1}{}", mark(i, 0.0, longest), chart.unit))).collect();
+        let up = (0..=5).map(|i| (mark(i, chart.from, chart.to), format!("{:.1}", mark(i, chart.from, chart.to)))).collect();
+        let (x, y) = (Axis { from: 0.0, to: longest, marks: across }, Axis { from: chart.from, to: chart.to, marks: up });
+        panel(&escaped(&chart.title), &x, &y, &lines)
+    };
+    document(&charts.iter().map(draw).collect::<Vec<_>>())
 }
 
 fn label(measured: &Measured) -> String {

@@ -267,6 +267,12 @@ impl Batcher {
         (expiry <= now).then_some(place)
     }
 
+    /// Deadline and arrival of who goes first, so that a device can tell which of its queues is next. One without a deadline has the end
+    /// of time.
+    pub fn head(&self) -> Option<(Moment, Moment)> {
+        self.queue.first_key_value().map(|(_, head)| (head.deadline, head.arrived))
+    }
+
     /// Waiting requests.
     pub fn len(&self) -> usize {
         self.queue.len()

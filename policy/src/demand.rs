@@ -31,7 +31,7 @@ pub struct Demand {
     pub fast: f64,
     /// Rows a second, over the last minute.
     pub slow: f64,
-    /// Variance of the rows of a second, over the last minute.
+    /// Variance of the rows of a second around what was expected of it, over the last minute.
     pub variance: f64,
     /// Variance of arrivals in a tenth of a second over their mean.
     pub uneven: f64,
@@ -90,12 +90,7 @@ impl Offered {
         self.advance(now);
         let (slow, mean) = (self.slow.value(), self.fine_mean.value());
         let uneven = if mean > 0.0 { (self.fine_square.value() - mean * mean) / mean } else { 1.0 };
-        Demand {
-            fast: self.fast.value(),
-            slow,
-            variance: (self.square.value() - slow * slow).max(0.0),
-            uneven: uneven.clamp(UNEVEN.0, UNEVEN.1),
-        }
+        Demand { fast: self.fast.value(), slow, variance: self.square.value(), uneven: uneven.clamp(UNEVEN.0, UNEVEN.1) }
     }
 
     /// Closes the bins that are over.
@@ -116,9 +111,11 @@ impl Offered {
             (self.fine, self.requests) = (fine, 0.0);
         }
         if second > counted {
+            // Around what was expected: around the mean of a minute, a rise would count as noise long after it was followed.
+            let off = if self.fast.weight > 0.0 { self.rows - self.fast.value() } else { 0.0 };
+            self.square.add(off * off, keep(SLOW_S));
             self.fast.add(self.rows, keep(FAST_S));
             self.slow.add(self.rows, keep(SLOW_S));
-            self.square.add(self.rows * self.rows, keep(SLOW_S));
             let empty = second.saturating_sub(counted).saturating_sub(1);
             self.fast.skip(empty, keep(FAST_S));
             self.slow.skip(empty, keep(SLOW_S));

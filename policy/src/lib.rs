@@ -45,8 +45,8 @@ pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, W
 pub use padding::{PadInput, PadOutput, Padding};
 pub use records::{
     ArtifactFile, ArtifactRecord, Capabilities, DemandRecord, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, Origin, Pin,
-    PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Runs, SCHEMA, Slo, TenantDefaults, Unknown,
-    UnplacedRecord, VariantRecord, VersionRecord, VersionState, WorkerRecord,
+    PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Runs, SCHEMA, ShareRecord, Slo, TenantDefaults,
+    Unknown, UnplacedRecord, VariantRecord, VersionRecord, VersionState, WorkerRecord,
 };
 pub use reshape::reshape;
 pub use shared_memory::SharedMemory;

@@ -20,9 +20,11 @@
 //!
 //! Replicas that are missing for redundancy are placed beyond the bounds on loads.
 //!
-//! Not here: where the numbers come from (`plan::problem`), in which order a plan is carried out (`plan`).
+//! Not here: how a pair's numbers follow from a profile ([`estimate`]), where the rest comes from, in which order a plan is carried out
+//! (`plan`).
 
 mod bound;
+pub mod estimate;
 mod flow;
 mod search;
 pub mod seeded;

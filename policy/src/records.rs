@@ -416,6 +416,17 @@ pub struct UnplacedRecord {
     pub waits: bool,
 }
 
+/// What one replica is meant to answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ShareRecord {
+    /// The variant.
+    pub variant: VariantId,
+    /// On which worker.
+    pub worker: WorkerId,
+    /// Rows a second.
+    pub rate: f64,
+}
+
 record! {
     /// `plan/{model}`: what the leader last decided about a wanted model, so that any process can tell why it is not routable.
     PlanRecord {
@@ -431,5 +442,8 @@ record! {
         /// Rows a second it is planned for, where somebody asks for it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rate: Option<f64>,
+        /// Who is meant to answer how much of that.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        shares: Vec<ShareRecord>,
     }
 }

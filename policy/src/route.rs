@@ -1,4 +1,5 @@
-//! Which variant and replica take a request, or that none can. Of each accuracy there is (a tier), from the best down: two candidates
+//! Which variant and replica take a request, or that none can. Where a plan says how many rows are meant for each replica, two are drawn by
+//! that, for it knows what other models need of their devices. Without a plan, of each accuracy there is (a tier), from the best down: two candidates
 //! drawn by capacity, the earlier predicted finish wins, if it leaves over half of the time. Where no tier does, the earliest finish of
 //! all that were drawn; with a deadline, all are looked at before the request is refused, and it is refused at once.
 //!
@@ -24,7 +25,7 @@ pub use spill::Spill;
 
 use crate::Moment;
 
-/// A tier is taken whose answer is predicted within this part of the time there is. The rest is for errors of the prediction, and for those
+/// A tier is taken whose answer is expected within this part of the time there is, and in 99 of 100 cases within the safe part. The rest is for errors of the prediction, and for those
 /// who come next: a better tier that is filled up to the deadline loses more than it gives (simulated: 5.8 % at .7 of the capacity, against
 /// 0.7 % at this).
 const COMFORT: f64 = 0.45;
@@ -68,6 +69,11 @@ pub struct Candidate {
     pub beside_us: f64,
     /// Of its variant, relative to the reference: 1 is the reference's.
     pub accuracy: f64,
+    /// Longest wait that may be in front of this request, in microseconds, for the sake of others on its device whose target is shorter:
+    /// who may wait long would else fill a queue in which they are late. Infinite where it has the device alone.
+    pub wait_us_max: f64,
+    /// Rows a second that the plan means for it; 0 where it means none, and for all where there is no plan.
+    pub planned: f64,
     /// Arrivals from all gateways over arrivals from this one, as the worker tells it: others send too.
     pub senders: f64,
     /// Requests this gateway has sent and not seen answered.
@@ -255,10 +261,21 @@ pub fn choose(candidates: &[Candidate], request: &Request, headroom: &Headroom, 
     // Of every tier the better of two that were drawn; then the earliest of those, whatever their tier.
     let mut earliest: Option<Entry> = None;
     let limit_us = remaining_us.unwrap_or(f64::INFINITY).min(request.slo_us.unwrap_or(f64::INFINITY));
+    let planned = field.planned(draws).into_iter().flatten().reduce(Entry::better);
+    if let Some(drawn) = planned {
+        if drawn.is_comfortable(COMFORT, safe, limit_us) {
+            return Ok(field.choice(if remaining_us.is_none() { field.unhurried(drawn) } else { drawn }));
+        }
+        let any = field.all_planned().filter(|e| e.is_comfortable(COMFORT, safe, limit_us)).reduce(Entry::better);
+        if let Some(found) = any {
+            return Ok(field.choice(found));
+        }
+        earliest = Some(drawn);
+    }
     for tier in field.tiers() {
         let comfort = if tier > request.tier { COMFORT_TO_RISE } else { COMFORT };
         let Some(drawn) = field.drawn(tier, draws).into_iter().flatten().reduce(Entry::better) else { continue };
-        if drawn.finish_us <= comfort * limit_us || limit_us.is_infinite() {
+        if drawn.is_comfortable(comfort, safe, limit_us) {
             return Ok(field.choice(if remaining_us.is_none() { field.unhurried(drawn) } else { drawn }));
         }
         earliest = Some(earliest.map_or(drawn, |e| e.better(drawn)));
@@ -267,7 +284,7 @@ pub fn choose(candidates: &[Candidate], request: &Request, headroom: &Headroom, 
         return Ok(field.choice(field.unhurried(earliest.ok_or(Refusal::NoReplica)?)));
     };
     let allowed_us = safe * remaining_us;
-    let in_time = |e: &Entry| e.finish_us <= allowed_us;
+    let in_time = |e: &Entry| e.finish_us <= allowed_us && e.fits;
     let found = earliest.filter(in_time);
     let found = found.or_else(|| field.near().filter(in_time).reduce(Entry::better));
     let found = found.or_else(|| field.open().filter(in_time).reduce(Entry::better));
@@ -278,16 +295,26 @@ pub fn choose(candidates: &[Candidate], request: &Request, headroom: &Headroom, 
 }
 
 /// A candidate that may be taken.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Entry {
     index: usize,
+    /// What 99 of 100 take.
     finish_us: f64,
+    /// What it takes as a rule.
+    expected_us: f64,
     cost_us: f64,
     in_flight: u32,
     crosses: bool,
+    /// Does it leave others on the device their time?
+    fits: bool,
 }
 
 impl Entry {
+    /// Does it leave over half of the time as a rule, and is it in time in 99 of 100 cases?
+    fn is_comfortable(&self, comfort: f64, safe: f64, limit_us: f64) -> bool {
+        limit_us.is_infinite() || (self.fits && self.expected_us <= comfort * limit_us && self.finish_us <= safe * limit_us)
+    }
+
     /// The one with the lower cost; of equals the one with less in flight, then the first.
     fn better(self, other: Self) -> Self {
         let order = other.cost_us.total_cmp(&self.cost_us).then(other.in_flight.cmp(&self.in_flight));
@@ -327,7 +354,17 @@ impl<'c> Field<'c> {
     fn entry(&self, index: usize, candidate: &Candidate) -> Entry {
         let finish_us = candidate.finish_us(self.request);
         let reluctance_us = if self.zones_count { candidate.reluctance_us() } else { 0.0 };
-        Entry { index, finish_us, cost_us: finish_us + reluctance_us, in_flight: candidate.in_flight, crosses: self.crosses(candidate) }
+        let wait_us = finish_us - candidate.idle_us(self.request);
+        let expected_us = sane(wait_us + candidate.expected_us(self.request));
+        Entry {
+            index,
+            finish_us,
+            expected_us,
+            cost_us: finish_us + reluctance_us,
+            in_flight: candidate.in_flight,
+            crosses: self.crosses(candidate),
+            fits: wait_us.is_nan() || wait_us <= candidate.wait_us_max,
+        }
     }
 
     /// Those in this site, or all where zones do not count.
@@ -356,6 +393,21 @@ impl<'c> Field<'c> {
         }
         let of = |entry: &Entry| self.candidates.get(entry.index).map_or(0.0, accuracy);
         self.open().filter(|entry| of(entry) >= of(&near)).fold(near, Entry::better)
+    }
+
+    /// Near ones for which rows are planned.
+    fn all_planned(&self) -> impl Iterator<Item = Entry> {
+        self.standing().filter(|(_, c)| !self.crosses(c) && c.planned > 0.0).map(|(i, c)| self.entry(i, c))
+    }
+
+    /// Near ones in whose shares of the planned rows the draws fall, of whatever tier; none where nothing is planned.
+    fn planned(&self, draws: [f64; 2]) -> [Option<Entry>; 2] {
+        let planned = |c: &Candidate| if c.planned.is_finite() { c.planned } else { 0.0 };
+        let near = || self.standing().filter(|(_, c)| !self.crosses(c) && planned(c) > 0.0).map(|(i, c)| (i, planned(c)));
+        draws.map(|draw| pick(near, draw)).map(|picked| {
+            let index = picked?;
+            Some(self.entry(index, self.candidates.get(index)?))
+        })
     }
 
     /// Near ones of a tier in whose shares of its capacity the draws fall.

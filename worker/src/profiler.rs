@@ -78,7 +78,7 @@ impl Profiler {
         }
         if let Some(refused) = SpeedVerdict::lacking(&variant.needs, class) {
             tracing::info!(model = %version.model, variant = %variant.name, class, reason = refused.refusal(), "not for this device class");
-            return self.write(&key, variant, class, engine, Timing::default(), Some(refused)).await;
+            return self.put(&runs, class, engine, Timing::default(), Some(refused)).await;
         }
         let reference = version.reference_runs();
         let mut specs = Vec::new();
@@ -110,13 +110,20 @@ impl Profiler {
         let speed = SpeedVerdict::of(&reference.batches, &timing.batches);
         let (speedup, refused) = (speed.as_ref().map(SpeedVerdict::speedup), speed.as_ref().and_then(SpeedVerdict::refusal));
         tracing::info!(model = %version.model, variant = %variant.name, class, speedup, refused, "profiled");
-        self.write(&key, variant, class, engine, timing, speed).await
+        // Timed in the same shapes: the line that was measured at its load may be one of far smaller ones.
+        self.write_reference(version, class, reference).await?;
+        self.put(&runs, class, engine, timing, speed).await
     }
 
-    async fn write(
+    async fn write_reference(&self, version: &VersionRecord, class: &str, timing: Timing) -> Result<(), WorkerError> {
+        let runs = version.reference_runs();
+        let Some(engine) = EngineName::parse(runs.name.engine()).and_then(|engine| self.lab.engine_version(engine)) else { return Ok(()) };
+        self.put(&runs, class, engine, timing, None).await
+    }
+
+    async fn put(
         &self,
-        key: &str,
-        variant: &VariantRecord,
+        runs: &Runs<'_>,
         class: &str,
         engine: String,
         timing: Timing,
@@ -126,20 +133,20 @@ impl Profiler {
         let latency = Latency::fit(&fit);
         let profile = ProfileRecord {
             schema: SCHEMA,
-            artifact: variant.artifact.clone(),
+            artifact: runs.artifact.clone(),
             class: class.to_owned(),
             engine,
             threads: 1,
             alpha_us: latency.alpha_us,
             beta_us: latency.beta_us,
-            bytes_resident: variant.bytes_resident,
+            bytes_resident: runs.bytes_resident,
             load_ms: timing.load_ms,
-            hint: variant.hint,
+            hint: runs.hint,
             batches: timing.batches,
             speed,
             unknown: Unknown::new(),
         };
-        self.registry.txn(Txn::new().put(key, registry::encode(&profile)?)).await?;
+        self.registry.txn(Txn::new().put(self.key(runs, class), registry::encode(&profile)?)).await?;
         Ok(())
     }
 

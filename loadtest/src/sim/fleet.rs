@@ -14,11 +14,11 @@ const WORKERS_MAX: usize = 10_000;
 /// Most gateways.
 const GATEWAYS_MAX: u32 = 1_000;
 /// Most rows of one batch.
-const ROWS_MAX: u32 = 65_536;
+pub(super) const ROWS_MAX: u32 = 65_536;
 /// Most engine threads of one worker.
 const INSTANCES_MAX: u32 = 1_024;
 /// Longest length of time anywhere, in microseconds: an hour.
-const US_MAX: f64 = 3.6e9;
+pub(super) const US_MAX: f64 = 3.6e9;
 
 /// A fleet to simulate, as a TOML file describes it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -260,17 +260,17 @@ impl FleetWorker {
 }
 
 /// Each names the place, the field, its value and what was expected.
-struct Problems<'p>(&'p mut Vec<String>);
+pub(super) struct Problems<'p>(pub(super) &'p mut Vec<String>);
 
 impl Problems<'_> {
     /// A number that is none is outside of every range.
-    fn number<N: PartialOrd + Display>(&mut self, place: &str, field: &str, value: N, low: N, high: N) {
+    pub(super) fn number<N: PartialOrd + Display>(&mut self, place: &str, field: &str, value: N, low: N, high: N) {
         if !(value >= low && value <= high) {
             self.say(place, field, &format!("{value}; expected {low} to {high}"));
         }
     }
 
-    fn say(&mut self, place: &str, field: &str, what: &str) {
+    pub(super) fn say(&mut self, place: &str, field: &str, what: &str) {
         self.0.push(format!("{place}{field}: {what}"));
     }
 }

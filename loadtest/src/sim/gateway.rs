@@ -9,6 +9,8 @@ use policy::{Failure, Moment};
 
 /// Age of a replica that has its whole share of requests: the fleet does not begin at the start of the simulation.
 const AGE_US: u64 = u64::MAX;
+/// Of every replica: a described worker says nothing of variants.
+const ACCURACY: f64 = 1.0;
 
 pub(super) struct Gateway {
     /// One a model.
@@ -89,15 +91,9 @@ impl Gateway {
         let seen = route.workers.iter().filter_map(|worker| self.gauges.get(*worker));
         self.candidates.extend(seen.map(|gauge| gauge.candidate(now, route.slo_us)));
         let remaining_us = job.deadline.map(|deadline| deadline.us_since(now));
-        let request = route::Request {
-            now,
-            rows: job.rows,
-            bytes: 0,
-            remaining_us,
-            slo_us: None,
-            tier: f64::NAN,
-            may_cross: route.spill.may_cross(),
-        };
+        let may_cross = route.spill.may_cross();
+        // Replicas here are all as accurate as each other: there is one tier.
+        let request = route::Request { now, rows: job.rows, bytes: 0, remaining_us, slo_us: route.slo_us, tier: ACCURACY, may_cross };
         let choice = match &mut route.baseline {
             Some(baseline) => {
                 let index = baseline.choose(&self.candidates, now, draws).ok_or_else(none)?;
@@ -171,7 +167,9 @@ impl Gauge {
             reported: self.reported,
             rows_since_report: self.rows_sent,
             beside_us: 0.0,
-            accuracy: 1.0,
+            accuracy: ACCURACY,
+            planned: 0.0,
+            wait_us_max: f64::INFINITY,
             senders: self.senders,
             in_flight: self.in_flight,
             rtt_us: self.rtt_us,

@@ -67,7 +67,8 @@ fn progress_of(sim: &Sim, name: &str) -> Progress {
     let about = sim.plan.unplaced.iter().filter(|u| u.model == model.name);
     let unplaced = about.map(|u| crate::UnplacedRecord { version: u.version, reason: u.reason.clone(), waits: u.waits }).collect();
     let (schema, unknown) = (crate::SCHEMA, Unknown::new());
-    let decided = PlanRecord { schema, model: model.name.clone(), epoch: 1, revision: 1, unplaced, rate: None, unknown };
+    let decided =
+        PlanRecord { schema, model: model.name.clone(), epoch: 1, revision: 1, unplaced, rate: None, shares: Vec::new(), unknown };
     progress(model, &sim.observed, Some(&decided))
 }
 

@@ -79,6 +79,7 @@ impl<'a> View<'a> {
     /// How long batches of a variant take on a device class: as profiled there, else as replicas of it told, else a guess.
     pub(super) fn forecast(&self, runs: &Runs<'_>, class: &str) -> Forecast {
         let profile = self.profile(runs, class);
+        // What was timed in the shapes of real samples goes before what a load measured on the smallest there are.
         let profiled = profile.map(|p| Latency { alpha_us: p.alpha_us, beta_us: p.beta_us }).filter(Latency::is_plausible);
         let of_class = |r: &&&ReplicaRecord| {
             let device = self.workers.get(&r.worker).and_then(|w| w.devices.iter().find(|d| d.name == r.device));

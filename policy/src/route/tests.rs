@@ -22,6 +22,8 @@ pub(super) fn idle() -> Candidate {
         reported: Moment::default(),
         rows_since_report: 0,
         beside_us: 0.0,
+        planned: 0.0,
+        wait_us_max: f64::INFINITY,
         accuracy: 1.0,
         senders: 1.0,
         in_flight: 0,
@@ -419,9 +421,19 @@ proptest! {
             let near = alone.iter().all(|c| c.distance != Distance::OtherSite) && chosen.distance != Distance::OtherSite;
             if near && alone.iter().all(|c| c.accuracy == alone[0].accuracy) && let Ok(better) = better {
                 let drawn = Field::new(&alone, &request).unwrap().drawn(alone[0].accuracy, draws);
-                let best = drawn.into_iter().flatten().reduce(Entry::better).unwrap().finish_us;
-                prop_assert!(best > COMFORT * remaining_us as f64, "{best} {better:?}");
+                let best = drawn.into_iter().flatten().reduce(Entry::better).unwrap();
+                let safe = 1.0 - Headroom::default().share();
+                prop_assert!(!best.is_comfortable(COMFORT_TO_RISE, safe, remaining_us as f64), "{best:?} {better:?}");
             }
         }
     }
+}
+
+#[test]
+fn a_tail_beyond_the_safe_part_keeps_a_tier_from_being_taken_and_one_within_it_does_not() {
+    let with_tail = |kappa| {
+        let [exact, worse] = two_tiers(0, 0);
+        choose_at(&[Candidate { kappa, ..exact }, worse], Some(40_000), [0.5; 2])
+    };
+    assert_eq!((with_tail(2.0), with_tail(3.9)), (Ok(0), Ok(1)));
 }

@@ -25,6 +25,7 @@ mod router;
 mod server;
 mod serving;
 mod simulated;
+mod slo;
 mod swing;
 mod truth;
 mod variants;
@@ -98,13 +99,22 @@ enum Bench {
         #[arg(long)]
         full: bool,
     },
+    /// Placement and choice by latency objectives against other policies, in virtual time; not part of `all`
+    Slo {
+        /// In virtual time; a live cluster comes later
+        #[arg(long, required = true)]
+        sim: bool,
+        /// Write a picture here, too
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+    },
     /// A real model at its capacity and at twice that
     Overload,
     /// What variants of real models are worth on this processor, with what labels and answers they lose; not part of `all`
     Variants,
     /// Plans of where variants go, held against a solver's bound, and under noise and in a flash crowd; not part of `all`
     Plan,
-    /// All of these but `variants` and `plan`
+    /// All of these but `variants`, `plan` and `slo`
     All {
         /// Longer and more runs of what is simulated
         #[arg(long)]
@@ -196,6 +206,7 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             bursts::run(args, &mut report).await?;
             batcher::run(*full, &mut report)?;
         }
+        Bench::Slo { sim: _, svg } => slo::run(svg.as_deref(), &mut report)?,
         Bench::Overload => overload::run(args, &mut report).await?,
         Bench::Variants => variants::run(args, &mut report)?,
         Bench::Plan => plan::run(args, &mut report)?,

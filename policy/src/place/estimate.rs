@@ -1,0 +1,99 @@
+//! What a [`Pair`](super::Pair) says of time, from what is known of a variant on a device: how long a row takes, and how full the device may
+//! be so that the slowest hundredth is still in time.
+
+use crate::profile::Forecast;
+
+/// ln 100: so many mean waits has who waits longest of a hundred, where waits are exponential.
+const WAITS_P99: f64 = 4.6;
+/// Utilisation that is planned for: less is waste, more is in no forecast's power.
+const UTILISATION: (f64, f64) = (0.3, 0.9);
+
+/// What is asked of a variant on a device.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Asked {
+    /// Most rows of one batch.
+    pub rows_max: u32,
+    /// Microseconds in which 99 of 100 answers must come.
+    pub slo_us: f64,
+    /// Of those, on the way there and back.
+    pub net_us: f64,
+    /// Engine threads of the device.
+    pub instances: u32,
+    /// Engine threads that a request of this model may go to, as far as its router looks at them: half of all, at least one.
+    pub servers: f64,
+    /// Variance of arrivals in a tenth of a second over their mean.
+    pub uneven: f64,
+    /// Squared coefficient of variation of a run.
+    pub noise: f64,
+}
+
+/// What comes of it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// Rows of the largest batch that keeps the target.
+    pub rows: u32,
+    /// Seconds of the whole device that a row takes in such batches.
+    pub service_s: f64,
+    /// Share of the device's time up to which it answers in time.
+    pub utilisation_max: f64,
+}
+
+/// `None` where the target cannot be met even by one row at a time.
+///
+/// A wait of the slowest hundredth, `4.6 (uneven + noise) s / (2 servers (1 - utilisation))` with the time `s` of a row, and a run behind it
+/// fit into the target: that gives the utilisation.
+pub fn estimate(forecast: Forecast, asked: &Asked) -> Option<Estimate> {
+    let rows = forecast.rows_useful(asked.rows_max, asked.slo_us, asked.net_us);
+    if rows == 0 {
+        return None;
+    }
+    let row_us = forecast.batch_us(rows) / f64::from(rows);
+    let wait_us = asked.slo_us - asked.net_us - forecast.tail_us(rows);
+    let waits_us = WAITS_P99 * (asked.uneven + asked.noise) * row_us / (2.0 * asked.servers.max(1.0));
+    let utilisation = if wait_us > 0.0 { 1.0 - waits_us / wait_us } else { 0.0 };
+    Some(Estimate {
+        rows,
+        service_s: row_us / 1e6 / f64::from(asked.instances.max(1)),
+        utilisation_max: utilisation.clamp(UTILISATION.0, UTILISATION.1),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::Latency;
+    use proptest::prelude::*;
+
+    const ASKED: Asked = Asked { rows_max: 1, slo_us: 100_000.0, net_us: 0.0, instances: 1, servers: 1.0, uneven: 1.0, noise: 0.1 };
+
+    fn of(alpha_us: f64, beta_us: f64, asked: &Asked) -> Option<Estimate> {
+        estimate(Latency { alpha_us, beta_us }.into(), asked)
+    }
+
+    #[test]
+    fn ten_milliseconds_in_a_hundred_fill_seven_tenths_of_one_server_and_more_of_many() {
+        let one = of(10_000.0, 0.0, &ASKED).unwrap();
+        assert!((0.70..0.73).contains(&one.utilisation_max) && one.rows == 1, "{one:?}");
+        assert_eq!(one.service_s, 0.01);
+        let many = of(10_000.0, 0.0, &Asked { servers: 4.0, instances: 2, ..ASKED }).unwrap();
+        assert!(many.utilisation_max == 0.9 && many.service_s == 0.005, "{many:?}");
+        let bursts = of(10_000.0, 0.0, &Asked { uneven: 16.0, ..ASKED }).unwrap();
+        assert_eq!(bursts.utilisation_max, 0.3);
+    }
+
+    #[test]
+    fn a_target_that_leaves_no_time_for_two_runs_cannot_be_met() {
+        assert!(of(40_000.0, 0.0, &ASKED).is_some() && of(44_000.0, 0.0, &ASKED).is_none());
+        assert_eq!(of(1_000.0, 10_000.0, &Asked { rows_max: 64, ..ASKED }).map(|e| e.rows), Some(33));
+    }
+
+    proptest! {
+        #[test]
+        fn a_longer_run_takes_more_and_is_never_planned_fuller(a in 100.0f64..40_000.0, more in 1.0f64..2.0, uneven in 0.5f64..16.0) {
+            let asked = Asked { uneven, ..ASKED };
+            if let (Some(short), Some(long)) = (of(a, 0.0, &asked), of(a * more, 0.0, &asked)) {
+                prop_assert!(long.service_s >= short.service_s && long.utilisation_max <= short.utilisation_max);
+            }
+        }
+    }
+}
