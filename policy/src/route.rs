@@ -263,6 +263,14 @@ pub fn choose(candidates: &[Candidate], request: &Request, headroom: &Headroom, 
     let limit_us = remaining_us.unwrap_or(f64::INFINITY).min(request.slo_us.unwrap_or(f64::INFINITY));
     let planned = field.planned(draws).into_iter().flatten().reduce(Entry::better);
     if let Some(drawn) = planned {
+        // A plan is for the demand of the last minute. Where a more accurate one has nothing to do now, it takes nothing from anybody.
+        let meant = field.accuracy_of(&drawn);
+        for tier in field.tiers().take_while(|tier| *tier > meant) {
+            let free = |e: &Entry| e.is_free && e.is_comfortable(COMFORT, safe, limit_us);
+            if let Some(found) = field.drawn(tier, draws).into_iter().flatten().filter(free).reduce(Entry::better) {
+                return Ok(field.choice(found));
+            }
+        }
         if drawn.is_comfortable(COMFORT, safe, limit_us) {
             return Ok(field.choice(if remaining_us.is_none() { field.unhurried(drawn) } else { drawn }));
         }
@@ -307,6 +315,8 @@ struct Entry {
     crosses: bool,
     /// Does it leave others on the device their time?
     fits: bool,
+    /// Has an instance nothing to do?
+    is_free: bool,
 }
 
 impl Entry {
@@ -363,6 +373,7 @@ impl<'c> Field<'c> {
             cost_us: finish_us + reluctance_us,
             in_flight: candidate.in_flight,
             crosses: self.crosses(candidate),
+            is_free: candidate.is_free(self.request),
             fits: wait_us.is_nan() || wait_us <= candidate.wait_us_max,
         }
     }
@@ -391,8 +402,11 @@ impl<'c> Field<'c> {
         if !self.zones_count || near.cost_us <= OTHER_SITE_US {
             return near;
         }
-        let of = |entry: &Entry| self.candidates.get(entry.index).map_or(0.0, accuracy);
-        self.open().filter(|entry| of(entry) >= of(&near)).fold(near, Entry::better)
+        self.open().filter(|entry| self.accuracy_of(entry) >= self.accuracy_of(&near)).fold(near, Entry::better)
+    }
+
+    fn accuracy_of(&self, entry: &Entry) -> f64 {
+        self.candidates.get(entry.index).map_or(0.0, accuracy)
     }
 
     /// Near ones for which rows are planned.

@@ -1,8 +1,8 @@
 """The placement problem as a mixed-integer program for HiGHS: how good is a plan at best?
 
 Reads a file of JSON, one {"problem", "solution"} a line as policy::place writes them, and prints a line of JSON each: the value of the
-plan as counted here, the bound of HiGHS started from it, the best plan HiGHS found, and by how much the plan breaks the rule it breaks
-most. `bound` is null where HiGHS has none after SECONDS.
+plan as counted here, the bound of HiGHS started from it, the best plan HiGHS found and the rows it answers, and by how much the plan
+breaks the rule it breaks most. `bound` is null where HiGHS has none after SECONDS.
 
     oracle.py FILE [SECONDS]
 """
@@ -106,10 +106,14 @@ class Program:
 
         self.cost, self.start = np.concatenate(cost) / self.worth, np.concatenate(start)
         self.lower, self.upper, self.whole = np.concatenate(lower).astype(float), np.concatenate(upper), pairs
-        self.rows = rows.arrays()
+        self.rows, self.rates, self.of_pair = rows.arrays(), rates, model
 
     def value(self):
         return float(self.cost @ self.start) * self.worth
+
+    def served(self, point):
+        """Rows a second that are answered at `point`; null where there is none."""
+        return float(self.rates[self.of_pair] @ np.array(point[self.whole:2 * self.whole])) if len(point) else None
 
     def broken(self):
         """The most by which the plan is off a row or a bound, as a share of that row's greatest term."""
@@ -152,7 +156,7 @@ def judge(problem, solution, seconds):
     info = solver.getInfo()
     told = lambda number: number * program.worth if abs(number) < 1e20 else None
     return {"value": program.value(), "bound": told(info.mip_dual_bound), "best": told(info.objective_function_value),
-            "broken": program.broken(), "seconds": round(time.monotonic() - began, 1)}
+            "served": program.served(solver.getSolution().col_value), "broken": program.broken(), "seconds": round(time.monotonic() - began, 1)}
 
 
 def main():

@@ -257,6 +257,7 @@ impl<'p> Search<'p> {
     }
 
     fn climb(&mut self, more: &mut dyn FnMut() -> bool) {
+        let before = self.objective;
         let mut together = true;
         while self.loads_left() > 0 && more() {
             let scored = self.candidates();
@@ -272,8 +273,10 @@ impl<'p> Search<'p> {
             }
         }
         self.swap(more);
-        // While loads are left, whatever gains has been added.
-        while self.loads_left() == 0 && self.revise(more) {
+        // While loads are left, whatever gains has been added; and where they gained too little to move anything, other loads hardly would:
+        // a fleet in which rates only jitter is done here.
+        let pays = self.objective - before > GAIN_MIN * self.problem.worth();
+        while pays && self.loads_left() == 0 && self.revise(more) {
             self.swap(more);
         }
         self.drop_idle();
@@ -281,6 +284,9 @@ impl<'p> Search<'p> {
 
     /// Absent pairs by what they promise: (score, pair), best first, one of each variant on each kind of device first.
     fn candidates(&self) -> Vec<(f64, usize)> {
+        // What other variants of a model take of a device, a better one there wins for sure.
+        let mut own: BTreeMap<(usize, usize), f64> = BTreeMap::new();
+        self.there().for_each(|(j, p)| *own.entry((p.model, p.device)).or_default() += self.rate_of(j) * p.share());
         let mut scored: Vec<(f64, usize)> = Vec::new();
         for (j, pair) in self.problem.pairs.iter().enumerate().filter(|(j, _)| !self.is_placed(*j)) {
             let Some(model) = self.problem.models.get(pair.model) else { continue };
@@ -288,7 +294,8 @@ impl<'p> Search<'p> {
             let time_price = self.flow.time_prices.get(pair.device).copied().unwrap_or_default();
             let gain = model.weight * pair.accuracy - row_price - time_price * pair.share();
             let slack = 1.0 - self.load(pair.device).busy;
-            let room = WON_SHARE.max(slack);
+            let own = own.get(&(pair.model, pair.device)).copied().unwrap_or_default();
+            let room = (WON_SHARE + own).min(1.0).max(slack);
             let rows = model.rate.min(room / pair.share());
             let score = gain * rows - self.problem.load_cost(pair, self.rate) - self.rate * super::IDLE_COST;
             if score > 0.0 {

@@ -437,3 +437,15 @@ fn a_tail_beyond_the_safe_part_keeps_a_tier_from_being_taken_and_one_within_it_d
     };
     assert_eq!((with_tail(2.0), with_tail(3.9)), (Ok(0), Ok(1)));
 }
+
+#[test]
+fn planned_shares_lead_but_for_a_better_tier_that_has_nothing_to_do() {
+    let planned = |exact_backlog_us, exact, worse| {
+        let [a, b] = two_tiers(exact_backlog_us, 0);
+        choose_at(&[Candidate { planned: exact, ..a }, Candidate { planned: worse, ..b }], Some(40_000), [0.5; 2])
+    };
+    assert_eq!(planned(5_000, 0.0, 100.0), Ok(1), "it is busy, and the plan means the other");
+    assert_eq!(planned(5_000, 100.0, 0.0), Ok(0), "the plan means it");
+    assert_eq!(planned(0, 0.0, 100.0), Ok(0), "it is free");
+    assert_eq!(planned(30_000, 100.0, 0.0), Ok(1), "the plan means one that has no time to spare");
+}

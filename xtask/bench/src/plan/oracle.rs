@@ -22,6 +22,8 @@ pub(super) struct Judged {
     pub(super) bound: Option<f64>,
     /// Value of the best plan it found.
     pub(super) best: Option<f64>,
+    /// Rows a second which that one answers.
+    pub(super) served: Option<f64>,
     /// By how much the plan breaks the rule it breaks most.
     pub(super) broken: f64,
 }
