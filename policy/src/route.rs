@@ -262,7 +262,8 @@ pub fn choose(candidates: &[Candidate], request: &Request, headroom: &Headroom, 
     let mut earliest: Option<Entry> = None;
     let limit_us = remaining_us.unwrap_or(f64::INFINITY).min(request.slo_us.unwrap_or(f64::INFINITY));
     let planned = field.planned(draws).into_iter().flatten().reduce(Entry::better);
-    if let Some(drawn) = planned {
+    // Who is in no hurry waits for the most accurate tier, whatever the plan means for those who are.
+    if let Some(drawn) = planned.filter(|_| limit_us.is_finite()) {
         // A plan is for the demand of the last minute. Where a more accurate one has nothing to do now, it takes nothing from anybody.
         let meant = field.accuracy_of(&drawn);
         for tier in field.tiers().take_while(|tier| *tier > meant) {

@@ -448,4 +448,6 @@ fn planned_shares_lead_but_for_a_better_tier_that_has_nothing_to_do() {
     assert_eq!(planned(5_000, 100.0, 0.0), Ok(0), "the plan means it");
     assert_eq!(planned(0, 0.0, 100.0), Ok(0), "it is free");
     assert_eq!(planned(30_000, 100.0, 0.0), Ok(1), "the plan means one that has no time to spare");
+    let [exact, worse] = two_tiers(30_000, 0);
+    assert_eq!(choose_at(&[exact, Candidate { planned: 9.0, ..worse }], None, [0.5; 2]), Ok(0), "nobody is in a hurry");
 }
