@@ -218,7 +218,7 @@ impl Shard {
                 reported,
                 rows_since_report,
                 beside_us: beside_us as f64,
-                accuracy: replica.accuracy,
+                accuracy: replica.tier,
                 planned: replica.planned,
                 wait_us_max: f64::INFINITY,
                 senders: gauge.senders(),
@@ -247,7 +247,7 @@ impl Shard {
             .map_err(|refusal| refused(refusal, &request.envelope.model))?;
         learned.spill.record(choice.spilled);
         let replica = version.replicas.get(choice.index).ok_or_else(|| refused(Refusal::NoReplica, &request.envelope.model))?;
-        learned.tier = replica.accuracy;
+        learned.tier = replica.tier;
         let work_us = candidates.get(choice.index).map_or(0.0, |candidate| candidate.work_us(request.rows)) as u64;
         Ok(Chosen { replica, work_us, predicted_us: choice.predicted_us, remaining_us: asked.remaining_us })
     }

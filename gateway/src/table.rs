@@ -82,6 +82,8 @@ pub(crate) struct Replica {
     pub(crate) variant: VariantId,
     /// Relative to the reference, as its card says.
     pub(crate) accuracy: f64,
+    /// The same for choosing: the reference's is above all, also above what was measured to be as good.
+    pub(crate) tier: f64,
     /// The same where the model's floor counts it: measured by the metric and on the samples it asks for.
     pub(crate) proven_accuracy: Option<f64>,
     /// It may answer who names no variant.
@@ -104,6 +106,9 @@ fn believed(replica: &ReplicaRecord, new: bool) -> Latency {
     }
     told.believed()
 }
+
+/// Tier of a variant that was measured to be as accurate as the reference: samples are few, and who is in no hurry gets the reference.
+const BELOW_REFERENCE: f64 = 1.0 - 1e-9;
 
 /// Told to a client of a gateway that knows nothing yet: about a reconnect to the registry.
 const NO_TABLE_RETRY_MS: u32 = 500;
@@ -201,6 +206,7 @@ impl Table {
                 worker: replica.worker.clone(),
                 variant: replica.variant.clone(),
                 accuracy: record.accuracy_of(name).unwrap_or_default(),
+                tier: if *name == record.reference { 1.0 } else { record.accuracy_of(name).unwrap_or_default().min(BELOW_REFERENCE) },
                 proven_accuracy,
                 planned: plan.map_or(0.0, |plan| {
                     let mine = |s: &&ShareRecord| s.variant == replica.variant && s.worker == replica.worker;
