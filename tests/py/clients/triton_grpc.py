@@ -25,19 +25,21 @@ class Grpc(GrpcCases):
     def stub_infer(self, request):
         return stubs.GRPCInferenceServiceStub(self.client._channel).ModelInfer(request, timeout=60)
 
-    def stream(self, requests, headers=None, compression_algorithm=None):
+    def stream(self, requests, headers=None, compression_algorithm=None, in_turn=False):
         answers = queue.Queue(maxsize=2 * STREAM_LENGTH)
         client = self.open()
         client.start_stream(lambda result, error: answers.put((result, error)), headers=headers, compression_algorithm=compression_algorithm)
-        sent = 0
-        for model, inputs, options in requests:
-            client.async_stream_infer(model, inputs, **options)
-            sent += 1
-        for _ in range(sent):
-            result, error = answers.get(timeout=60)
-            yield result, error
-            if error is not None and error.status() is not None:
-                break  # the stream's own end
+        for batch in [[request] for request in requests] if in_turn else [requests]:
+            sent, ended = 0, False
+            for model, inputs, options in batch:
+                client.async_stream_infer(model, inputs, **options)
+                sent += 1
+            while sent and not ended:
+                result, error = answers.get(timeout=60)
+                yield result, error
+                sent, ended = sent - 1, error is not None and error.status() is not None
+            if ended:
+                break  # by the stream's own status
         client.stop_stream(cancel_requests=False)
         client.close()
 

@@ -21,10 +21,14 @@ class GrpcAio(AioCases, GrpcCases):
             return await self.client.inner._client_stub.ModelInfer(request, timeout=60)
         return self.loop.run_until_complete(call())
 
-    def stream(self, requests, headers=None, compression_algorithm=None):
+    def stream(self, requests, headers=None, compression_algorithm=None, in_turn=False):
+        answered = asyncio.Semaphore(0)
+
         async def sent():
             for model, inputs, options in requests:
                 yield {"model_name": model, "inputs": inputs} | options
+                if in_turn:
+                    await answered.acquire()
 
         async def talk():
             answers, client = [], triton.InferenceServerClient(self.address)
@@ -32,8 +36,10 @@ class GrpcAio(AioCases, GrpcCases):
             try:
                 async for answer in stream:
                     answers.append(answer)
+                    answered.release()
             except grpc.RpcError as error:
                 answers.append((None, InferenceServerException(error.details(), status=str(error.code()))))
+                answered.release()
             await client.close()
             return answers
         return self.loop.run_until_complete(talk())
