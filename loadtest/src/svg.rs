@@ -73,7 +73,12 @@ pub fn charts(charts: &[Chart]) -> String {
         let lines: Vec<Line> = chart
             .lines
             .iter()
-            .map(|(label, points)| Line { points: points.clone(), color: colors.next().unwrap_or("black"), dashed: false, label: label.clone() })
+            .map(|(label, points)| Line {
+                points: points.clone(),
+                color: colors.next().unwrap_or("black"),
+                dashed: false,
+                label: label.clone(),
+            })
             .collect();
         let longest = lines.iter().flat_map(|line| &line.points).map(|point| point.0).fold(0.1, f64::max);
         let mark = |i: i32, from: f64, to: f64| from + f64::from(i) / 5.0 * (to - from);

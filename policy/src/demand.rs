@@ -90,12 +90,7 @@ impl Offered {
         self.advance(now);
         let (slow, mean) = (self.slow.value(), self.fine_mean.value());
         let uneven = if mean > 0.0 { (self.fine_square.value() - mean * mean) / mean } else { 1.0 };
-        Demand {
-            fast: self.fast.value(),
-            slow,
-            variance: self.square.value(),
-            uneven: uneven.clamp(UNEVEN.0, UNEVEN.1),
-        }
+        Demand { fast: self.fast.value(), slow, variance: self.square.value(), uneven: uneven.clamp(UNEVEN.0, UNEVEN.1) }
     }
 
     /// Closes the bins that are over.

@@ -427,3 +427,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn where_there_is_a_plan_its_shares_come_before_accuracy() {
+    let exact = Candidate { planned: 0.0, ..idle() };
+    let meant = Candidate { accuracy: 0.98, planned: 10.0, ..idle() };
+    let request = Request { slo_us: Some(100_000.0), ..request(Some(100_000)) };
+    let chosen = |candidates: &[Candidate]| choose(candidates, &request, &Headroom::default(), [0.1, 0.9]).unwrap().index;
+    assert_eq!(chosen(&[exact, meant]), 1);
+    let full = Candidate { backlog_us: 70_000, ..meant };
+    assert_eq!(chosen(&[exact, full]), 0, "what the plan did not expect goes elsewhere");
+    assert_eq!(chosen(&[exact, Candidate { planned: f64::NAN, ..meant }]), 0, "no number is no plan");
+}
+
+#[test]
+fn who_may_wait_long_leaves_others_on_the_device_their_time() {
+    let request = Request { slo_us: Some(1_000_000.0), ..request(Some(1_000_000)) };
+    let shared = Candidate { backlog_us: 60_000, wait_us_max: 50_000.0, ..idle() };
+    let refused = choose(&[shared], &request, &Headroom::default(), [0.1, 0.9]);
+    assert!(matches!(refused, Err(Refusal::Busy { .. })), "{refused:?}");
+    let alone = Candidate { wait_us_max: f64::INFINITY, ..shared };
+    assert!(choose(&[alone], &request, &Headroom::default(), [0.1, 0.9]).is_ok());
+}

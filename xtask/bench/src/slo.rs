@@ -38,7 +38,9 @@ struct Ramp {
 pub(crate) fn run(svg: Option<&Path>, report: &mut Report) -> anyhow::Result<()> {
     let started = Instant::now();
     report.note(crate::simulated::SIMULATED);
-    report.note("load 1 is what the fleet answers by references alone; effective accuracy counts an answer in time by its accuracy, all else as 0");
+    report.note(
+        "load 1 is what the fleet answers by references alone; effective accuracy counts an answer in time by its accuracy, all else as 0",
+    );
     let fleets: Vec<PlacedFleet> = FLEETS.iter().map(|(devices, models, _)| fleets::fleet(*devices, *models)).collect();
     let ramps = ramps(&fleets)?;
     let outcomes = all(&ramps, |ramp| simulate(&ramp.described, &ramp.policy, &ramp.script))?;
@@ -164,7 +166,12 @@ fn judge(name: &str, outcomes: &[(&Policy, &Outcome)], level_s: f64, report: &mu
         outcomes.iter().map(|(policy, outcome)| (policy.to_string(), levels(outcome, level_s))).collect();
     let [(_, ours), (_, a), (_, b), ..] = by_policy.as_slice() else { return };
     let where_a = ours.iter().zip(a).filter(|(_, a)| a.0 >= 90.0).map(|(ours, _)| ours.0);
-    report.target(format!("{name}: sluice where best-single gives 90 %, worst level"), where_a.fold(100.0, f64::min), Bound::AtLeast(99.0), "% in time");
+    report.target(
+        format!("{name}: sluice where best-single gives 90 %, worst level"),
+        where_a.fold(100.0, f64::min),
+        Bound::AtLeast(99.0),
+        "% in time",
+    );
     let under_b = ours.iter().zip(b).map(|(ours, b)| b.0 - ours.0).fold(0.0, f64::max);
     report.target(format!("{name}: sluice under fastest, worst level"), under_b, Bound::AtMost(1.0), "points in time");
     for (policy, theirs) in by_policy.iter().skip(1) {
@@ -214,5 +221,11 @@ fn crowd(fleet: &PlacedFleet, devices: u32, report: &mut Report) -> Result<Chart
     report.row(format!("{name}, after 20 s"), &one(outcome.between(from + 20, to).in_time_percent()), "% in time");
     report.target(format!("{name}: 99 % in time again"), back, Bound::AtMost(2.0 * EPOCH_S + load_s), "seconds");
     let points = (0..to).map(|second| (second as f64, outcome.between(second, second + 1).in_time_percent())).collect();
-    Ok(Chart { title: format!("SIMULATED {name}: % in time"), unit: " s", from: 0.0, to: 100.0, lines: vec![("sluice".to_owned(), points)] })
+    Ok(Chart {
+        title: format!("SIMULATED {name}: % in time"),
+        unit: " s",
+        from: 0.0,
+        to: 100.0,
+        lines: vec![("sluice".to_owned(), points)],
+    })
 }

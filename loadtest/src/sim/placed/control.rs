@@ -86,7 +86,15 @@ impl Control {
         self.planned = first.to_vec();
         let placements = wish.placed.iter().filter(|placed| **placed).count();
         let rate = first.iter().sum();
-        let epoch = Epoch { rate, planned: rate, placements, unserved: wish.unserved, programs: wish.programs, ..Epoch::default() };
+        let epoch = Epoch {
+            rate,
+            planned: rate,
+            placements,
+            unserved: wish.unserved,
+            accuracy: self.layout.accuracy(&wish),
+            programs: wish.programs,
+            ..Epoch::default()
+        };
         Made { wish, taste: Some(taste), epoch }
     }
 
@@ -126,6 +134,7 @@ impl Control {
             rate: demands.iter().map(|demand| demand.fast).sum(),
             planned: self.planned.iter().sum(),
             unserved: wish.unserved,
+            accuracy: self.layout.accuracy(&wish),
             placements: wish.placed.iter().filter(|placed| **placed).count(),
             loads: stage.loads.saturating_sub(self.loads_before),
             programs: wish.programs,
@@ -135,8 +144,7 @@ impl Control {
     }
 
     fn plan(&self, now: Moment, demands: &[Demand], stage: &Stage, full: bool) -> Wish {
-        let rates: Vec<Rate> =
-            self.planned.iter().zip(demands).map(|(rows, demand)| Rate { rows: *rows, uneven: demand.uneven }).collect();
+        let rates: Vec<Rate> = self.planned.iter().zip(demands).map(|(rows, demand)| Rate { rows: *rows, uneven: demand.uneven }).collect();
         let freedom = Freedom { first: false, loading: stage.loading(), full };
         self.layout.plan(&rates, &|way| stage.stand(now, way), freedom, PROGRAMS_MAX)
     }

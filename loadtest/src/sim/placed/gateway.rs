@@ -112,9 +112,11 @@ impl Gateway {
             (gauge.forecast, gauge.forecast_at, gauge.routable_at) = (latency.into(), now, now);
         }
         let Some(device) = self.layout.ways.get(way).map(|way| way.device) else { return };
-        let routable = self.routes.iter().zip(&self.layout.models).filter(|(route, _)| {
-            route.ways.iter().filter_map(|way| self.layout.ways.get(*way)).any(|way| way.device == device)
-        });
+        let routable = self
+            .routes
+            .iter()
+            .zip(&self.layout.models)
+            .filter(|(route, _)| route.ways.iter().filter_map(|way| self.layout.ways.get(*way)).any(|way| way.device == device));
         let slo_us_min = routable.map(|(_, model)| model.slo_us).fold(f64::INFINITY, f64::min);
         self.hosts.iter_mut().skip(device).take(1).for_each(|host| host.slo_us_min = slo_us_min);
     }
@@ -129,15 +131,16 @@ impl Gateway {
         let none = || Failure::NoReplica { model: String::new(), retry_ms: 0 };
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
-        let (Some(route), Some(served)) = (self.routes.get_mut(job.model), self.layout.models.get(job.model).copied()) else { return Err(none()) };
+        let (Some(route), Some(served)) = (self.routes.get_mut(job.model), self.layout.models.get(job.model).copied()) else {
+            return Err(none());
+        };
         route.offered.arrive(now, job.rows);
         let tier = route.tier;
         let variant = self.variant(job.model, random);
         let ways = self.routes.get(job.model).map(|route| route.ways.as_slice()).unwrap_or_default();
         candidates.extend(ways.iter().map(|way| self.candidate(now, *way, &served, variant)));
         let remaining_us = job.deadline.map(|deadline| deadline.us_since(now));
-        let request =
-            route::Request { now, rows: job.rows, bytes: 0, remaining_us, slo_us: Some(served.slo_us), tier, may_cross: false };
+        let request = route::Request { now, rows: job.rows, bytes: 0, remaining_us, slo_us: Some(served.slo_us), tier, may_cross: false };
         let headroom = self.routes.get(job.model).map(|route| &route.headroom).ok_or_else(none)?;
         let choice = choose(&candidates, &request, headroom, draws);
         // A forecast that refuses everything would stand for ever: a device that is idle and silent for a while is tried.
@@ -236,7 +239,8 @@ impl Gateway {
             rtt_us: self.layout.net_us,
             bytes_per_us: f64::INFINITY,
             distance: Distance::SameZone,
-            age_us: gauge.map_or(0, |gauge| if gauge.routable_at == Moment::default() { u64::MAX } else { now.us_since(gauge.routable_at) }),
+            age_us: gauge
+                .map_or(0, |gauge| if gauge.routable_at == Moment::default() { u64::MAX } else { now.us_since(gauge.routable_at) }),
             standing: if kept && meant { Standing::Good } else { Standing::Excluded },
         }
     }
