@@ -86,7 +86,15 @@ impl Control {
         self.planned = first.to_vec();
         let placements = wish.placed.iter().filter(|placed| **placed).count();
         let rate = first.iter().sum();
-        let epoch = Epoch { rate, planned: rate, placements, unserved: wish.unserved, programs: wish.programs, ..Epoch::default() };
+        let epoch = Epoch {
+            rate,
+            planned: rate,
+            placements,
+            unserved: wish.unserved,
+            accuracy: self.layout.accuracy(&wish),
+            programs: wish.programs,
+            ..Epoch::default()
+        };
         Made { wish, taste: Some(taste), epoch }
     }
 
@@ -126,6 +134,7 @@ impl Control {
             rate: demands.iter().map(|demand| demand.fast).sum(),
             planned: self.planned.iter().sum(),
             unserved: wish.unserved,
+            accuracy: self.layout.accuracy(&wish),
             placements: wish.placed.iter().filter(|placed| **placed).count(),
             loads: stage.loads.saturating_sub(self.loads_before),
             programs: wish.programs,

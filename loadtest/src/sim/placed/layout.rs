@@ -16,6 +16,8 @@ const LOADS_MIN: usize = 2;
 const BYTES_SHARE: f64 = 0.85;
 /// Nodes that a model is on: one may be lost.
 const REPLICAS_MIN: usize = 2;
+/// Replicas of a device beyond what the plan needs: each is a column more in the next program.
+const SPARES_MAX: usize = 4;
 /// Rows a second below which nothing flows.
 const FLOW_MIN: f64 = 1e-3;
 
@@ -286,13 +288,10 @@ impl Layout {
         self.ways.iter().enumerate().map(of).collect()
     }
 
-    /// Fills the memory that a plan leaves: with what is there already, then with the fastest variants of the models that are asked most, in
-    /// at most `loads_max` loads. Nothing is meant for them, but whoever comes unplanned finds them warm; and they are the first to go.
+    /// Fills the memory that a plan leaves, up to [`SPARES_MAX`] replicas a device: with what is there already, then with the fastest
+    /// variants of the models that have fewest replicas for their rate, in at most `loads_max` loads. Nothing is meant for them, but whoever
+    /// comes unplanned finds them warm; and they are the first to go.
     pub fn add_spares(&self, wish: &mut Wish, rates: &[f64], stand: &dyn Fn(usize) -> Stand, loads_max: usize) {
-        let is = |placed: &[bool], way: usize| placed.get(way).copied().unwrap_or_default();
-        let mut held: Vec<u64> =
-            (0..self.places.len()).map(|device| self.bytes(device, |w| is(&wish.placed, w) || stand(w) == Stand::Leaving)).collect();
-        let rate = |way: &Way| rates.get(way.model).copied().unwrap_or_default();
         let mut best: BTreeMap<(usize, usize), (f64, usize)> = BTreeMap::new();
         for (w, way) in self.ways.iter().enumerate() {
             let Some(can) = self.estimate(way, 1.0, 1.0) else { continue };
@@ -301,19 +300,33 @@ impl Layout {
                 *fastest = (can.service_s, w);
             }
         }
-        let there = |w: &usize| matches!(stand(*w), Stand::Placed | Stand::Fixed);
-        let mut spares: Vec<usize> = best.into_values().map(|(_, w)| w).filter(|w| matches!(stand(*w), Stand::Absent)).collect();
-        let rate_at = |w: &usize| self.ways.get(*w).map_or(0.0, rate);
-        spares.sort_by(|a, b| rate_at(b).total_cmp(&rate_at(a)).then(a.cmp(b)));
-        let kept = (0..self.ways.len()).filter(there);
+        let mut replicas = vec![0.0; self.models.len()];
+        let placed = self.ways.iter().zip(&wish.placed).filter(|(_, placed)| **placed);
+        placed.for_each(|(way, _)| replicas.iter_mut().skip(way.model).take(1).for_each(|count| *count += 1.0));
         let mut loads = 0;
-        for w in kept.chain(spares).collect::<Vec<_>>() {
-            let Some(way) = self.ways.get(w).filter(|_| !is(&wish.placed, w)) else { continue };
-            let (Some(bytes), Some(place)) = (held.get_mut(way.device), self.places.get(way.device)) else { continue };
-            let fits = bytes.saturating_add(way.bytes) <= (place.bytes as f64 * BYTES_SHARE) as u64;
-            if fits && (there(&w) || loads < loads_max) {
-                loads += usize::from(!there(&w));
-                *bytes = bytes.saturating_add(way.bytes);
+        for (device, place) in self.places.iter().enumerate() {
+            let mut options: Vec<usize> = best.range((device, 0)..=(device, usize::MAX)).map(|(_, (_, w))| *w).collect();
+            options.retain(|w| !wish.placed.get(*w).copied().unwrap_or_default());
+            let mut held = self.bytes(device, |w| wish.placed.get(w).copied().unwrap_or_default() || stand(w) == Stand::Leaving);
+            for _ in 0..SPARES_MAX {
+                let there = |w: usize| matches!(stand(w), Stand::Placed | Stand::Fixed);
+                let fits = |w: usize| {
+                    let bytes = self.ways.get(w).map_or(u64::MAX, |way| way.bytes);
+                    held.saturating_add(bytes) <= (place.bytes as f64 * BYTES_SHARE) as u64
+                        && (there(w) || (stand(w) == Stand::Absent && loads < loads_max))
+                };
+                let need = |w: usize| {
+                    let model = self.ways.get(w).map_or(0, |way| way.model);
+                    rates.get(model).copied().unwrap_or_default() / (1.0 + replicas.get(model).copied().unwrap_or_default())
+                };
+                let possible = options.iter().copied().filter(|w| fits(*w));
+                let chosen = possible.max_by(|a, b| there(*a).cmp(&there(*b)).then(need(*a).total_cmp(&need(*b))).then(b.cmp(a)));
+                let Some(w) = chosen else { break };
+                let Some(way) = self.ways.get(w) else { break };
+                loads += usize::from(!there(w));
+                held = held.saturating_add(way.bytes);
+                options.retain(|option| *option != w);
+                replicas.iter_mut().skip(way.model).take(1).for_each(|count| *count += 1.0);
                 wish.placed.iter_mut().skip(w).take(1).for_each(|placed| *placed = true);
             }
         }
@@ -331,6 +344,13 @@ impl Layout {
             wish.flow.iter_mut().skip(*w).take(1).for_each(|f| *f = if flow > FLOW_MIN { flow } else { 0.0 });
         }
         wish
+    }
+
+    /// Mean accuracy of the rows that a plan answers.
+    pub fn accuracy(&self, wish: &Wish) -> f64 {
+        let rows = self.ways.iter().zip(&wish.flow).filter(|(_, flow)| **flow > 0.0);
+        let (sum, all) = rows.fold((0.0, 0.0), |(sum, all), (way, flow)| (sum + flow * way.accuracy, all + flow));
+        if all > 0.0 { sum / all } else { 0.0 }
     }
 
     /// Bytes of a device that `held` ways take.

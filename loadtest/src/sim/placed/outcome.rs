@@ -28,6 +28,8 @@ pub struct Epoch {
     pub planned: f64,
     /// Rows a second that the plan leaves unanswered.
     pub unserved: f64,
+    /// Accuracy of the rows that it answers, in the mean.
+    pub accuracy: f64,
     /// Replicas that are wanted.
     pub placements: usize,
     /// Loads begun since the plan before.

@@ -6,17 +6,22 @@
 
 use loadtest::sim::placed::{Class, DeviceGroup, PlacedFleet, PlacedModel, PlacedVariant};
 
-/// A class: engine threads, bytes, loads at once, price, time of a run beside a processor with integer instructions, gains of the four
-/// variants, and for a batch: what a row takes of the time of one, and what a batch takes whatever its rows in microseconds.
+/// A class of devices.
 struct Kind {
     name: &'static str,
     instances: u32,
     bytes: u64,
     loads: u32,
     price: f64,
+    /// Time of a run of one row beside a processor with integer instructions.
     slowness: f64,
+    /// How many times as fast as the reference each of the four variants is.
     gains: [f64; 4],
+    /// Microseconds of a batch whatever its rows; on a processor part of what a row takes.
     batch_us: f64,
+    /// Where batches pay: what a row more takes, as a share of a run of one.
+    row_share: Option<f64>,
+    /// Share of the fleet.
     share: f64,
 }
 
@@ -30,6 +35,7 @@ const KINDS: [Kind; 4] = [
         slowness: 1.0,
         gains: [1.0, 1.4, 2.4, 4.0],
         batch_us: 300.0,
+        row_share: None,
         share: 0.45,
     },
     Kind {
@@ -41,6 +47,7 @@ const KINDS: [Kind; 4] = [
         slowness: 1.33,
         gains: [1.0, 1.0, 1.3, 2.6],
         batch_us: 300.0,
+        row_share: None,
         share: 0.25,
     },
     Kind {
@@ -52,6 +59,7 @@ const KINDS: [Kind; 4] = [
         slowness: 2.0,
         gains: [1.0, 1.0, 1.8, 3.2],
         batch_us: 500.0,
+        row_share: None,
         share: 0.15,
     },
     Kind {
@@ -63,10 +71,13 @@ const KINDS: [Kind; 4] = [
         slowness: 0.12,
         gains: [1.0, 1.9, 2.6, 2.2],
         batch_us: 3_000.0,
+        row_share: Some(0.25),
         share: 0.15,
     },
 ];
 
+/// Least microseconds of a row anywhere.
+const ROW_US_MIN: f64 = 100.0;
 /// What variants take of the reference's bytes.
 const SIZES: [f64; 4] = [1.0, 0.5, 0.27, 0.16];
 const NAMES: [&str; 4] = ["fp32", "cast", "int8", "small"];
@@ -152,10 +163,15 @@ fn model(number: usize) -> Option<PlacedModel> {
             // A cast that gains nothing on a class is not kept there.
             let pays = position == 0 || gain > 1.05;
             let row_us = 1e3 * kept.ms * scale * kind.slowness / gain;
-            pays.then(|| (kind.name.to_owned(), [row_us - kind.batch_us.min(0.5 * row_us), kind.batch_us.min(0.5 * row_us)]))
+            let line = match kind.row_share {
+                Some(share) => [(share * row_us).max(ROW_US_MIN), kind.batch_us],
+                None => {
+                    let batch_us = kind.batch_us.min(row_us / 2.0);
+                    [row_us - batch_us, batch_us]
+                }
+            };
+            pays.then(|| (kind.name.to_owned(), line))
         });
-        // On a graphics card a batch has a cost of its own, on top of its rows.
-        let on = on.map(|(class, line)| if class == "gpu" { (class, [line[0].max(200.0) * 0.5, 3_000.0]) } else { (class, line) });
         Some(PlacedVariant {
             name: (*name).to_owned(),
             accuracy: Some(1.0 - kept.losses.get(position)?),
