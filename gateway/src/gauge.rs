@@ -1,6 +1,7 @@
 //! What this gateway saw of a replica, and of the device it shares with others. Loose atomics: a torn reading costs one worse choice.
 
 use policy::Moment;
+use policy::backlog::{Backlog, STEPS};
 use policy::profile::{Forecast, Latency};
 use policy::route::Path;
 use proto::call::LoadReport;
@@ -10,12 +11,25 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// What was last told of a device, by any of its replicas. Outlives the table it was first in.
 #[derive(Default)]
 pub(crate) struct DeviceGauge {
-    backlog_us: AtomicU64,
+    /// Steps of the backlog.
+    backlog: [AtomicU64; STEPS],
+    /// Share of its reports of late with nothing to wait for, as bits of an `f32`: less one, so that it begins with all.
+    occupied: AtomicU32,
     reported_us: AtomicU64,
     /// Counts reports: what a replica was sent before the last one is in it.
     reports: AtomicU32,
     /// Work sent since, in microseconds over the instances that do it.
     sent_us: AtomicU64,
+}
+
+impl DeviceGauge {
+    /// It has work for who comes now, or none.
+    fn occupy(&self, now: Moment, occupied: bool) {
+        let since = now.us_since(Moment::from_us(self.reported_us.load(Ordering::Relaxed)));
+        let before = f64::from(f32::from_bits(self.occupied.load(Ordering::Relaxed)));
+        let after = policy::route::spare(1.0 - before, since, !occupied);
+        self.occupied.store(((1.0 - after) as f32).to_bits(), Ordering::Relaxed);
+    }
 }
 
 /// What this gateway saw of a replica. Outlives the table it was first in.
@@ -52,7 +66,8 @@ impl Gauge {
         let device = &self.device;
         device.reports.fetch_add(1, Ordering::Relaxed);
         device.sent_us.store(0, Ordering::Relaxed);
-        device.backlog_us.store(load.backlog_us, Ordering::Relaxed);
+        device.occupy(now, load.backlog.all_us() > 0);
+        device.backlog.iter().zip(load.backlog.steps()).for_each(|(told, us)| told.store(*us, Ordering::Relaxed));
         device.reported_us.store(now.as_us(), Ordering::Relaxed);
         self.heard_us.store(now.as_us(), Ordering::Relaxed);
         self.doubtful_until_us.store(0, Ordering::Relaxed);
@@ -118,9 +133,15 @@ impl Gauge {
     }
 
     /// The last report of the device.
-    pub(crate) fn reported(&self) -> (u64, Moment) {
+    pub(crate) fn reported(&self) -> (Backlog, Moment) {
         let device = &self.device;
-        (device.backlog_us.load(Ordering::Relaxed), Moment::from_us(device.reported_us.load(Ordering::Relaxed)))
+        let backlog = Backlog::from_steps(device.backlog.iter().map(|us| us.load(Ordering::Relaxed)));
+        (backlog, Moment::from_us(device.reported_us.load(Ordering::Relaxed)))
+    }
+
+    /// Share of the device's reports of late with nothing to wait for.
+    pub(crate) fn spare(&self) -> f64 {
+        1.0 - f64::from(f32::from_bits(self.device.occupied.load(Ordering::Relaxed)))
     }
 
     /// When it last told of itself.

@@ -192,11 +192,12 @@ impl Shard {
         let span = trace::span(request.context.trace.as_ref(), || tracing::info_span!(target: trace::TARGET, "choose"));
         let _span = span.entered();
         let (now, remaining) = (self.core.now(), request.remaining()?);
+        let remaining_us = remaining.map(|length| Moment::default().after(length).as_us());
         let rows_max = version.signature().max_batch_size.max(1);
         let slo_us = request.asked.latency_us;
         let candidate = |replica: &Replica| {
             let gauge = &replica.gauge;
-            let ((backlog_us, reported), path) = (gauge.reported(), gauge.path());
+            let ((backlog, reported), path) = (gauge.reported(), gauge.path());
             let forecast = gauge.forecast(replica.latency).aged(now.us_since(gauge.heard()));
             let (rows_since_report, beside_us) = gauge.since_report();
             let standing =
@@ -214,13 +215,14 @@ impl Shard {
                 rows_max: forecast.rows_max(rows_max),
                 rows_useful: slo_us.map_or_else(|| forecast.rows_max(rows_max), |slo_us| forecast.rows_useful(rows_max, slo_us, 0.0)),
                 instances: replica.instances,
-                backlog_us,
+                backlog_us: backlog.before_us(remaining_us),
                 reported,
                 rows_since_report,
                 beside_us: beside_us as f64,
                 accuracy: replica.tier,
                 planned: replica.planned,
-                wait_us_max: f64::INFINITY,
+                wait_us_max: replica.wait_us_max,
+                spare: gauge.spare(),
                 senders: gauge.senders(),
                 in_flight: gauge.in_flight.load(Ordering::Relaxed),
                 rtt_us: path.rtt_us(),
@@ -236,7 +238,7 @@ impl Shard {
             now,
             rows: request.rows,
             bytes: request.raw.len(),
-            remaining_us: remaining.map(|length| Moment::default().after(length).as_us()),
+            remaining_us,
             slo_us,
             tier: learned.tier,
             may_cross: learned.spill.may_cross(),

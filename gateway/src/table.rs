@@ -1,5 +1,7 @@
 //! The routing table: what the registry's records mean for a request. Built whole from the records, then only read.
 
+mod waits;
+
 use crate::gauge::{DeviceGauge, Gauge};
 use crate::metrics::{Metrics, ModelMetrics};
 use policy::demand::Offered;
@@ -14,6 +16,7 @@ use registry::{Entry, Key, Keys, decode};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use waits::Waits;
 
 /// All that is routable, and what is known of what is not.
 #[derive(Default)]
@@ -90,6 +93,8 @@ pub(crate) struct Replica {
     pub(crate) is_offered: bool,
     /// Rows a second that the leader's plan means for it; 0 where it means none or there is no plan.
     pub(crate) planned: f64,
+    /// Longest wait in microseconds that may be in front of a request there; infinite while there is room for all.
+    pub(crate) wait_us_max: f64,
     pub(crate) latency: Latency,
     pub(crate) instances: u32,
     pub(crate) distance: Distance,
@@ -137,12 +142,13 @@ impl Table {
                 _ => {}
             }
         }
+        let waits = Waits::new(replicas.values().flatten(), &models, &plans);
         for record in versions {
             let name = record.model.to_string();
             let found = replicas.remove(&(name.clone(), record.version)).unwrap_or_default();
             let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
             let offered = table.model(&name, before).offered.clone();
-            let version = table.version(record, &found, here, metrics, old, (models.get(&name), plans.get(&name), offered));
+            let version = table.version(record, &found, here, metrics, old, (models.get(&name), plans.get(&name), &waits, offered));
             table.model(&name, before).versions.insert(version.record.version, Arc::new(version));
         }
         for (name, record) in models {
@@ -176,7 +182,7 @@ impl Table {
         here: (&str, &str),
         metrics: &Metrics,
         old: Option<&Arc<ModelVersion>>,
-        (asked, plan, offered): (Option<&ModelRecord>, Option<&PlanRecord>, Arc<Mutex<Offered>>),
+        (asked, plan, waits, offered): (Option<&ModelRecord>, Option<&PlanRecord>, &Waits, Arc<Mutex<Offered>>),
     ) -> ModelVersion {
         let (mut waiting, mut failed) = (None, None);
         let (mut routable, no_slo) = (Vec::new(), Slo::default());
@@ -212,6 +218,7 @@ impl Table {
                     let mine = |s: &&ShareRecord| s.variant == replica.variant && s.worker == replica.worker;
                     plan.shares.iter().find(mine).map_or(0.0, |share| share.rate)
                 }),
+                wait_us_max: waits.max_us(replica),
                 is_offered: asked.is_none_or(|asked| asked.variants.is_empty() || asked.variants.contains(name)),
                 latency: believed(replica, known.is_none()),
                 instances: replica.instances,

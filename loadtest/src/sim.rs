@@ -96,8 +96,8 @@ struct Job {
 /// What a worker tells of itself.
 #[derive(Debug, Clone, Copy)]
 struct Word {
-    /// Microseconds until an instance is free for who comes now.
-    backlog_us: u64,
+    /// What who comes now waits for.
+    backlog: policy::Backlog,
     /// What it expects of its batches; only with answers and refusals.
     forecast: Option<policy::profile::Forecast>,
     /// Arrivals from all gateways over those from this one.

@@ -25,9 +25,10 @@ pub use batching::{Batching, QueuePolicy, TimeoutAction};
 pub use ticket::Ticket;
 
 use crate::profile::{Forecast, Forecasts};
-use crate::{Failure, Moment};
+use crate::{Backlog, Failure, Moment};
 use earliest::When;
 use lanes::{LEVELS, Lane, Lanes};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the queue must know of a request that arrives.
@@ -116,6 +117,8 @@ pub struct Batcher {
     lanes: Lanes,
     bytes: u64,
     rows: u64,
+    /// Rows by their deadlines, in steps of [`DUE_US`], where deadlines say who goes first.
+    due: BTreeMap<u64, u64>,
     next: u64,
     limits: Limits,
     batching: Batching,
@@ -132,6 +135,9 @@ pub struct Batcher {
 
 /// Told to a caller who finds the queue full: by then a few batches are gone.
 const RETRY_MS: u32 = 50;
+
+/// Deadlines within so many microseconds are one where it is counted what is due when.
+const DUE_US: u64 = 2_500;
 
 /// The end of time.
 const NEVER: Moment = Moment::from_us(u64::MAX);
@@ -165,6 +171,7 @@ impl Batcher {
             lanes: Lanes::default(),
             bytes: 0,
             rows: 0,
+            due: BTreeMap::new(),
             next: 0,
             limits,
             preferred_max: batching.preferred_rows.iter().copied().max().unwrap_or(limits.rows_max),
@@ -296,14 +303,30 @@ impl Batcher {
         first.filter(|moment| *moment < NEVER)
     }
 
-    /// Microseconds until an instance is free for a request that arrived now: what waits, over `instances`. What runs is not in
-    /// it.
-    pub fn backlog_us(&self, forecast: Forecast, instances: u32) -> u64 {
+    /// Microseconds of one instance that what waits takes. What runs is not in it.
+    pub fn backlog(&self, now: Moment, forecast: Forecast) -> Backlog {
         let rows_max = match self.policy {
             BatchPolicy::Sluice => forecast.rows_max(self.limits.rows_max),
             _ => self.limits.rows_max.max(1),
         };
-        (self.work_us(forecast, rows_max) / f64::from(instances.max(1))) as u64
+        let us = self.work_us(forecast, rows_max);
+        if self.policy != BatchPolicy::Sluice || self.rows == 0 {
+            return Backlog::whole(us as u64);
+        }
+        let mut due = self.due.iter().peekable();
+        let mut rows = 0u64;
+        Backlog::by_deadline(us as u64, |within_us| {
+            let until = Self::due_at(later(now, within_us));
+            while let Some((_, more)) = due.next_if(|(at, _)| **at < until) {
+                rows = rows.saturating_add(*more);
+            }
+            (us * rows as f64 / self.rows as f64) as u64
+        })
+    }
+
+    /// Which entry of `due` counts a deadline.
+    fn due_at(deadline: Moment) -> u64 {
+        deadline.as_us() / DUE_US
     }
 
     /// Microseconds that all that waits takes one instance, in batches of at most `rows_max`.
@@ -325,6 +348,8 @@ impl Batcher {
         }
         if self.policy == BatchPolicy::Sluice {
             self.lanes.enter(Lane::of(place, &waiting), waiting.rows);
+            let due = self.due.entry(Self::due_at(waiting.deadline)).or_default();
+            *due = due.saturating_add(u64::from(waiting.rows));
         }
         self.queue.insert(place, waiting);
     }
@@ -341,6 +366,12 @@ impl Batcher {
         }
         if self.policy == BatchPolicy::Sluice {
             self.lanes.leave(Lane::of(place, &waiting), waiting.rows);
+            if let Entry::Occupied(mut due) = self.due.entry(Self::due_at(waiting.deadline)) {
+                *due.get_mut() = due.get().saturating_sub(u64::from(waiting.rows));
+                if *due.get() == 0 {
+                    due.remove();
+                }
+            }
         }
         Some(waiting)
     }

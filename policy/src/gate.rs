@@ -8,7 +8,7 @@
 //!
 //! Not here: which requests ride in a run (`batch`), which is decided after its turn has come.
 
-use crate::Moment;
+use crate::{Backlog, Moment};
 
 /// Turns that may go to others who came later before somebody's turn has come: as many as a lane of a batcher may lose.
 const LOST_MAX: u32 = 20;
@@ -146,17 +146,16 @@ impl Gate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
     /// Queued and running.
-    pub us: u64,
+    pub backlog: Backlog,
     /// Threads that one of its instances takes.
     pub threads: u32,
 }
 
 /// Microseconds until a request that arrived now at a replica would start: `own` work over its `instances`, or everything on the device,
 /// its own too, over the `capacity`, whichever is longer. A replica with fewer instances than the device has room for waits for those.
-pub fn backlog_us(own: Work, instances: u32, all: impl IntoIterator<Item = Work>, capacity: u32) -> u64 {
-    let threads = |work: Work| u64::from(work.threads.clamp(1, capacity.max(1)));
-    let together = all.into_iter().map(|work| work.us.saturating_mul(threads(work))).fold(0, u64::saturating_add);
-    (own.us / u64::from(instances.max(1))).max(together / u64::from(capacity.max(1)))
+pub fn backlog(own: Work, instances: u32, all: impl IntoIterator<Item = Work>, capacity: u32) -> Backlog {
+    let together = all.into_iter().map(|work| work.backlog.shared(work.threads.clamp(1, capacity.max(1)), 1));
+    own.backlog.shared(1, instances).max(together.fold(Backlog::default(), Backlog::and).shared(1, capacity))
 }
 
 #[cfg(test)]

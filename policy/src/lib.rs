@@ -7,6 +7,7 @@
 //! Not here: bytes on the wire (`proto`), where records are kept (`registry`), threads and sockets (the roles).
 
 pub mod admit;
+pub mod backlog;
 pub mod batch;
 pub mod bytes_tensor;
 pub mod card;
@@ -36,6 +37,7 @@ mod tensor;
 mod time;
 pub mod wanted;
 
+pub use backlog::Backlog;
 pub use cores::CoreShare;
 pub use engine::{EngineName, PrecisionHint};
 pub use envelope::{Envelope, InputTensor, OutputTensor, Param, Parameters, Reply, RequestedOutput, Served};

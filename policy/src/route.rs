@@ -16,11 +16,13 @@ mod arrivals;
 pub mod baseline;
 mod headroom;
 mod path;
+mod pressure;
 mod spill;
 
 pub use arrivals::Arrivals;
 pub use headroom::Headroom;
 pub use path::Path;
+pub use pressure::{spare, wait_us_max};
 pub use spill::Spill;
 
 use crate::Moment;
@@ -31,6 +33,10 @@ use crate::Moment;
 const COMFORT: f64 = 0.45;
 /// The same of a tier better than that of the last request.
 const COMFORT_TO_RISE: f64 = 0.36;
+/// The same of a replica for which the plan means rows: the plan has left room for those who come next.
+const COMFORT_PLANNED: f64 = 0.6;
+/// Who answers more accurately than is planned takes nothing from anybody while the device has nothing to do for this part of the time.
+const SPARE_MIN: f64 = 0.5;
 /// A new replica is offered this share of its capacity ...
 const SLOW_START_SHARE: f64 = 0.1;
 /// ... and all of it at this age, in microseconds.
@@ -59,7 +65,8 @@ pub struct Candidate {
     pub rows_useful: u32,
     /// Engine threads.
     pub instances: u32,
-    /// The worker's own forecast, in microseconds: queued batches and the rest of the running ones, over its instances.
+    /// The worker's own forecast, in microseconds: of what waits that whose deadline is before the request's, and the rest of the running
+    /// batches, over its instances.
     pub backlog_us: u64,
     /// When that forecast came.
     pub reported: Moment,
@@ -69,11 +76,12 @@ pub struct Candidate {
     pub beside_us: f64,
     /// Of its variant, relative to the reference: 1 is the reference's.
     pub accuracy: f64,
-    /// Longest wait that may be in front of this request, in microseconds, for the sake of others on its device whose target is shorter:
-    /// who may wait long would else fill a queue in which they are late. Infinite where it has the device alone.
+    /// Longest wait that may be in front of this request, in microseconds: [`wait_us_max`].
     pub wait_us_max: f64,
     /// Rows a second that the plan means for it; 0 where it means none, and for all where there is no plan.
     pub planned: f64,
+    /// Share of the time of late in which its device had nothing to wait for: [`spare`].
+    pub spare: f64,
     /// Arrivals from all gateways over arrivals from this one, as the worker tells it: others send too.
     pub senders: f64,
     /// Requests this gateway has sent and not seen answered.
@@ -264,7 +272,7 @@ pub fn choose(candidates: &[Candidate], request: &Request, headroom: &Headroom, 
     let planned = field.planned(draws).into_iter().flatten().reduce(Entry::better);
     // Who is in no hurry waits for the most accurate tier, whatever the plan means for those who are.
     if let Some(drawn) = planned.filter(|_| limit_us.is_finite()) {
-        // A plan is for the demand of the last minute. Where a more accurate one has nothing to do now, it takes nothing from anybody.
+        // A plan is for the demand of the last minute. Where a more accurate one has little to do now, it takes nothing from anybody.
         let meant = field.accuracy_of(&drawn);
         for tier in field.tiers().take_while(|tier| *tier > meant) {
             let free = |e: &Entry| e.is_free && e.is_comfortable(COMFORT, safe, limit_us);
@@ -272,11 +280,13 @@ pub fn choose(candidates: &[Candidate], request: &Request, headroom: &Headroom, 
                 return Ok(field.choice(found));
             }
         }
-        if drawn.is_comfortable(COMFORT, safe, limit_us) {
+        if drawn.is_comfortable(COMFORT_PLANNED, safe, limit_us) {
             return Ok(field.choice(if remaining_us.is_none() { field.unhurried(drawn) } else { drawn }));
         }
-        let any = field.all_planned().filter(|e| e.is_comfortable(COMFORT, safe, limit_us)).reduce(Entry::better);
-        if let Some(found) = any {
+        // In time where it is meant to be goes before comfort elsewhere: that is time which the plan means for others.
+        let comfortable = field.all_planned().filter(|e| e.is_comfortable(COMFORT_PLANNED, safe, limit_us)).reduce(Entry::better);
+        let in_time = || field.all_planned().filter(|e| e.fits && e.finish_us <= safe * limit_us).reduce(Entry::better);
+        if let Some(found) = comfortable.or_else(in_time) {
             return Ok(field.choice(found));
         }
         earliest = Some(drawn);
@@ -316,7 +326,7 @@ struct Entry {
     crosses: bool,
     /// Does it leave others on the device their time?
     fits: bool,
-    /// Has an instance nothing to do?
+    /// Has an instance nothing to do, now and for most of the time?
     is_free: bool,
 }
 
@@ -374,7 +384,7 @@ impl<'c> Field<'c> {
             cost_us: finish_us + reluctance_us,
             in_flight: candidate.in_flight,
             crosses: self.crosses(candidate),
-            is_free: candidate.is_free(self.request),
+            is_free: candidate.spare >= SPARE_MIN && candidate.is_free(self.request),
             fits: wait_us.is_nan() || wait_us <= candidate.wait_us_max,
         }
     }

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{Stream, StreamExt as _};
 use policy::profile::Forecast;
 use policy::statistics::Statistics;
-use policy::{Envelope, Failure, ModelName, Reply, VariantId, Version};
+use policy::{Backlog, Envelope, Failure, ModelName, Reply, VariantId, Version};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,8 +91,8 @@ impl Tensors {
 /// How busy the answering replica is: rides on every reply.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct LoadReport {
-    /// Microseconds until a request that arrived now would start.
-    pub backlog_us: u64,
+    /// What a request that arrived now would wait for.
+    pub backlog: Backlog,
     /// How long its batches take now; none from who does not know.
     pub forecast: Option<Forecast>,
     /// Arrivals at it from all over those from who asked; 0 from who does not know.

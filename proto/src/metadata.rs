@@ -2,14 +2,16 @@
 
 use crate::call::LoadReport;
 use http::{HeaderMap, HeaderValue};
+use policy::Backlog;
 use policy::profile::{Forecast, Latency};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 /// Variant a gateway chose: `model:version:precision@engine`.
 pub const VARIANT: &str = "sluice-variant";
 /// Tenant, believed only on listeners configured as trusted.
 pub const TENANT: &str = "sluice-tenant";
-/// Load of the replica on a worker's answer: backlog in microseconds, then what its batches take, see [`load`].
+/// Load of the replica on a worker's answer: its backlog, then what its batches take, see [`write_load`].
 pub const LOAD: &str = "sluice-load";
 /// gRPC's relative deadline.
 pub const TIMEOUT: &str = "grpc-timeout";
@@ -25,29 +27,33 @@ pub fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|v| v.to_str().ok())
 }
 
-/// Writes [`LOAD`]: backlog in microseconds, then nanoseconds per row and per batch, then tail, slow ratio and senders in thousandths.
+/// Writes [`LOAD`]: the whole backlog in microseconds, then nanoseconds per row and per batch, then tail, slow ratio and senders in
+/// thousandths, then the steps of the backlog where they differ.
 pub fn write_load(load: &LoadReport) -> Option<HeaderValue> {
-    let text = match load.forecast {
-        None => load.backlog_us.to_string(),
-        Some(Forecast { latency, kappa, slow }) => {
-            let values = [latency.alpha_us, latency.beta_us, kappa, slow, load.senders];
-            let [alpha, beta, kappa, slow, senders] = values.map(|value| (value * 1e3) as u64);
-            format!("{} {alpha} {beta} {kappa} {slow} {senders}", load.backlog_us)
-        }
-    };
+    let all_us = load.backlog.all_us();
+    let mut text = all_us.to_string();
+    if let Some(Forecast { latency, kappa, slow }) = load.forecast {
+        let values = [latency.alpha_us, latency.beta_us, kappa, slow, load.senders];
+        let thousandths = values.into_iter().map(|value| (value * 1e3) as u64);
+        let steps = load.backlog.steps().iter().copied().filter(|_| load.backlog != Backlog::whole(all_us));
+        thousandths.chain(steps).try_for_each(|number| write!(text, " {number}")).ok()?;
+    }
     HeaderValue::try_from(text).ok()
 }
 
 /// Reads [`LOAD`]; what is not there or cannot be read is not known.
 pub fn load(headers: &HeaderMap) -> LoadReport {
     let mut numbers = text(headers, LOAD).unwrap_or_default().split(' ').map_while(|number| number.parse::<u64>().ok());
-    let backlog_us = numbers.next().unwrap_or_default();
+    let all_us = numbers.next().unwrap_or_default();
     let mut thousandths = || numbers.next().map(|number| number as f64 / 1e3);
     let forecast = (|| {
         let latency = Latency { alpha_us: thousandths()?, beta_us: thousandths()? };
         Some(Forecast { latency, kappa: thousandths()?, slow: thousandths()? })
     })();
-    LoadReport { backlog_us, forecast, senders: thousandths().unwrap_or_default() }
+    let senders = thousandths().unwrap_or_default();
+    let mut steps = numbers.peekable();
+    let backlog = if steps.peek().is_some() { Backlog::from_steps(steps) } else { Backlog::whole(all_us) };
+    LoadReport { backlog, forecast, senders }
 }
 
 /// Who calls, for a server that tells its callers apart: the last part of `user-agent`.
@@ -94,9 +100,10 @@ mod tests {
     #[test]
     fn a_load_reads_back_as_written_and_junk_is_not_known() {
         let forecast = Forecast { latency: Latency { alpha_us: 12.5, beta_us: 0.25 }, kappa: 1.15, slow: 2.0 };
-        for load in
-            [LoadReport { backlog_us: 7, forecast: Some(forecast), senders: 2.5 }, LoadReport { backlog_us: 7, ..LoadReport::default() }]
-        {
+        let backlog = Backlog::whole(7);
+        let whole = LoadReport { backlog, forecast: Some(forecast), senders: 2.5 };
+        let steps = LoadReport { backlog: Backlog::from_steps([1, 1, 2, 3, 5, 8, 13, 21]), ..whole };
+        for load in [whole, steps, LoadReport { backlog, ..LoadReport::default() }] {
             let headers = HeaderMap::from_iter([(http::HeaderName::from_static(LOAD), write_load(&load).unwrap())]);
             assert_eq!(super::load(&headers), load);
         }

@@ -295,7 +295,8 @@ mod tests {
                 accepted = other.accept() => (other, accepted),
             };
             let (_request, mut respond) = accepted.unwrap().unwrap();
-            let load = metadata::write_load(&LoadReport { backlog_us: 7, ..LoadReport::default() }).map(|v| (metadata::LOAD, v));
+            let load = metadata::write_load(&LoadReport { backlog: policy::Backlog::whole(7), ..LoadReport::default() })
+                .map(|v| (metadata::LOAD, v));
             let mut head = Response::builder().header("content-type", "application/grpc");
             head.headers_mut().unwrap().extend(load.map(|(name, value)| (http::HeaderName::from_static(name), value)));
             let mut stream = respond.send_response(head.body(()).unwrap(), false).unwrap();
@@ -355,7 +356,7 @@ mod tests {
     #[tokio::test]
     async fn i5_an_answer_is_whole_with_its_message_and_lost_with_part_of_it() {
         let whole = dies_after(usize::MAX).await.unwrap();
-        assert_eq!(whole.load.backlog_us, 7);
+        assert_eq!(whole.load.backlog.all_us(), 7);
         assert!(matches!(dies_after(3).await, Err(Failure::BadReply { .. })));
         assert!(matches!(dies_after(0).await, Err(Failure::BadReply { .. })));
     }

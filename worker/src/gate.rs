@@ -6,7 +6,8 @@
 
 use arc_swap::ArcSwap;
 use policy::Moment;
-use policy::gate::{Ask, Turn, Work, backlog_us};
+use policy::backlog::{Backlog, STEPS};
+use policy::gate::{Ask, Turn, Work, backlog};
 use smallvec::SmallVec;
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -97,17 +98,22 @@ enum Word {
 /// What a replica has to do.
 struct Load {
     threads: u32,
-    /// Microseconds of one instance that what is queued takes. Nobody looks while it is alone on its device, and then it is 0.
-    queued_us: AtomicU64,
+    /// Microseconds of one instance that what is queued takes, by steps. Nobody looks while it is alone on its device, and then it is 0.
+    queued: [AtomicU64; STEPS],
     /// When the run of each instance should end, in microseconds; 0 when it has none.
     ends_us: Box<[AtomicU64]>,
 }
 
 impl Load {
-    /// With what runs, when `queued_us` waits.
-    fn work(&self, now: Moment, queued_us: u64) -> Work {
+    /// With what runs, when `queued` waits.
+    fn work(&self, now: Moment, queued: Backlog) -> Work {
         let rest = self.ends_us.iter().map(|end| Moment::from_us(end.load(Ordering::Relaxed)).us_since(now));
-        Work { us: rest.fold(queued_us, u64::saturating_add), threads: self.threads }
+        Work { backlog: queued.and(Backlog::whole(rest.fold(0, u64::saturating_add))), threads: self.threads }
+    }
+
+    /// As it was told last.
+    fn told(&self) -> Backlog {
+        Backlog::from_steps(self.queued.iter().map(|us| us.load(Ordering::Relaxed)))
     }
 }
 
@@ -170,7 +176,7 @@ impl Seat {
     pub(crate) fn new(gate: Arc<Gate>, instances: usize, threads: u32) -> Self {
         let threads = if gate.by_thread { threads } else { 1 };
         let ends_us = std::iter::repeat_with(AtomicU64::default).take(instances).collect();
-        let load = Arc::new(Load { threads, queued_us: AtomicU64::default(), ends_us });
+        let load = Arc::new(Load { threads, queued: Default::default(), ends_us });
         let replica = gate.change_loads(|loads| loads.push(load.clone()));
         Self { gate, replica, load }
     }
@@ -228,19 +234,20 @@ impl Seat {
         });
     }
 
-    /// What waits in its queue now takes one instance `us` microseconds; not asked where nobody wants to know.
-    pub(crate) fn queued(&self, us: impl FnOnce() -> u64) {
+    /// What waits in its queue now; not asked where nobody wants to know.
+    pub(crate) fn queued(&self, backlog: impl FnOnce() -> Backlog) {
         let is_shared = self.gate.loads.load().len() > 1;
-        self.load.queued_us.store(if is_shared { us() } else { 0 }, Ordering::Relaxed);
+        let now = if is_shared { backlog() } else { Backlog::default() };
+        self.load.queued.iter().zip(now.steps()).for_each(|(told, us)| told.store(*us, Ordering::Relaxed));
     }
 
-    /// Microseconds until a request that arrived now would start; `queued_us` is what waits here, on one of `instances`.
-    pub(crate) fn backlog_us(&self, now: Moment, queued_us: u64, instances: u32) -> u64 {
+    /// What a request that arrived now would wait for; `queued` is what waits here, on one of `instances`.
+    pub(crate) fn backlog(&self, now: Moment, queued: Backlog, instances: u32) -> Backlog {
         let loads = self.gate.loads.load();
-        let own = self.load.work(now, queued_us);
+        let own = self.load.work(now, queued);
         let others = loads.iter().filter(|load| !Arc::ptr_eq(load, &self.load));
-        let others = others.map(|load| load.work(now, load.queued_us.load(Ordering::Relaxed)));
-        backlog_us(own, instances, std::iter::once(own).chain(others), self.gate.capacity)
+        let others = others.map(|load| load.work(now, load.told()));
+        backlog(own, instances, std::iter::once(own).chain(others), self.gate.capacity)
     }
 }
 

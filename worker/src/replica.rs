@@ -16,7 +16,7 @@ use policy::check::check_request;
 use policy::profile::{Latency, Profiles};
 use policy::route::Arrivals;
 use policy::statistics::Statistics;
-use policy::{Envelope, Failure, Moment, Padding, Signature, VariantId, WorkerId};
+use policy::{Backlog, Envelope, Failure, Moment, Padding, Signature, VariantId, WorkerId};
 use proto::call::{InferCall, ReplicaStatistics};
 use proto::chain::Chain;
 use std::collections::HashMap;
@@ -273,7 +273,7 @@ impl Shared {
     /// Says what waits now to whom it concerns on the device: to the gate if an instance is there, to the other replicas if there are any.
     fn tell(&self, queue: &Queue) {
         let gone = queue.failed.is_some();
-        self.seat.queued(|| if gone { 0 } else { queue.work_us() });
+        self.seat.queued(|| if gone { Backlog::default() } else { queue.backlog(self.now()) });
         match queue.at_gate {
             0 => {}
             _ if gone || queue.batcher.is_empty() => self.seat.leave(),

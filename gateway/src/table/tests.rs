@@ -1,7 +1,7 @@
 use super::*;
 use crate::testing::{Content, model, replica, version, worker};
-use policy::Code;
 use policy::profile::Forecast;
+use policy::{Backlog, Code, ModelName, SCHEMA, Unknown};
 use proto::call::LoadReport;
 
 #[test]
@@ -161,9 +161,39 @@ fn replicas_of_a_device_know_of_each_others_work() {
     exact.sent(2, 800);
     fast.sent(1, 100);
     assert_eq!((exact.since_report(), fast.since_report(), far.since_report()), ((2, 100), (1, 800), (0, 0)));
-    fast.report(Moment::from_us(50), &LoadReport { backlog_us: 700, ..LoadReport::default() });
-    assert_eq!((exact.since_report(), exact.reported()), ((0, 0), (700, Moment::from_us(50))));
-    assert_eq!((exact.heard(), fast.heard(), far.reported().0), (Moment::default(), Moment::from_us(50), 0));
+    let told = Backlog::from_steps([100, 700]);
+    fast.report(Moment::from_us(50), &LoadReport { backlog: told, ..LoadReport::default() });
+    assert_eq!((exact.since_report(), exact.reported()), ((0, 0), (told, Moment::from_us(50))));
+    assert_eq!((exact.heard(), fast.heard(), far.reported().0), (Moment::default(), Moment::from_us(50), Backlog::default()));
+    exact.report(Moment::from_us(60_000_000), &LoadReport { backlog: told, ..LoadReport::default() });
+    assert!(fast.spare() < 0.01 && far.spare() == 1.0, "a minute without a rest");
     exact.sent(3, 30);
     assert_eq!((exact.since_report(), fast.since_report()), ((3, 0), (0, 30)));
+}
+
+#[test]
+fn waits_on_a_shared_device_are_bounded_where_the_plan_falls_short() {
+    let patient = ModelRecord { slo: Slo { latency_ms: Some(400), ..Slo::default() }, ..ModelRecord::new(ModelName::new("m").unwrap()) };
+    let hurried = ModelRecord { slo: Slo { latency_ms: Some(50), ..Slo::default() }, ..ModelRecord::new(ModelName::new("n").unwrap()) };
+    let beside = ReplicaRecord { variant: VariantId::parse("n:1:fp32@ort").unwrap(), ..replica("w", 1, 1, ReplicaState::Ready) };
+    let wait_us_max = |served: f64| {
+        let variant = VariantId::parse("m:1:fp32@ort").unwrap();
+        let shares = vec![ShareRecord { variant, worker: WorkerId::new("w").unwrap(), rate: served }];
+        let plan = PlanRecord {
+            schema: SCHEMA,
+            model: ModelName::new("m").unwrap(),
+            epoch: 1,
+            revision: 1,
+            unplaced: Vec::new(),
+            rate: Some(100.0),
+            shares,
+            unknown: Unknown::new(),
+        };
+        let content = Content::default().worker(&worker("w", 1)).version(&version(1, VersionState::Valid));
+        let content = content.put(Content::keys().model("m"), &patient).put(Content::keys().model("n"), &hurried);
+        let content = content.replica(&replica("w", 1, 1, ReplicaState::Ready)).replica(&beside).put(Content::keys().plan("m"), &plan);
+        content.table().resolve("m", "").unwrap().replicas[0].wait_us_max
+    };
+    assert_eq!(wait_us_max(100.0), f64::INFINITY);
+    assert_eq!(wait_us_max(10.0), 25_000.0);
 }

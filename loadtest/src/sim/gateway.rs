@@ -5,7 +5,7 @@ use super::{Job, Word};
 use policy::profile::{FORECAST_US_MAX, Forecast};
 use policy::route::baseline::Baseline;
 use policy::route::{self, Candidate, Choice, Distance, Headroom, Refusal, Spill, Standing, choose};
-use policy::{Failure, Moment};
+use policy::{Backlog, Failure, Moment};
 
 /// Age of a replica that has its whole share of requests: the fleet does not begin at the start of the simulation.
 const AGE_US: u64 = u64::MAX;
@@ -41,7 +41,7 @@ struct Gauge {
     rtt_us: f64,
     in_flight: u32,
     rows_sent: u32,
-    backlog_us: u64,
+    backlog: Backlog,
     reported: Moment,
     senders: f64,
     forecast: Forecast,
@@ -74,7 +74,7 @@ impl Gateway {
             rtt_us: 2.0 * fleet.one_way_us,
             in_flight: 0,
             rows_sent: 0,
-            backlog_us: 0,
+            backlog: Backlog::default(),
             reported: Moment::default(),
             senders: 1.0,
             forecast: worker.latency().into(),
@@ -88,9 +88,9 @@ impl Gateway {
         let none = || Failure::NoReplica { model: String::new(), retry_ms: 0 };
         let route = self.routes.get_mut(job.model).ok_or_else(none)?;
         self.candidates.clear();
-        let seen = route.workers.iter().filter_map(|worker| self.gauges.get(*worker));
-        self.candidates.extend(seen.map(|gauge| gauge.candidate(now, route.slo_us)));
         let remaining_us = job.deadline.map(|deadline| deadline.us_since(now));
+        let seen = route.workers.iter().filter_map(|worker| self.gauges.get(*worker));
+        self.candidates.extend(seen.map(|gauge| gauge.candidate(now, route.slo_us, remaining_us)));
         let may_cross = route.spill.may_cross();
         // Replicas here are all as accurate as each other: there is one tier.
         let request = route::Request { now, rows: job.rows, bytes: 0, remaining_us, slo_us: route.slo_us, tier: ACCURACY, may_cross };
@@ -122,7 +122,7 @@ impl Gateway {
     pub(super) fn hear(&mut self, now: Moment, worker: usize, word: Word) {
         let Some(gauge) = self.gauges.get_mut(worker) else { return };
         gauge.rows_sent = 0;
-        gauge.backlog_us = word.backlog_us;
+        gauge.backlog = word.backlog;
         gauge.reported = now;
         gauge.senders = word.senders;
         if let Some(forecast) = word.forecast {
@@ -152,7 +152,7 @@ impl Gateway {
 }
 
 impl Gauge {
-    fn candidate(&self, now: Moment, slo_us: Option<f64>) -> Candidate {
+    fn candidate(&self, now: Moment, slo_us: Option<f64>, remaining_us: Option<u64>) -> Candidate {
         let forecast = self.forecast.aged(now.us_since(self.forecast_at));
         let rows_max = forecast.rows_max(self.rows_max);
         Candidate {
@@ -163,12 +163,13 @@ impl Gauge {
             rows_max,
             rows_useful: slo_us.map_or(rows_max, |slo_us| forecast.rows_useful(self.rows_max, slo_us, self.rtt_us)),
             instances: self.instances,
-            backlog_us: self.backlog_us,
+            backlog_us: self.backlog.before_us(remaining_us),
             reported: self.reported,
             rows_since_report: self.rows_sent,
             beside_us: 0.0,
             accuracy: ACCURACY,
             planned: 0.0,
+            spare: 1.0,
             wait_us_max: f64::INFINITY,
             senders: self.senders,
             in_flight: self.in_flight,

@@ -29,8 +29,8 @@ pub use single::best_single;
 use crate::error::LoadError;
 use crate::schedule::Pace;
 use crate::script::Script;
-use policy::Moment;
 use policy::profile::Forecast;
+use policy::{Backlog, Moment};
 use std::fmt;
 use world::World;
 
@@ -107,8 +107,8 @@ struct Job {
 /// What a device tells of itself.
 #[derive(Debug, Clone, Copy)]
 struct Word {
-    /// Microseconds until an instance is free for who comes now.
-    backlog_us: u64,
+    /// What who comes now waits for.
+    backlog: Backlog,
     /// Of the replica that answers.
     forecast: Option<(usize, Forecast)>,
     /// Arrivals from all gateways over those from this one.

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use policy::batch::{Batch, Batcher, Limits, Pending, Ticket};
 use policy::profile::{FORECAST_US_MAX, Forecast, Latency, Profile};
 use policy::route::Arrivals;
-use policy::{Failure, Moment};
+use policy::{Backlog, Failure, Moment};
 use std::collections::BTreeMap;
 
 /// Waiting requests of one worker; a worker that is asked for more refuses.
@@ -135,8 +135,12 @@ impl Worker {
         let instances = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
         let rest = |run: &Run| (forecast.batch_us(run.rows) - now.us_since(run.started) as f64).max(0.0);
         let running_us = self.running.iter().flatten().map(rest).sum::<f64>() / f64::from(instances.max(1));
-        let backlog_us = self.batcher.backlog_us(forecast, instances).saturating_add(running_us as u64);
-        Word { backlog_us, forecast: with_forecast.then_some(forecast), senders: self.arrivals.senders(now, gateway as u64) }
+        let waiting = self.batcher.backlog(now, forecast).shared(1, instances);
+        Word {
+            backlog: waiting.and(Backlog::whole(running_us as u64)),
+            forecast: with_forecast.then_some(forecast),
+            senders: self.arrivals.senders(now, gateway as u64),
+        }
     }
 
     /// What is refused teaches nothing, so a forecast that refuses would stand for ever: after a while without a run the next one is

@@ -102,10 +102,10 @@ fn who_has_gone_is_not_waited_for_and_its_threads_come_back_once() {
 
 #[test]
 fn a_backlog_is_the_devices() {
-    let work = |us, threads| Work { us, threads };
+    let work = |us, threads| Work { backlog: Backlog::whole(us), threads };
     let check = |own: Work, instances: u32, others: &[Work], expected: u64| {
         let all = std::iter::once(own).chain(others.iter().copied());
-        assert_eq!(backlog_us(own, instances, all, 4), expected, "{own:?} {others:?}");
+        assert_eq!(backlog(own, instances, all, 4), Backlog::whole(expected), "{own:?} {others:?}");
     };
     check(work(0, 1), 4, &[], 0);
     check(work(8_000, 1), 4, &[], 2_000); // alone: what waits over its instances

@@ -23,6 +23,7 @@ pub(super) fn idle() -> Candidate {
         rows_since_report: 0,
         beside_us: 0.0,
         planned: 0.0,
+        spare: 1.0,
         wait_us_max: f64::INFINITY,
         accuracy: 1.0,
         senders: 1.0,
@@ -447,7 +448,11 @@ fn planned_shares_lead_but_for_a_better_tier_that_has_nothing_to_do() {
     assert_eq!(planned(5_000, 0.0, 100.0), Ok(1), "it is busy, and the plan means the other");
     assert_eq!(planned(5_000, 100.0, 0.0), Ok(0), "the plan means it");
     assert_eq!(planned(0, 0.0, 100.0), Ok(0), "it is free");
+    assert_eq!(planned(12_000, 100.0, 0.0), Ok(0), "it is in time where the plan means it to be, though with little to spare");
     assert_eq!(planned(30_000, 100.0, 0.0), Ok(1), "the plan means one that has no time to spare");
+    let [exact, worse] = two_tiers(0, 0);
+    let seldom_free = [Candidate { spare: 0.3, ..exact }, Candidate { planned: 100.0, ..worse }];
+    assert_eq!(choose_at(&seldom_free, Some(40_000), [0.5; 2]), Ok(1), "it is free, but seldom, and so meant for others");
     let [exact, worse] = two_tiers(30_000, 0);
     assert_eq!(choose_at(&[exact, Candidate { planned: 9.0, ..worse }], None, [0.5; 2]), Ok(0), "nobody is in a hurry");
 }

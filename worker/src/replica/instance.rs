@@ -350,13 +350,9 @@ impl Instance {
         batch.compute_output.add(1, output);
         queue.profiles.observe(rows, row_bytes, input.saturating_add(infer) as f64 / 1e3);
         queue.observed = self.shared.now();
-        let (forecast, now, queued_us) = (queue.profiles.whole(), queue.observed, queue.work_us());
+        let (forecast, now, queued) = (queue.profiles.whole(), queue.observed, queue.backlog(queue.observed));
         drop(queue);
-        LoadReport {
-            backlog_us: self.shared.seat.backlog_us(now, queued_us, self.shared.instances),
-            forecast: Some(forecast),
-            senders: 0.0,
-        }
+        LoadReport { backlog: self.shared.seat.backlog(now, queued, self.shared.instances), forecast: Some(forecast), senders: 0.0 }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::lane::{Answer, Delivery};
 use policy::batch::{Batch, Batcher, Ticket};
 use policy::profile::{FORECAST_US_MAX, Forecast, Forecasts, Latency, Profiles};
 use policy::statistics::Statistics;
-use policy::{Envelope, Failure, Moment};
+use policy::{Backlog, Envelope, Failure, Moment};
 use proto::chain::Chain;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -48,9 +48,9 @@ impl Queue {
         }
     }
 
-    /// Microseconds that what waits takes one instance.
-    pub(super) fn work_us(&self) -> u64 {
-        self.batcher.backlog_us(self.profiles.whole(), 1)
+    /// What waits, for one instance.
+    pub(super) fn backlog(&self, now: Moment) -> Backlog {
+        self.batcher.backlog(now, self.profiles.whole())
     }
 
     /// Longest run of `rows` that is not endless, in microseconds.

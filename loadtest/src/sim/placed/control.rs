@@ -63,7 +63,7 @@ impl Control {
                 if sluice {
                     layout.add_spares(&mut wish, first, &|_| Stand::Absent, usize::MAX);
                 }
-                let taste = Taste::Planned(layout.meant(&wish).into());
+                let taste = Taste::Planned(wish.flow.as_slice().into());
                 (wish, taste)
             }
             Policy::Random => (solved(mean, &|_| true, false), Taste::Random),
@@ -112,8 +112,8 @@ impl Control {
                 let mut wish = self.plan(now, demands, stage, false);
                 let stand = |way: usize| stage.stand(now, way);
                 self.layout.add_spares(&mut wish, &self.planned, &stand, SPARE_LOADS_MAX);
-                let meant = self.layout.meant(&wish).into();
-                (wish, Some(Taste::Planned(meant)))
+                let meant = Taste::Planned(wish.flow.as_slice().into());
+                (wish, Some(meant))
             }
             Policy::Proteus if due => {
                 self.planned.iter_mut().zip(demands).for_each(|(planned, demand)| *planned = baseline::PROTEUS_MARGIN * demand.fast);

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use policy::batch::{Batch, Batcher, Batching, Limits, Pending, Ticket};
 use policy::profile::{FORECAST_US_MAX, Forecast, Latency, Profile};
 use policy::route::Arrivals;
-use policy::{Failure, Moment};
+use policy::{Backlog, Failure, Moment};
 use std::collections::BTreeMap;
 
 /// Waiting requests of one replica.
@@ -134,7 +134,8 @@ impl Device {
     pub(super) fn word(&mut self, now: Moment, gateway: usize, way: Option<usize>) -> Word {
         let instances = u32::try_from(self.running.len()).unwrap_or(u32::MAX).max(1);
         let waiting = self.replicas.values().filter(|replica| !replica.batcher.is_empty());
-        let waiting_us: u64 = waiting.map(|replica| replica.batcher.backlog_us(replica.profile.forecast(), instances)).sum();
+        let waiting = waiting.map(|replica| replica.batcher.backlog(now, replica.profile.forecast()));
+        let waiting = waiting.fold(Backlog::default(), Backlog::and).shared(1, instances);
         let rest = |run: &Run| {
             let expected_us = self.replicas.get(&run.way).map_or(0.0, |replica| replica.profile.forecast().batch_us(run.rows));
             (expected_us - now.us_since(run.started) as f64).max(0.0)
@@ -142,7 +143,7 @@ impl Device {
         let running_us = self.running.iter().flatten().map(rest).sum::<f64>() / f64::from(instances);
         let forecast = way.and_then(|way| Some((way, self.replicas.get(&way)?.profile.forecast())));
         let senders = self.arrivals.senders(now, gateway as u64);
-        Word { backlog_us: waiting_us.saturating_add(running_us as u64), forecast, senders }
+        Word { backlog: waiting.and(Backlog::whole(running_us as u64)), forecast, senders }
     }
 }
 

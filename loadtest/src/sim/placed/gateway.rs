@@ -6,11 +6,8 @@ use fastrand::Rng;
 use policy::demand::{Demand, Offered};
 use policy::profile::{FORECAST_US_MAX, Forecast};
 use policy::route::{self, Candidate, Distance, Headroom, Refusal, Standing, choose};
-use policy::{Failure, Moment};
+use policy::{Backlog, Failure, Moment};
 use std::rc::Rc;
-
-/// Share of the shortest target of a device that any of its requests may find in front of it.
-const WAIT_SHARE: f64 = 1.0;
 
 /// How a gateway goes about accuracy.
 #[derive(Debug, Clone, Default)]
@@ -35,6 +32,8 @@ pub(super) struct Gateway {
     /// One a device.
     hosts: Vec<Host>,
     taste: Taste,
+    /// Share of the planned rows that the plan leaves unanswered.
+    short: f64,
     /// Their room is reused.
     candidates: Vec<Candidate>,
     variants: Vec<(usize, f64)>,
@@ -61,7 +60,9 @@ struct Gauge {
 /// What it knows of a device.
 #[derive(Default)]
 struct Host {
-    backlog_us: u64,
+    backlog: Backlog,
+    /// Share of its words of late with nothing to wait for.
+    spare: f64,
     reported: Moment,
     senders: f64,
     /// Ways of it to which rows went since.
@@ -89,16 +90,17 @@ impl Gateway {
         Self {
             routes: layout.models.iter().map(|_| Route::default()).collect(),
             gauges: layout.ways.iter().map(gauge).collect(),
-            hosts: layout.places.iter().map(|_| Host { senders: 1.0, slo_us_min: f64::INFINITY, ..Host::default() }).collect(),
+            hosts: layout.places.iter().map(|_| Host { senders: 1.0, spare: 1.0, slo_us_min: f64::INFINITY, ..Host::default() }).collect(),
             layout: layout.clone(),
             taste: Taste::default(),
+            short: 0.0,
             candidates: Vec::new(),
             variants: Vec::new(),
         }
     }
 
-    pub(super) fn prefer(&mut self, taste: Taste) {
-        self.taste = taste;
+    pub(super) fn prefer(&mut self, taste: Taste, short: f64) {
+        (self.taste, self.short) = (taste, short);
     }
 
     /// A replica is routable, or no longer.
@@ -138,8 +140,8 @@ impl Gateway {
         let tier = route.tier;
         let variant = self.variant(job.model, random);
         let ways = self.routes.get(job.model).map(|route| route.ways.as_slice()).unwrap_or_default();
-        candidates.extend(ways.iter().map(|way| self.candidate(now, *way, &served, variant)));
         let remaining_us = job.deadline.map(|deadline| deadline.us_since(now));
+        candidates.extend(ways.iter().map(|way| self.candidate(now, *way, &served, variant, remaining_us)));
         let request = route::Request { now, rows: job.rows, bytes: 0, remaining_us, slo_us: Some(served.slo_us), tier, may_cross: false };
         let headroom = self.routes.get(job.model).map(|route| &route.headroom).ok_or_else(none)?;
         let choice = choose(&candidates, &request, headroom, draws);
@@ -205,7 +207,7 @@ impl Gateway {
         drawn
     }
 
-    fn candidate(&self, now: Moment, number: usize, served: &Served, only: Option<usize>) -> Candidate {
+    fn candidate(&self, now: Moment, number: usize, served: &Served, only: Option<usize>, remaining_us: Option<u64>) -> Candidate {
         let (way, gauge) = (self.layout.ways.get(number), self.gauges.get(number));
         let host = way.and_then(|way| self.hosts.get(way.device));
         let place = way.and_then(|way| self.layout.places.get(way.device));
@@ -218,7 +220,7 @@ impl Gateway {
             Taste::Planned(rows) => rows.get(number).copied().unwrap_or_default(),
             _ => 0.0,
         };
-        let meant = planned >= 0.0 && only.is_none_or(|only| way.is_some_and(|way| way.variant == only));
+        let meant = only.is_none_or(|only| way.is_some_and(|way| way.variant == only));
         Candidate {
             alpha_us: forecast.latency.alpha_us,
             beta_us: forecast.latency.beta_us,
@@ -227,14 +229,15 @@ impl Gateway {
             rows_max: forecast.rows_max(served.rows_max),
             rows_useful: forecast.rows_useful(served.rows_max, served.slo_us, self.layout.net_us),
             instances,
-            backlog_us: host.map_or(0, |host| host.backlog_us),
+            backlog_us: host.map_or(0, |host| host.backlog.before_us(remaining_us)),
             reported: host.map(|host| host.reported).unwrap_or_default(),
             rows_since_report: gauge.map_or(0, |gauge| gauge.rows_sent),
             senders: host.map_or(1.0, |host| host.senders),
             beside_us: host.map_or(0.0, |host| self.beside_us(host, number)) / f64::from(instances),
             accuracy: if matches!(self.taste, Taste::Any) { 1.0 } else { accuracy },
-            wait_us_max: WAIT_SHARE * host.map_or(f64::INFINITY, |host| host.slo_us_min),
+            wait_us_max: route::wait_us_max(host.map_or(f64::INFINITY, |host| host.slo_us_min), self.short),
             planned,
+            spare: host.map_or(1.0, |host| host.spare),
             in_flight: host.map_or(0, |host| host.in_flight),
             rtt_us: self.layout.net_us,
             bytes_per_us: f64::INFINITY,
@@ -270,13 +273,14 @@ impl Gateway {
         };
         let allowed = (way.accuracy >= model.floor || model.floor < 0.0) && only.is_none_or(|only| way.variant == only);
         let doubted = gauge.forecast.slow > 1.0 && now.us_since(gauge.forecast_at) > FORECAST_US_MAX;
-        allowed && doubted && host.in_flight == 0 && now.us_since(host.reported) >= host.backlog_us
+        allowed && doubted && host.in_flight == 0 && now.us_since(host.reported) >= host.backlog.all_us()
     }
 
     /// A device tells of itself.
     pub(super) fn hear(&mut self, now: Moment, device: usize, word: Word) {
         let Some(host) = self.hosts.get_mut(device) else { return };
-        (host.backlog_us, host.reported, host.senders) = (word.backlog_us, now, word.senders);
+        host.spare = route::spare(host.spare, now.us_since(host.reported), word.backlog.all_us() == 0);
+        (host.backlog, host.reported, host.senders) = (word.backlog, now, word.senders);
         for way in host.sent.drain(..) {
             self.gauges.iter_mut().skip(way).take(1).for_each(|gauge| gauge.rows_sent = 0);
         }

@@ -260,34 +260,6 @@ impl Layout {
         self.wish(found, &index)
     }
 
-    /// What gateways are told of a plan: rows a second that are meant for each way, 0 where it may help out, below zero where it should not.
-    ///
-    /// Of a model's variants on one device only those run for which rows are meant, or else the fastest: a batch of one variant takes no
-    /// rows of another, so that each variant more makes the batches of all smaller.
-    pub fn meant(&self, wish: &Wish) -> Vec<f64> {
-        let flow = |w: usize| wish.flow.get(w).copied().unwrap_or_default();
-        let mut best: BTreeMap<(usize, usize), (bool, f64, usize)> = BTreeMap::new();
-        for (w, way) in self.ways.iter().enumerate().filter(|(w, _)| wish.placed.get(*w).copied().unwrap_or_default()) {
-            let Some(can) = self.estimate(way, 1.0, 1.0) else { continue };
-            let this = (flow(w) <= 0.0, can.service_s, w);
-            let first = best.entry((way.device, way.model)).or_insert(this);
-            if (this.0, this.1) < (first.0, first.1) {
-                *first = this;
-            }
-        }
-        let helps = |w: usize, way: &Way| best.get(&(way.device, way.model)).is_none_or(|(_, _, first)| *first == w);
-        let of = |(w, way): (usize, &Way)| {
-            if flow(w) > 0.0 {
-                flow(w)
-            } else if helps(w, way) {
-                0.0
-            } else {
-                -1.0
-            }
-        };
-        self.ways.iter().enumerate().map(of).collect()
-    }
-
     /// Fills the memory that a plan leaves, up to [`SPARES_MAX`] replicas a device: with what is there already, then with the fastest
     /// variants of the models that have fewest replicas for their rate, in at most `loads_max` loads. Nothing is meant for them, but whoever
     /// comes unplanned finds them warm; and they are the first to go.

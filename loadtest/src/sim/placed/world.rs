@@ -325,7 +325,8 @@ impl<'s> World<'s> {
 
     fn adopt(&mut self, _now: Moment, made: Made) {
         if let Some(taste) = made.taste {
-            self.gateways.iter_mut().for_each(|gateway| gateway.prefer(taste.clone()));
+            let short = made.wish.unserved / made.epoch.planned.max(f64::MIN_POSITIVE);
+            self.gateways.iter_mut().for_each(|gateway| gateway.prefer(taste.clone(), short));
         }
         self.outcome.epochs.push(made.epoch);
     }

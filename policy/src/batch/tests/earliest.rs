@@ -94,8 +94,25 @@ fn the_backlog_counts_batches_by_shape() {
     for (group, rows) in [(0, 5), (0, 5), (7, 1)] {
         arrive(&mut batcher, 0, Pending { group, ..pending(rows, None) });
     }
-    assert_eq!(batcher.backlog_us(GPU, 1), 3 * 100 + 11 * 10);
-    assert_eq!(batcher.backlog_us(Forecast { slow: 2.0, ..GPU }, 2), 3 * 100 + 11 * 10);
+    assert_eq!(batcher.backlog(Moment::from_us(0), GPU), Backlog::by_deadline(3 * 100 + 11 * 10, |_| 0));
+    assert_eq!(batcher.backlog(Moment::from_us(0), Forecast { slow: 2.0, ..GPU }).all_us(), 2 * (3 * 100 + 11 * 10));
+}
+
+#[test]
+fn the_backlog_knows_what_is_due_when() {
+    let mut batcher = roomy();
+    let late = arrive(&mut batcher, 0, pending(6, Some(300_000)));
+    let soon = arrive(&mut batcher, 0, pending(2, Some(30_000)));
+    let all_us = batcher.backlog(Moment::from_us(0), GPU).all_us();
+    let before_us = |batcher: &Batcher, now: u64, slack_us: u64| batcher.backlog(Moment::from_us(now), GPU).before_us(Some(slack_us));
+    assert_eq!(before_us(&batcher, 0, 10_000), 0);
+    assert_eq!(before_us(&batcher, 0, 50_000), all_us / 4);
+    assert_eq!(before_us(&batcher, 0, 700_000), all_us);
+    assert_eq!(before_us(&batcher, 280_000, 40_000), all_us, "time passes");
+    assert!(batcher.cancel(soon));
+    assert_eq!(before_us(&batcher, 0, 50_000), 0);
+    assert!(batcher.cancel(late));
+    assert_eq!(batcher.backlog(Moment::from_us(0), GPU), Backlog::default());
 }
 
 /// Rows by level that leave in `batches` when some of all `levels` always wait; each batch takes 100 us.

@@ -147,7 +147,7 @@ async fn a_reply_of_an_idle_replica_tells_the_backlog_of_the_other() {
     let slow = Parts { gate: gate.clone(), latency: second, ..parts(Box::new(|_| ())) };
     let slow = Arc::new(Replica::start(slow, vec![engine], None).unwrap());
     let idle = start_at(&gate, 1, vec![other]);
-    let told = || async { answered(spawn(&idle, full(1.0, None))).await.unwrap().load.backlog_us };
+    let told = || async { answered(spawn(&idle, full(1.0, None))).await.unwrap().load.backlog.all_us() };
     let running = spawn(&slow, full(1.0, None));
     begins(&busy).await;
     let running_only = told().await;
