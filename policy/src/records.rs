@@ -2,7 +2,7 @@
 //! and each record has one writer.
 
 use crate::demand::Demand;
-use crate::profile::{BatchTime, SpeedVerdict};
+use crate::profile::{BatchTime, Measured, SpeedVerdict};
 use crate::{
     Digest, ExecutionProvider, ImageSpec, ModelName, Padding, PrecisionHint, Signature, VariantId, VariantName, Version, WorkerId,
 };
@@ -180,6 +180,12 @@ record! {
         /// A reload that did not work out. What is reported, and routable, is what was loaded before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reload_failed: Option<ReloadFailure>,
+        /// Where the load stands that is to take the place of what is reported; none while there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reloading: Option<String>,
+        /// What its batches took of late; none before that is known, and some time after the last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        measured: Option<Measured>,
         /// Microseconds per row, from calibration; 0 in both where there is no number.
         #[serde(default, deserialize_with = "number")]
         alpha_us: f64,

@@ -68,7 +68,7 @@ pub fn problems(record: &ModelRecord) -> Vec<String> {
 fn of_slo(slo: &Slo, out: &mut Problems) {
     latency(slo.latency_ms, "slo.latency_ms", out);
     if let Some(percentile) = slo.percentile {
-        out.unless((50.0..100.0).contains(&percentile), "slo.percentile", &percentile, "50 to below 100, in per cent");
+        out.unless((50.0..=99.99).contains(&percentile), "slo.percentile", &percentile, "50 to 99.99, in per cent");
     }
     accuracy(slo.min_accuracy, "slo.min_accuracy", out);
     // Alone they would look like a promise and be none.

@@ -234,6 +234,12 @@ impl Seat {
         self.load.queued_us.store(if is_shared { us() } else { 0 }, Ordering::Relaxed);
     }
 
+    /// Has no other replica on the device anything to do?
+    pub(crate) fn is_alone(&self) -> bool {
+        let idle = |load: &Load| load.queued_us.load(Ordering::Relaxed) == 0 && load.ends_us.iter().all(|end| end.load(Ordering::Relaxed) == 0);
+        self.gate.loads.load().iter().all(|load| Arc::ptr_eq(load, &self.load) || idle(load))
+    }
+
     /// Microseconds until a request that arrived now would start; `queued_us` is what waits here, on one of `instances`.
     pub(crate) fn backlog_us(&self, now: Moment, queued_us: u64, instances: u32) -> u64 {
         let loads = self.gate.loads.load();

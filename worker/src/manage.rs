@@ -94,7 +94,7 @@ impl Manager {
             }
             tokio::select! {
                 () = wanted.changed() => {}
-                _ = watch.tick() => self.handle.all().iter().for_each(|replica| replica.watch()),
+                _ = watch.tick() => self.watch(),
                 Some(finished) = underway.loads.join_next() => match finished {
                     Ok(finished) => self.finish(finished, &mut underway),
                     Err(error) => tracing::error!(%error, "a load ended abnormally"),
@@ -232,6 +232,19 @@ impl Manager {
                 self.attempt(variant, pause, underway);
             }
         }
+    }
+
+    /// Looks for runs that do not end, and at what batches take.
+    fn watch(&mut self) {
+        let mut news = Vec::new();
+        for (variant, slot) in &mut self.slots {
+            let Ok(replica) = self.handle.replica(variant) else { continue };
+            if slot.takes(replica.measured()) {
+                news.push(variant.clone());
+            }
+        }
+        news.iter().for_each(|variant| self.publish(variant));
+        self.handle.all().iter().for_each(|replica| replica.watch());
     }
 
     /// Gateways learn first, then the replica finishes what it has, then its engines go.

@@ -7,7 +7,7 @@ use super::view::View;
 use super::{Observed, Unplaced, Wanted};
 use crate::demand::{Demand, planned};
 use crate::place::{self, Device, Model, Pair, Problem, Solution};
-use crate::profile::Forecast;
+use crate::profile::{Forecast, waits};
 use crate::{DeviceRecord, ModelName, VariantId, Version, WorkerId, WorkerRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +18,6 @@ const MEMORY_SHARE: f64 = 0.85;
 const NET_US: f64 = 500.0;
 /// Variance over squared mean of a run's time, where nothing else is known.
 const RUN_VARIANCE: f64 = 0.1;
-/// ln(100): in so many mean waits 99 of 100 have had their turn.
-const P99: f64 = 4.6;
 /// Bounds of the share of a device's time up to which a model is in time there.
 const UTILISATION: (f64, f64) = (0.3, 0.9);
 /// Seconds for which a new replica stays whatever is planned.
@@ -48,8 +46,10 @@ pub struct ModelPlan {
     pub served: f64,
     /// Mean accuracy of those answers, relative to the reference.
     pub accuracy: f64,
-    /// Milliseconds in which 99 of 100 answers come, as predicted; none where nothing flows.
-    pub p99_ms: Option<f64>,
+    /// Share of answers that may be late, 0 to 1: a hundredth where no percentile is said.
+    pub allowance: f64,
+    /// Milliseconds in which all but that share of answers come, as predicted; none where nothing flows.
+    pub tail_ms: Option<f64>,
     /// Latency target in milliseconds.
     pub target_ms: Option<f64>,
     /// Least latency target in milliseconds that any of its replicas could keep, where the target is under it.
@@ -109,6 +109,7 @@ struct Row<'a> {
     name: &'a ModelName,
     version: Version,
     uneven: f64,
+    allowance: f64,
     target_us: Option<f64>,
     /// What the fastest replica needs, where that is over the target.
     feasible_us: Option<f64>,
@@ -206,13 +207,13 @@ impl<'a> Asked<'a> {
     fn add_model(&mut self, view: &View<'a>, targets: &[&Target<'a>], rate: f64, uneven: f64, now_s: Option<u64>) {
         let Some(first) = targets.first() else { return };
         let (record, version) = (first.model, first.version.version);
-        let target_us = record.slo.latency_ms.map(|ms| f64::from(ms) * 1e3);
+        let (target_us, allowance) = (record.slo.latency_ms.map(|ms| f64::from(ms) * 1e3), record.slo.allowance());
         let number = self.problem.models.len();
         let mut pairs: Vec<(Pair, Place, f64)> = Vec::new();
         for (variant, target) in targets.iter().enumerate() {
             let Some(accuracy) = target.accuracy_of_floor() else { continue };
             for (index, host) in self.devices.iter().enumerate().filter(|(_, host)| target.may_be_on(host.worker, host.device, view)) {
-                let forecast = view.forecast(&target.runs, &host.device.class);
+                let forecast = view.forecast(&target.runs, &host.device.class).held_to(allowance);
                 let rows_max = target.version.signature.max_batch_size.max(1);
                 let useful = target_us.map_or(rows_max, |slo| forecast.rows_useful(rows_max, slo, NET_US));
                 let rows = useful.min(forecast.rows_max(rows_max)).max(1);
@@ -227,7 +228,7 @@ impl<'a> Asked<'a> {
                     variant,
                     accuracy,
                     service_s: forecast.batch_us(rows) / f64::from(rows) / host.servers / 1e6,
-                    utilisation_max: utilisation(target_us, &forecast, uneven, host.servers),
+                    utilisation_max: utilisation(target_us, &forecast, waits(allowance) * (uneven + RUN_VARIANCE), host.servers),
                     bytes,
                     load_s,
                     placed: placement.is_some(),
@@ -248,7 +249,7 @@ impl<'a> Asked<'a> {
         }
         let replicas_min = record.replicas.map_or(2, |n| usize::try_from(n).unwrap_or(usize::MAX));
         self.problem.models.push(Model { rate, weight: record.weight.unwrap_or(1.0), replicas_min });
-        self.models.push(Row { name: &record.name, version, uneven, target_us, feasible_us });
+        self.models.push(Row { name: &record.name, version, uneven, allowance, target_us, feasible_us });
         for (pair, place, _) in pairs {
             self.problem.pairs.push(pair);
             self.places.push(place);
@@ -295,7 +296,8 @@ impl<'a> Asked<'a> {
 
     fn model_plan(&self, number: usize, row: &Row<'_>, solution: &Solution, devices: &[DevicePlan]) -> ModelPlan {
         let model = self.problem.models.get(number).copied().unwrap_or_default();
-        let (mut served, mut accuracy, mut p99_us, mut shares) = (0.0, 0.0, None::<f64>, Vec::new());
+        let waits = waits(row.allowance) * (row.uneven + RUN_VARIANCE);
+        let (mut served, mut accuracy, mut tail_us, mut shares) = (0.0, 0.0, None::<f64>, Vec::new());
         for ((pair, place), rate) in self.problem.pairs.iter().zip(&self.places).zip(&solution.flow) {
             if pair.model != number || *rate <= NOTHING * model.rate {
                 continue;
@@ -304,8 +306,8 @@ impl<'a> Asked<'a> {
             accuracy += rate * pair.accuracy;
             let busy = devices.get(pair.device).map_or(0.0, |d| d.busy) * pair.utilisation_max;
             let servers = self.devices.get(pair.device).map_or(1.0, |host| host.servers);
-            let waits_us = P99 * (row.uneven + RUN_VARIANCE) * place.run_us / (2.0 * (servers / 2.0).max(1.0) * (1.0 - busy).max(NOTHING));
-            p99_us = Some(p99_us.unwrap_or_default().max(NET_US + waits_us + place.run_us));
+            let waits_us = waits * place.run_us / (2.0 * (servers / 2.0).max(1.0) * (1.0 - busy).max(NOTHING));
+            tail_us = Some(tail_us.unwrap_or_default().max(NET_US + waits_us + place.run_us));
             shares.push(Share { variant: place.variant.clone(), worker: place.worker.clone(), device: place.device.clone(), rate: *rate });
         }
         shares.sort_by(|a, b| b.rate.total_cmp(&a.rate));
@@ -315,7 +317,8 @@ impl<'a> Asked<'a> {
             rate: model.rate,
             served,
             accuracy: if served > 0.0 { accuracy / served } else { 0.0 },
-            p99_ms: p99_us.map(|us| us / 1e3),
+            allowance: row.allowance,
+            tail_ms: tail_us.map(|us| us / 1e3),
             target_ms: row.target_us.map(|us| us / 1e3),
             feasible_ms: row.feasible_us.map(|us| us / 1e3),
             row_price: solution.row_prices.get(number).copied().unwrap_or_default() / model.weight,
@@ -352,15 +355,16 @@ fn taken(view: &View<'_>, rates: &Rates, worker: &WorkerId, device: &str) -> u64
     held.fold(0, u64::saturating_add)
 }
 
-/// Share of a device's time up to which 99 of 100 rows are in time there: those that come wait for each other the longer the fuller it is
-/// (Kingman's formula, with the tail of an exponential wait). Of the parallel servers half count, since routing sees two of them.
-fn utilisation(target_us: Option<f64>, forecast: &Forecast, uneven: f64, servers: f64) -> f64 {
+/// Share of a device's time up to which rows are in time there, but for those that may be late: those that come wait for each other the
+/// longer the fuller it is (Kingman's formula, with the tail of an exponential wait). Of the parallel servers half count, since routing
+/// sees two of them. `waits` is how many mean waits are allowed for, times the unevenness of arrivals and runs.
+fn utilisation(target_us: Option<f64>, forecast: &Forecast, waits: f64, servers: f64) -> f64 {
     let Some(target_us) = target_us else { return UTILISATION.1 };
     let run_us = forecast.batch_us(1);
     let to_wait_us = target_us - NET_US - forecast.tail_us(1);
     if to_wait_us <= 0.0 {
         return UTILISATION.0;
     }
-    let share = 1.0 - P99 * (uneven + RUN_VARIANCE) * run_us / (2.0 * (servers / 2.0).max(1.0) * to_wait_us);
+    let share = 1.0 - waits * run_us / (2.0 * (servers / 2.0).max(1.0) * to_wait_us);
     share.clamp(UTILISATION.0, UTILISATION.1)
 }

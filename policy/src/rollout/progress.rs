@@ -7,7 +7,7 @@
 
 use super::burn::{Burning, Latency};
 use super::disagreement::{Disagreement, Pairs, Verdict};
-use super::{Rollout, burn};
+use super::Rollout;
 use crate::{Moment, Slo};
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +104,7 @@ impl Guard {
     pub fn new(rollout: &Rollout, accuracy: Option<f64>, slo: &Slo) -> Self {
         Self {
             test: Disagreement::new(rollout.null(accuracy), rollout.margin, rollout.error_rate),
-            allowance: burn::allowance(slo),
+            allowance: slo.allowance(),
             error_rate: rollout.error_rate,
             compares: rollout.shadow > 0.0,
             pairs_min: rollout.pairs_min,

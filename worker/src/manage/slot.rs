@@ -2,7 +2,7 @@
 
 use crate::engine::ProviderReport;
 use crate::load::Warm;
-use policy::profile::Latency;
+use policy::profile::{Latency, Measured};
 use policy::reconcile::Loaded;
 use policy::{Digest, PlacementRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Signature, Unknown, WorkerRecord};
 use std::time::{Duration, Instant};
@@ -23,6 +23,8 @@ pub(crate) struct Slot {
     /// What serves, if anything does.
     pub(super) report: Option<Report>,
     pub(super) reload_failed: Option<ReloadFailure>,
+    /// What the replica's batches took, as it was told last.
+    measured: Option<Measured>,
     /// Failures in a row: each makes the next attempt wait longer.
     pub(super) failures: u32,
 }
@@ -59,13 +61,13 @@ impl Slot {
         let state = if serving.is_some() { ReplicaState::Ready } else { ReplicaState::Loading("waiting to load".to_owned()) };
         let (variant, artifact) = (placement.variant.clone(), placement.artifact.clone());
         let loaded = Loaded { variant, artifact, generation: placement.generation, state };
-        Self { loaded, placement, attempt: 0, report: serving, reload_failed: None, failures: 0 }
+        Self { loaded, placement, attempt: 0, report: serving, reload_failed: None, measured: None, failures: 0 }
     }
 
     /// `warm`, which came from load `attempt`, serves from now on.
     pub(super) fn serves(&mut self, warm: &Warm, attempt: u64) {
         self.loaded.state = ReplicaState::Ready;
-        self.reload_failed = None;
+        (self.reload_failed, self.measured) = (None, None);
         self.report = Some(Report {
             attempt,
             since: Instant::now(),
@@ -101,6 +103,18 @@ impl Slot {
         pause
     }
 
+    /// Takes what the replica's batches take now; says whether that is worth telling.
+    pub(super) fn takes(&mut self, measured: Option<Measured>) -> bool {
+        let is_news = match (&measured, &self.measured) {
+            (Some(now), Some(told)) => now.is_news(told),
+            (now, told) => now.is_some() != told.is_some(),
+        };
+        if is_news {
+            self.measured = measured;
+        }
+        is_news
+    }
+
     /// What `worker` reports of it.
     pub(super) fn record(&self, worker: &WorkerRecord) -> ReplicaRecord {
         let report = self.report.as_ref();
@@ -120,6 +134,8 @@ impl Slot {
             generation: report.map_or(self.loaded.generation, |r| r.generation),
             signature: report.map(|r| r.signature.clone()),
             reload_failed: self.reload_failed.clone(),
+            reloading: None,
+            measured: report.and(self.measured.clone()),
             alpha_us: report.map_or(0.0, |r| r.latency.alpha_us),
             beta_us: report.map_or(0.0, |r| r.latency.beta_us),
             unknown: Unknown::new(),
@@ -181,6 +197,22 @@ mod tests {
         slot.reload_failed = Some(ReloadFailure { artifact, generation, reason: "no".into() });
         assert_eq!(slot.engine_failed(1, "broken"), AfterFailure::LoadAgain(RETRY), "nothing else will");
         assert_eq!(slot.engine_failed(1, "broken"), AfterFailure::Nothing, "once");
+    }
+
+    #[test]
+    fn what_batches_take_is_told_when_it_is_news_and_only_of_what_serves() {
+        let measured = |us| Some(Measured { rows: 1.0, us, runs: 500, threads: 1, unknown: Unknown::new() });
+        let worker: WorkerRecord = serde_json::from_value(serde_json::json!({
+            "id": "w", "incarnation": 1, "data": "", "admin": "", "host": "", "site": "", "zone": "", "epoch": 0, "devices": [],
+            "capabilities": {},
+        }))
+        .unwrap();
+        let mut slot = reloading();
+        let told = [None, measured(100.0), measured(105.0), measured(150.0), None].map(|now| slot.takes(now));
+        assert_eq!(told, [false, true, false, true, true]);
+        assert!(slot.takes(measured(150.0)) && slot.record(&worker).measured.is_some());
+        slot.engine_failed(1, "broken");
+        assert_eq!(slot.record(&worker).measured, None);
     }
 
     #[test]

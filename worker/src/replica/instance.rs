@@ -348,9 +348,13 @@ impl Instance {
         batch.compute_input.add(1, input);
         batch.compute_infer.add(1, infer);
         batch.compute_output.add(1, output);
-        queue.profiles.observe(rows, row_bytes, input.saturating_add(infer) as f64 / 1e3);
+        let took_us = input.saturating_add(infer) as f64 / 1e3;
+        queue.profiles.observe(rows, row_bytes, took_us);
         queue.observed = self.shared.now();
         let (forecast, now, queued_us) = (queue.profiles.whole(), queue.observed, queue.work_us());
+        if self.shared.seat.is_alone() {
+            queue.drift.observe(now, rows, took_us, &forecast);
+        }
         drop(queue);
         LoadReport {
             backlog_us: self.shared.seat.backlog_us(now, queued_us, self.shared.instances),
