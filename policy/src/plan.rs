@@ -30,7 +30,7 @@ mod view;
 mod whatif;
 
 pub use problem::{DevicePlan, ModelPlan, Share};
-pub use progress::{Progress, progress};
+pub use progress::{Progress, progress, standings};
 pub use target::wanted_versions;
 pub use whatif::{Alternative, Change, Told, tell};
 

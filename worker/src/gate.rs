@@ -236,7 +236,8 @@ impl Seat {
 
     /// Has no other replica on the device anything to do?
     pub(crate) fn is_alone(&self) -> bool {
-        let idle = |load: &Load| load.queued_us.load(Ordering::Relaxed) == 0 && load.ends_us.iter().all(|end| end.load(Ordering::Relaxed) == 0);
+        let idle =
+            |load: &Load| load.queued_us.load(Ordering::Relaxed) == 0 && load.ends_us.iter().all(|end| end.load(Ordering::Relaxed) == 0);
         self.gate.loads.load().iter().all(|load| Arc::ptr_eq(load, &self.load) || idle(load))
     }
 

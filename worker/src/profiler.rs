@@ -12,6 +12,7 @@ use crate::handle::WorkerHandle;
 use crate::lab::{BUDGET, Input, Lab, Terms};
 use crate::manage::fetch;
 use crate::memory::Ledger;
+use crate::phase::Teller;
 use crate::verdict::{How, Verdicts};
 use policy::plan::{Observed, drifts};
 use policy::profile::{Latency, SpeedVerdict, TIMED_ROWS, Timing, is_worth_measuring, no_longer_holds};
@@ -103,7 +104,7 @@ impl Profiler {
         }
         let mut specs = Vec::new();
         for runs in &both {
-            let folder = fetch(&self.config, &*self.registry, &self.artifacts, runs).await?;
+            let folder = fetch(&self.config, &*self.registry, &self.artifacts, runs, &Teller::silent()).await?;
             let (how, file) = (How::of(runs)?, folder.join(runs.model_file));
             self.verdicts.of(runs.artifact, &file, how).await?;
             specs.push(LoadSpec { engine: how.engine, hint: how.hint, ..LoadSpec::cpu(file, NonZeroUsize::MIN) });

@@ -5,9 +5,9 @@
 //! zero when it names another. So neither a gateway that restarts nor a new controller counts a pair twice; a gateway that is lost takes
 //! its pairs of that look along.
 
+use super::Rollout;
 use super::burn::{Burning, Latency};
 use super::disagreement::{Disagreement, Pairs, Verdict};
-use super::Rollout;
 use crate::{Moment, Slo};
 use serde::{Deserialize, Serialize};
 

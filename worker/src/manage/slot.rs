@@ -2,6 +2,7 @@
 
 use crate::engine::ProviderReport;
 use crate::load::Warm;
+use crate::phase::Phase;
 use policy::profile::{Latency, Measured};
 use policy::reconcile::Loaded;
 use policy::{Digest, PlacementRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Signature, Unknown, WorkerRecord};
@@ -23,6 +24,10 @@ pub(crate) struct Slot {
     /// What serves, if anything does.
     pub(super) report: Option<Report>,
     pub(super) reload_failed: Option<ReloadFailure>,
+    /// Where the load is that is to take the place of what serves.
+    pub(super) reloading: Option<String>,
+    /// Why the last attempt came to nothing.
+    trouble: Option<String>,
     /// What the replica's batches took, as it was told last.
     measured: Option<Measured>,
     /// Failures in a row: each makes the next attempt wait longer.
@@ -61,13 +66,23 @@ impl Slot {
         let state = if serving.is_some() { ReplicaState::Ready } else { ReplicaState::Loading("waiting to load".to_owned()) };
         let (variant, artifact) = (placement.variant.clone(), placement.artifact.clone());
         let loaded = Loaded { variant, artifact, generation: placement.generation, state };
-        Self { loaded, placement, attempt: 0, report: serving, reload_failed: None, measured: None, failures: 0 }
+        Self {
+            loaded,
+            placement,
+            attempt: 0,
+            report: serving,
+            reload_failed: None,
+            reloading: None,
+            trouble: None,
+            measured: None,
+            failures: 0,
+        }
     }
 
     /// `warm`, which came from load `attempt`, serves from now on.
     pub(super) fn serves(&mut self, warm: &Warm, attempt: u64) {
         self.loaded.state = ReplicaState::Ready;
-        (self.reload_failed, self.measured) = (None, None);
+        (self.reload_failed, self.reloading, self.trouble, self.measured) = (None, None, None, None);
         self.report = Some(Report {
             attempt,
             since: Instant::now(),
@@ -94,6 +109,29 @@ impl Slot {
         } else {
             AfterFailure::LoadAgain(self.next_pause())
         }
+    }
+
+    /// Its load is at `phase`; says whether that is new.
+    pub(super) fn is_at(&mut self, phase: Phase) -> bool {
+        let text = match &self.trouble {
+            None => phase.to_string(),
+            Some(trouble) => format!("{phase}, once more after: {trouble}"),
+        };
+        self.says(text)
+    }
+
+    /// Its load came to nothing, and is begun anew.
+    pub(super) fn retries(&mut self, trouble: &str) {
+        self.says(format!("trying again: {trouble}"));
+        self.trouble = Some(trouble.to_owned());
+    }
+
+    fn says(&mut self, text: String) -> bool {
+        if self.report.is_some() {
+            return self.reloading.replace(text.clone()) != Some(text);
+        }
+        let state = ReplicaState::Loading(text);
+        std::mem::replace(&mut self.loaded.state, state.clone()) != state
     }
 
     /// How long to wait before the next attempt; longer each time.
@@ -134,7 +172,7 @@ impl Slot {
             generation: report.map_or(self.loaded.generation, |r| r.generation),
             signature: report.map(|r| r.signature.clone()),
             reload_failed: self.reload_failed.clone(),
-            reloading: None,
+            reloading: report.and(self.reloading.clone()),
             measured: report.and(self.measured.clone()),
             alpha_us: report.map_or(0.0, |r| r.latency.alpha_us),
             beta_us: report.map_or(0.0, |r| r.latency.beta_us),
@@ -213,6 +251,23 @@ mod tests {
         assert!(slot.takes(measured(150.0)) && slot.record(&worker).measured.is_some());
         slot.engine_failed(1, "broken");
         assert_eq!(slot.record(&worker).measured, None);
+    }
+
+    #[test]
+    fn the_phase_of_a_load_is_reported_beside_what_serves_and_with_what_went_wrong_before() {
+        let mut slot = Slot::loading(placement(0), None);
+        assert!(slot.is_at(Phase::Validating) && !slot.is_at(Phase::Validating));
+        assert_eq!(slot.loaded.state, ReplicaState::Loading("validating".into()));
+        slot.retries("no room");
+        assert_eq!(slot.loaded.state, ReplicaState::Loading("trying again: no room".into()));
+        assert!(slot.is_at(Phase::WarmingUp));
+        assert_eq!(slot.loaded.state, ReplicaState::Loading("warming up, once more after: no room".into()));
+        let mut slot = reloading();
+        assert!(slot.is_at(Phase::Calibrating));
+        assert_eq!((slot.loaded.state.clone(), slot.reloading.as_deref()), (ReplicaState::Ready, Some("calibrating")));
+        slot.engine_failed(1, "broken");
+        assert!(slot.is_at(Phase::WarmingUp));
+        assert_eq!(slot.loaded.state, ReplicaState::Loading("warming up".into()), "nothing serves beside it any more");
     }
 
     #[test]

@@ -153,10 +153,10 @@ fn where_a_profile_no_longer_holds_the_plan_goes_by_what_is_measured() {
     reference_takes(&mut sim, &[("w0", 2.0), ("w1", 2.2)]);
     serve(&mut sim, 70.0);
     assert!(share(&sim, "fp32@ort") < 50.0 && share(&sim, "int8@ort") > 20.0, "{:?}", sim.plan.models);
-    assert_eq!(drifts(&sim.observed).iter().map(|(profile, times)| (&profile.artifact, *times)).collect::<Vec<_>>(), [(
-        &sim.observed.versions[0].artifact,
-        2.0
-    )]);
+    assert_eq!(
+        drifts(&sim.observed).iter().map(|(profile, times)| (&profile.artifact, *times)).collect::<Vec<_>>(),
+        [(&sim.observed.versions[0].artifact, 2.0)]
+    );
     sim.measured.values_mut().for_each(|measured| measured.threads = 4);
     serve(&mut sim, 70.0);
     assert!(share(&sim, "fp32@ort") > 70.0, "measured otherwise than profiled: {:?}", sim.plan.models);

@@ -36,7 +36,16 @@ impl Sim {
     pub(super) fn new(workers: Vec<WorkerRecord>, versions: Vec<VersionRecord>, models: Vec<ModelRecord>) -> Self {
         let really = versions.iter().flat_map(|v| v.runs().map(|r| (r.artifact.clone(), r.bytes_resident)).collect::<Vec<_>>()).collect();
         let observed = Observed { workers, versions, ..Observed::default() };
-        Self { observed, wanted: Wanted { models }, bad: BTreeSet::new(), really, measured: BTreeMap::new(), slots: BTreeMap::new(), epoch: 1, plan: Plan::default() }
+        Self {
+            observed,
+            wanted: Wanted { models },
+            bad: BTreeSet::new(),
+            really,
+            measured: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            epoch: 1,
+            plan: Plan::default(),
+        }
     }
 
     /// One plan, checked to give itself again, and written.
