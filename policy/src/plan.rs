@@ -130,7 +130,7 @@ pub fn plan(observed: &Observed, wanted: &Wanted, epoch: u64, more: &mut dyn FnM
             target.settle_on(workers, &view);
         }
     }
-    unplaced.extend(answer.models.iter().filter_map(ModelPlan::shortfall));
+    unplaced.extend(answer.models.iter().filter(|plan| !answer.nowhere.contains(&plan.model)).filter_map(ModelPlan::shortfall));
     let mut placements = steps::run(&view, &mut models, &mut unplaced);
     for placement in &mut placements {
         placement.epoch = epoch;

@@ -119,6 +119,14 @@ record! {
     }
 }
 
+impl WorkerRecord {
+    /// Bytes that replicas may use of one of its devices: what that says, and of main memory no more than the host has, where it says so.
+    pub fn memory_of(&self, device: &DeviceRecord) -> u64 {
+        let host = Some(self.capabilities.memory_bytes).filter(|bytes| device.name == "cpu" && *bytes > 0);
+        host.map_or(device.memory_bytes, |host| device.memory_bytes.min(host))
+    }
+}
+
 /// Where a replica stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", content = "reason", rename_all = "lowercase")]

@@ -17,7 +17,9 @@ const DEPTH_MAX: usize = 3;
 /// Longest latency target, an hour: what takes longer is a batch job.
 const LATENCY_MS_MAX: u32 = 3_600_000;
 /// Highest rate: no cluster comes near it, so a higher one is a mistake of units.
-const RATE_MAX: f64 = 1e9;
+pub(crate) const RATE_MAX: f64 = 1e9;
+/// Importance of a model against others.
+pub(crate) const WEIGHTS: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
 /// What is expected beside a metric or samples.
 const FLOOR_BESIDE: &str = "slo.min_accuracy beside it, the floor that it is about";
 
@@ -45,7 +47,7 @@ pub fn problems(record: &ModelRecord) -> Vec<String> {
         out.unless(max.is_nan() || expected.is_nan() || max >= expected, "max_rate", &max, &format!("at least expected_rate, {expected}"));
     }
     if let Some(weight) = record.weight {
-        out.unless((0.001..=1000.0).contains(&weight), "weight", &weight, "0.001 to 1000");
+        out.unless(WEIGHTS.contains(&weight), "weight", &weight, "0.001 to 1000");
     }
     let mut seen = BTreeSet::new();
     for (at, pin) in record.pins.iter().enumerate() {

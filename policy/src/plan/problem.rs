@@ -8,6 +8,7 @@ use super::{Observed, Unplaced, Wanted};
 use crate::demand::{Demand, planned};
 use crate::place::{self, Device, Model, Pair, Problem, Solution};
 use crate::profile::{Forecast, waits};
+use crate::wanted::{RATE_MAX, WEIGHTS};
 use crate::{DeviceRecord, ModelName, VariantId, Version, WorkerId, WorkerRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -137,6 +138,8 @@ pub(super) struct Answer {
     pub(super) devices: Vec<DevicePlan>,
     /// Where each variant of an asked model is wanted.
     pub(super) wanted: BTreeMap<VariantId, BTreeSet<WorkerId>>,
+    /// Models of which no device can have anything, for reasons that are said elsewhere.
+    pub(super) nowhere: BTreeSet<ModelName>,
 }
 
 impl ModelPlan {
@@ -164,7 +167,9 @@ pub(super) fn rates(observed: &Observed, wanted: &Wanted) -> Rates {
     }
     let rate = |model: &crate::ModelRecord| {
         let demand = seen.get(&model.name).copied().unwrap_or(Demand { uneven: 1.0, ..Demand::default() });
-        let wants = demand.rate().max(model.expected_rate.unwrap_or_default()).min(model.max_rate.unwrap_or(f64::INFINITY));
+        // A record can be written past the checks of what may be wanted.
+        let believed = |rate: Option<f64>| rate.filter(|rate| *rate > 0.0 && *rate <= RATE_MAX);
+        let wants = demand.rate().max(believed(model.expected_rate).unwrap_or_default()).min(believed(model.max_rate).unwrap_or(RATE_MAX));
         let before = observed.rates.get(&model.name).copied().unwrap_or_default();
         (model.name.clone(), (planned(before, wants), demand))
     };
@@ -182,8 +187,9 @@ impl<'a> Asked<'a> {
             // Where there is one host only, its workers are what can be lost.
             let node = position(&mut hosts, (&worker.site, &worker.host, one_host.then_some(&worker.id)));
             for device in &worker.devices {
-                let kind = position(&mut kinds, (&device.class, worker.capabilities.cores, device.memory_bytes));
-                let planned = (device.memory_bytes as f64 * MEMORY_SHARE) as u64;
+                let memory_bytes = worker.memory_of(device);
+                let kind = position(&mut kinds, (&device.class, worker.capabilities.cores, memory_bytes));
+                let planned = (memory_bytes as f64 * MEMORY_SHARE) as u64;
                 let bytes = planned.saturating_sub(taken(view, rates, &worker.id, &device.name));
                 let cpu = device.name == "cpu";
                 asked.problem.devices.push(Device { node, zone, bytes, loads_max: if cpu { 1 } else { 2 }, load_s_max: LOAD_S_MAX, kind });
@@ -248,7 +254,11 @@ impl<'a> Asked<'a> {
             pairs.retain(|(pair, _, needs_us)| pair.fixed || in_time(*needs_us));
         }
         let replicas_min = record.replicas.map_or(2, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        self.problem.models.push(Model { rate, weight: record.weight.unwrap_or(1.0), replicas_min });
+        self.problem.models.push(Model {
+            rate,
+            weight: record.weight.filter(|weight| WEIGHTS.contains(weight)).unwrap_or(1.0),
+            replicas_min,
+        });
         self.models.push(Row { name: &record.name, version, uneven, allowance, target_us, feasible_us });
         for (pair, place, _) in pairs {
             self.problem.pairs.push(pair);
@@ -269,7 +279,9 @@ impl<'a> Asked<'a> {
         self.add_spares(&solution, &mut wanted);
         let devices: Vec<_> = self.devices.iter().enumerate().map(|(n, host)| self.device_plan(n, host, &solution)).collect();
         let models = self.models.iter().enumerate().map(|(k, row)| self.model_plan(k, row, &solution, &devices)).collect();
-        Answer { models, devices, wanted }
+        let nowhere = |(k, row): (usize, &Row<'_>)| (!self.problem.pairs.iter().any(|pair| pair.model == k)).then(|| row.name.clone());
+        let nowhere = self.models.iter().enumerate().filter_map(nowhere).collect();
+        Answer { models, devices, wanted, nowhere }
     }
 
     /// Keeps variants that nothing flows through warm where there is memory left, those that are there first.

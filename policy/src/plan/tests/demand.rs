@@ -8,13 +8,13 @@ use crate::{DemandRecord, Pin, ProfileRecord};
 use proptest::prelude::*;
 
 /// `rate` rows a second of `m`, evenly.
-fn asked(rate: f64) -> Vec<DemandRecord> {
+pub(super) fn asked(rate: f64) -> Vec<DemandRecord> {
     let demand = Demand { fast: rate, slow: rate, variance: 0.0, uneven: 1.0 };
     let models = BTreeMap::from([(ModelName::new("m").unwrap(), demand)]);
     vec![DemandRecord { schema: crate::SCHEMA, gateway: "g".to_owned(), models, unknown: Unknown::new() }]
 }
 
-fn timed(artifact: u64, alpha_us: f64, pays: bool) -> ProfileRecord {
+pub(super) fn timed(artifact: u64, alpha_us: f64, pays: bool) -> ProfileRecord {
     let json = serde_json::json!({
         "artifact": format!("{artifact:064x}"), "class": "c", "engine": "onnxruntime 1", "threads": 1, "alpha_us": alpha_us, "beta_us": 0.0,
         "bytes_resident": 0, "load_ms": 1_000, "speed": if pays { kept() } else { refused() },
@@ -23,7 +23,7 @@ fn timed(artifact: u64, alpha_us: f64, pays: bool) -> ProfileRecord {
 }
 
 /// Workers with memory for so many bytes, one core each; fp32 takes 20 ms, int8 5 ms of accuracy .99 and half of the bytes.
-fn cluster(memory: &[u64], slo_ms: Option<u32>) -> Sim {
+pub(super) fn cluster(memory: &[u64], slo_ms: Option<u32>) -> Sim {
     let workers = memory.iter().enumerate().map(|(i, bytes)| {
         let mut worker = worker(&format!("w{i}"), &format!("h{i}"), *bytes);
         worker.capabilities.cores = 1;
@@ -37,7 +37,7 @@ fn cluster(memory: &[u64], slo_ms: Option<u32>) -> Sim {
 }
 
 /// Sets a rate and lets it settle, a load at a time.
-fn serve(sim: &mut Sim, rate: f64) {
+pub(super) fn serve(sim: &mut Sim, rate: f64) {
     sim.observed.demands = asked(rate);
     for _ in 0..20 {
         sim.plan_once();
@@ -46,7 +46,7 @@ fn serve(sim: &mut Sim, rate: f64) {
     }
 }
 
-fn share(sim: &Sim, variant: &str) -> f64 {
+pub(super) fn share(sim: &Sim, variant: &str) -> f64 {
     let shares = sim.plan.models.iter().flat_map(|m| &m.shares);
     shares.filter(|s| s.variant.name.as_str() == variant).map(|s| s.rate).sum()
 }
@@ -71,6 +71,25 @@ fn where_memory_is_short_the_reference_makes_room_for_what_answers_more() {
     serve(&mut sim, 300.0);
     assert_eq!((ready(&sim, "fp32@ort"), ready(&sim, "int8@ort")), (vec![], vec!["w0".to_owned(), "w1".to_owned()]));
     assert!(matches!(progress_of(&sim, "m"), Progress::Ready(_)), "{:?}", progress_of(&sim, "m"));
+}
+
+#[test]
+fn what_is_wanted_instead_gets_its_room_one_worker_after_the_other() {
+    let mut sim = cluster(&[14, 14], None);
+    serve(&mut sim, 10.0);
+    assert_eq!((ready(&sim, "fp32@ort").len(), ready(&sim, "int8@ort").len()), (2, 0));
+    sim.observed.demands = asked(300.0);
+    for _ in 0..20 {
+        sim.plan_once();
+        sim.work(|| true);
+        sim.check_memory();
+        assert!(!sim.ready("m", None).is_empty(), "I1");
+    }
+    assert_eq!((ready(&sim, "fp32@ort").len(), ready(&sim, "int8@ort").len()), (0, 2));
+    let mut sim = cluster(&[14], None);
+    serve(&mut sim, 10.0);
+    serve(&mut sim, 300.0);
+    assert_eq!(ready(&sim, "fp32@ort"), ["w0"], "the only one is not given up");
 }
 
 #[test]
