@@ -264,7 +264,7 @@ impl Controller {
 }
 
 /// Do two states differ only in how far loads are? That is told every second, and is nothing to plan for.
-fn is_progress_only(before: &State, now: &State, keys: &Keys) -> bool {
+pub(crate) fn is_progress_only(before: &State, now: &State, keys: &Keys) -> bool {
     let loading = |entry: &Entry| {
         let replica = matches!(keys.parse(&entry.key), Some(Key::Replica { .. })).then(|| decode::<ReplicaRecord>(entry, SCHEMA).ok());
         let replica =
