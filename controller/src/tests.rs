@@ -28,7 +28,14 @@ struct Link {
 impl Link {
     fn new(inner: &Arc<dyn Registry>) -> Arc<Self> {
         let (held, waiting) = (watch::Sender::new(false), watch::Sender::new(0));
-        Arc::new(Self { inner: inner.clone(), cut: AtomicBool::new(false), held, waiting, writes: AtomicUsize::new(0), writes_max: AtomicUsize::new(usize::MAX) })
+        Arc::new(Self {
+            inner: inner.clone(),
+            cut: AtomicBool::new(false),
+            held,
+            waiting,
+            writes: AtomicUsize::new(0),
+            writes_max: AtomicUsize::new(usize::MAX),
+        })
     }
 
     fn check(&self) -> Result<(), RegistryError> {
