@@ -71,9 +71,10 @@ fn text(told: &Told) -> String {
 }
 
 fn about_model(model: &ModelPlan) -> String {
-    let in_time = match (model.p99_ms, model.target_ms) {
-        (Some(p99), Some(target)) => format!(", 99 of 100 within {p99:.1} ms as predicted (target {target} ms)"),
-        (Some(p99), None) => format!(", 99 of 100 within {p99:.1} ms as predicted"),
+    let of_hundred = (1e4 * (1.0 - model.allowance)).round() / 100.0;
+    let in_time = match (model.tail_ms, model.target_ms) {
+        (Some(tail), Some(target)) => format!(", {of_hundred} of 100 within {tail:.1} ms as predicted (target {target} ms)"),
+        (Some(tail), None) => format!(", {of_hundred} of 100 within {tail:.1} ms as predicted"),
         (None, _) => String::new(),
     };
     let (name, version, rate, served, accuracy) = (&model.model, model.version, model.rate, model.served, model.accuracy);
@@ -111,7 +112,7 @@ mod tests {
     fn a_plan_is_told_in_words() {
         let told: Told = serde_json::from_value(json!({
             "models": [{
-                "model": "m", "version": 1, "rate": 100.0, "served": 80.0, "accuracy": 0.985, "p99_ms": 33.25, "target_ms": 40.0,
+                "model": "m", "version": 1, "rate": 100.0, "served": 80.0, "accuracy": 0.985, "allowance": 0.01, "tail_ms": 33.25, "target_ms": 40.0,
                 "feasible_ms": null, "row_price": -2.0,
                 "shares": [{ "variant": "m:1:int8@ort", "worker": "w", "device": "cpu", "rate": 80.0 }],
             }],

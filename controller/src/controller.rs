@@ -1,8 +1,9 @@
 //! The loop: elect, then observe, plan, write, until stopped or replaced.
 
 use policy::plan::{Unplaced, plan};
+use policy::{ReplicaRecord, ReplicaState, SCHEMA};
 use registry::admin::Records;
-use registry::{Lease, Mirror, Registry, RegistryError, State};
+use registry::{Entry, Key, Keys, Lease, Mirror, Registry, RegistryError, State, decode};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -145,6 +146,8 @@ impl Controller {
     async fn lead(&mut self, mirror: &mut Mirror, mut term: Term) -> End {
         let mut heard = Instant::now();
         let mut planned: Option<Instant> = None;
+        // What was last planned for.
+        let mut seen: Option<Arc<State>> = None;
         // The mirror must have seen our own election, and then our own last write: an older view would be planned upon twice.
         let mut revision_min = term.created;
         loop {
@@ -165,7 +168,7 @@ impl Controller {
                     self.registry_is_up();
                     (heard, revision_min) = (Instant::now(), at);
                     if has_planned {
-                        planned = Some(heard);
+                        (planned, seen) = (Some(heard), Some(state.clone()));
                     }
                     self.config.confirm_every
                 }
@@ -178,7 +181,9 @@ impl Controller {
             tokio::select! {
                 () = mirror.changed() => {
                     tokio::time::sleep(self.config.settle).await;
-                    planned = None;
+                    if !seen.as_ref().is_some_and(|seen| is_progress_only(seen, &mirror.snapshot(), &self.config.keys)) {
+                        planned = None;
+                    }
                 }
                 () = tokio::time::sleep_until(wake) => {}
             }
@@ -256,4 +261,19 @@ impl Controller {
             tracing::warn!(%error, "the registry does not answer, nothing is planned");
         }
     }
+}
+
+/// Do two states differ only in how far loads are? That is told every second, and is nothing to plan for.
+pub(crate) fn is_progress_only(before: &State, now: &State, keys: &Keys) -> bool {
+    let loading = |entry: &Entry| {
+        let replica = matches!(keys.parse(&entry.key), Some(Key::Replica { .. })).then(|| decode::<ReplicaRecord>(entry, SCHEMA).ok());
+        let replica =
+            replica.flatten().filter(|replica| matches!(replica.state, ReplicaState::Loading(_)) || replica.reloading.is_some())?;
+        let state = if matches!(replica.state, ReplicaState::Loading(_)) { ReplicaState::Loading(String::new()) } else { replica.state };
+        Some(ReplicaRecord { state, reloading: None, ..replica })
+    };
+    let same = |(a, b): (&Entry, &Entry)| a == b || loading(a).is_some_and(|a| loading(b) == Some(a));
+    before.entries.len() == now.entries.len()
+        && before.entries.keys().eq(now.entries.keys())
+        && before.entries.values().zip(now.entries.values()).all(same)
 }

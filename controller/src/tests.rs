@@ -21,12 +21,21 @@ struct Link {
     held: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
     writes: AtomicUsize,
+    /// So many writes of placements come through, and none after that.
+    writes_max: AtomicUsize,
 }
 
 impl Link {
     fn new(inner: &Arc<dyn Registry>) -> Arc<Self> {
         let (held, waiting) = (watch::Sender::new(false), watch::Sender::new(0));
-        Arc::new(Self { inner: inner.clone(), cut: AtomicBool::new(false), held, waiting, writes: AtomicUsize::new(0) })
+        Arc::new(Self {
+            inner: inner.clone(),
+            cut: AtomicBool::new(false),
+            held,
+            waiting,
+            writes: AtomicUsize::new(0),
+            writes_max: AtomicUsize::new(usize::MAX),
+        })
     }
 
     fn check(&self) -> Result<(), RegistryError> {
@@ -50,6 +59,9 @@ impl Registry for Link {
         if txn.then.iter().any(|op| matches!(op, Op::Put { key, .. } if key.contains("/placements/"))) {
             self.waiting.send_modify(|n| *n += 1);
             let _ = self.held.subscribe().wait_for(|held| !held).await;
+            if self.writes.load(Ordering::SeqCst) >= self.writes_max.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
             self.writes.fetch_add(1, Ordering::SeqCst);
         }
         self.inner.txn(txn).await
@@ -307,6 +319,89 @@ async fn junk_is_counted_and_does_not_stop_the_rest() {
     running.handle.wait_for(|s| s.placements == 1).await;
     assert_eq!(cluster.placed(&["a"]).await, cluster.leader().await.unwrap().epoch, "junk among the placements is cleared away");
     running.handle.wait_for(|s| s.malformed == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_goes_on_where_a_controller_died_between_two_writes() {
+    let mut cluster = Cluster::new();
+    cluster.worker("a", 0).await;
+    for i in 100..250 {
+        cluster.version(&format!("m{i}"), 0).await;
+        cluster.want(json!({"name": format!("m{i}")})).await;
+    }
+    let link = Link::new(&cluster.registry);
+    link.writes_max.store(1, Ordering::SeqCst);
+    let mut first = cluster.start("c1", link.clone());
+    let old = first.handle.wait_for(|s| s.is_leader).await.epoch;
+    link.waiting.subscribe().wait_for(|n| *n == 2).await.unwrap();
+    let written = cluster.placements().await.len();
+    assert!(written > 0 && written < 150, "{written}");
+    first.task.abort();
+    let mut second = cluster.start("c2", cluster.registry.clone());
+    let new = second.handle.wait_for(|s| s.is_leader).await.epoch;
+    assert!(new > old);
+    assert_eq!(cluster.placed_since(&["a"; 150], new).await, new);
+}
+
+impl Cluster {
+    /// What worker `on` reports of its replica of `m`.
+    async fn replica(&self, on: &str, state: Value) {
+        let mut record = json!({
+            "worker": on, "incarnation": 1, "variant": "m:1:fp32@ort", "device": "cpu", "epoch": 1, "bytes_resident": 0, "instances": 1,
+            "provider": "cpu", "artifact": ARTIFACT, "generation": 0, "alpha_us": 1.0, "beta_us": 0.0,
+        });
+        record.as_object_mut().unwrap().extend(state.as_object().unwrap().clone());
+        let record: policy::ReplicaRecord = serde_json::from_value(record).unwrap();
+        self.put(self.keys.replica(on, "m:1:fp32@ort"), encode(&record).unwrap()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_failed_is_placed_on_another_worker_at_once() {
+    let mut cluster = Cluster::new();
+    let _running = cluster.start("c1", cluster.registry.clone());
+    cluster.version("m", 10).await;
+    cluster.want(json!({"name": "m", "replicas": 1})).await;
+    cluster.worker("a", 0).await;
+    cluster.placed(&["a"]).await;
+    cluster.worker("b", 0).await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // virtual: one is enough
+    cluster.placed(&["a"]).await;
+    let start = Instant::now();
+    cluster.replica("a", json!({"state": "failed", "reason": "no"})).await;
+    cluster.placed(&["a", "b"]).await;
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    cluster.replica("b", json!({"state": "ready"})).await;
+    cluster.placed(&["b"]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_far_loads_are_is_nothing_to_plan_for() {
+    let cluster = Cluster::new();
+    let listed = async || {
+        let listing = cluster.registry.list(cluster.keys.root()).await.unwrap();
+        let entries = listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        registry::State { entries, revision: listing.revision, synced: true }
+    };
+    cluster.worker("a", 0).await;
+    let mut before = listed().await;
+    let mut check = async |state: Value, progress_only: bool| {
+        cluster.replica("a", state.clone()).await;
+        let now = listed().await;
+        assert_eq!(crate::controller::is_progress_only(&before, &now, &cluster.keys), progress_only, "{state}");
+        before = now;
+    };
+    check(json!({"state": "loading", "reason": "fetching, 0 of 9"}), false).await;
+    check(json!({"state": "loading", "reason": "fetching, 1 of 9"}), true).await;
+    check(json!({"state": "loading", "reason": "validating", "device": "cuda:0"}), false).await;
+    check(json!({"state": "ready"}), false).await;
+    check(json!({"state": "ready", "reloading": "fetching, 0 of 9"}), false).await;
+    check(json!({"state": "ready", "reloading": "fetching, 1 of 9"}), true).await;
+    check(json!({"state": "failed", "reason": "no"}), false).await;
+    check(json!({"state": "failed", "reason": "no, too"}), false).await;
+    cluster.worker("a", 1).await;
+    let now = listed().await;
+    assert!(!crate::controller::is_progress_only(&before, &now, &cluster.keys));
 }
 
 #[tokio::test(start_paused = true)]

@@ -198,7 +198,7 @@ impl Shard {
         let candidate = |replica: &Replica| {
             let gauge = &replica.gauge;
             let ((backlog, reported), path) = (gauge.reported(), gauge.path());
-            let forecast = gauge.forecast(replica.latency).aged(now.us_since(gauge.heard()));
+            let forecast = gauge.forecast(replica.latency).aged(now.us_since(gauge.heard())).held_to(version.allowance);
             let (rows_since_report, beside_us) = gauge.since_report();
             let standing =
                 match (!request.asked.allows(replica) || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {

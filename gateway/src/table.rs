@@ -53,6 +53,8 @@ pub(crate) struct ModelVersion {
     /// Why a replica did not load.
     pub(crate) failed: Option<String>,
     pub(crate) metrics: ModelMetrics,
+    /// Share of answers that may be later than that, 0 to 1.
+    pub(crate) allowance: f64,
     /// What the model promises, in microseconds.
     pub(crate) latency_target_us: Option<f64>,
     /// Accuracy that every answer must have, where a request says none.
@@ -241,6 +243,7 @@ impl Table {
             waiting,
             failed,
             metrics,
+            allowance: slo.allowance(),
             latency_target_us: asked.and_then(|m| m.slo.latency_ms).map(|ms| f64::from(ms) * 1e3),
             min_accuracy: asked.and_then(|m| m.slo.min_accuracy),
             tenants: asked.map(|m| m.tenants.clone()).unwrap_or_default(),

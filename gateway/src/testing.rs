@@ -47,6 +47,8 @@ pub(crate) fn replica(worker: &str, incarnation: u64, version: u64, state: Repli
         generation: 0,
         signature: None,
         reload_failed: None,
+        reloading: None,
+        measured: None,
         alpha_us: 10.0,
         beta_us: 1.0,
         unknown: Unknown::new(),

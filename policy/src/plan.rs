@@ -30,7 +30,7 @@ mod view;
 mod whatif;
 
 pub use problem::{DevicePlan, ModelPlan, Share};
-pub use progress::{Progress, progress};
+pub use progress::{Progress, progress, standings};
 pub use target::wanted_versions;
 pub use whatif::{Alternative, Change, Told, tell};
 
@@ -98,6 +98,19 @@ pub struct Unplaced {
     pub waits: bool,
 }
 
+/// The profiles that no longer hold, each with how many times as long as it says batches take (see [`crate::profile::no_longer_holds`]).
+pub fn drifts(observed: &Observed) -> Vec<(&ProfileRecord, f64)> {
+    let view = view::View::new(observed);
+    let mut found: Vec<(&ProfileRecord, f64)> = Vec::new();
+    for runs in observed.versions.iter().flat_map(VersionRecord::runs) {
+        for profile in view.profiles_of(&runs) {
+            let known = found.iter().any(|(known, _)| std::ptr::eq(*known, profile));
+            found.extend(view.drift(profile, &runs).filter(|_| !known).map(|times| (profile, times)));
+        }
+    }
+    found
+}
+
 /// Plans. The result fed back as `observed.placements`, all else unchanged, gives itself again, but for models that somebody asks for: those
 /// are changed a little at a time. `more` is asked between two steps of the search whether there is time.
 pub fn plan(observed: &Observed, wanted: &Wanted, epoch: u64, more: &mut dyn FnMut() -> bool) -> Plan {
@@ -117,7 +130,7 @@ pub fn plan(observed: &Observed, wanted: &Wanted, epoch: u64, more: &mut dyn FnM
             target.settle_on(workers, &view);
         }
     }
-    unplaced.extend(answer.models.iter().filter_map(ModelPlan::shortfall));
+    unplaced.extend(answer.models.iter().filter(|plan| !answer.nowhere.contains(&plan.model)).filter_map(ModelPlan::shortfall));
     let mut placements = steps::run(&view, &mut models, &mut unplaced);
     for placement in &mut placements {
         placement.epoch = epoch;

@@ -1,15 +1,18 @@
 //! The latency model of a replica: how long a batch takes, learned from every execution.
 //!
 //! [`Latency`] is a line through what was measured, [`Profile`] keeps one up to date with how far the device is from it, [`Profiles`] one
-//! for each size of a row, and [`Forecast`] is what a decision needs of that.
+//! for each size of a row, and [`Forecast`] is what a decision needs of that. [`Drift`] sums up what batches take for longer, to be held
+//! against what was measured before.
 
+mod drift;
 mod forecast;
 mod online;
 mod sizes;
 mod tail;
 mod timing;
 
-pub use forecast::Forecast;
+pub use drift::{Drift, HOLDS, Measured, is_worth_measuring, no_longer_holds};
+pub use forecast::{Forecast, waits};
 pub use online::Profile;
 pub use sizes::{Forecasts, Profiles};
 pub use timing::{BatchTime, GAIN_MIN, SpeedVerdict, TIMED_ROWS, Timing};
@@ -71,6 +74,12 @@ impl Latency {
     #[must_use]
     pub fn believed(self) -> Self {
         if self.is_plausible() { self } else { Self::UNKNOWN }
+    }
+
+    /// The same with everything taking `times` as long.
+    #[must_use]
+    pub fn scaled(self, times: f64) -> Self {
+        Self { alpha_us: times * self.alpha_us, beta_us: times * self.beta_us }
     }
 
     /// Predicted microseconds of a batch of `rows`.

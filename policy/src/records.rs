@@ -2,7 +2,7 @@
 //! and each record has one writer.
 
 use crate::demand::Demand;
-use crate::profile::{BatchTime, SpeedVerdict};
+use crate::profile::{BatchTime, Measured, SpeedVerdict};
 use crate::{
     Digest, ExecutionProvider, ImageSpec, ModelName, Padding, PrecisionHint, Signature, VariantId, VariantName, Version, WorkerId,
 };
@@ -119,6 +119,14 @@ record! {
     }
 }
 
+impl WorkerRecord {
+    /// Bytes that replicas may use of one of its devices: what that says, and of main memory no more than the host has, where it says so.
+    pub fn memory_of(&self, device: &DeviceRecord) -> u64 {
+        let host = Some(self.capabilities.memory_bytes).filter(|bytes| device.name == "cpu" && *bytes > 0);
+        host.map_or(device.memory_bytes, |host| device.memory_bytes.min(host))
+    }
+}
+
 /// Where a replica stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", content = "reason", rename_all = "lowercase")]
@@ -180,6 +188,12 @@ record! {
         /// A reload that did not work out. What is reported, and routable, is what was loaded before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reload_failed: Option<ReloadFailure>,
+        /// Where the load stands that is to take the place of what is reported; none while there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reloading: Option<String>,
+        /// What its batches took of late; none before that is known, and some time after the last.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        measured: Option<Measured>,
         /// Microseconds per row, from calibration; 0 in both where there is no number.
         #[serde(default, deserialize_with = "number")]
         alpha_us: f64,

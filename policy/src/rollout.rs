@@ -20,7 +20,7 @@ mod progress;
 mod tests;
 
 pub use aliases::{AliasError, check_alias, resolve_version};
-pub use burn::{Answers, Burn, Burning, Latency, Windows, allowance};
+pub use burn::{Answers, Burn, Burning, Latency, Windows};
 pub use disagreement::{Disagreement, Pairs, Verdict};
 pub use progress::{Action, Counts, End, Evidence, Guard, Progress};
 

@@ -17,7 +17,9 @@ const DEPTH_MAX: usize = 3;
 /// Longest latency target, an hour: what takes longer is a batch job.
 const LATENCY_MS_MAX: u32 = 3_600_000;
 /// Highest rate: no cluster comes near it, so a higher one is a mistake of units.
-const RATE_MAX: f64 = 1e9;
+pub(crate) const RATE_MAX: f64 = 1e9;
+/// Importance of a model against others.
+pub(crate) const WEIGHTS: std::ops::RangeInclusive<f64> = 0.001..=1000.0;
 /// What is expected beside a metric or samples.
 const FLOOR_BESIDE: &str = "slo.min_accuracy beside it, the floor that it is about";
 
@@ -45,7 +47,7 @@ pub fn problems(record: &ModelRecord) -> Vec<String> {
         out.unless(max.is_nan() || expected.is_nan() || max >= expected, "max_rate", &max, &format!("at least expected_rate, {expected}"));
     }
     if let Some(weight) = record.weight {
-        out.unless((0.001..=1000.0).contains(&weight), "weight", &weight, "0.001 to 1000");
+        out.unless(WEIGHTS.contains(&weight), "weight", &weight, "0.001 to 1000");
     }
     let mut seen = BTreeSet::new();
     for (at, pin) in record.pins.iter().enumerate() {
@@ -68,7 +70,7 @@ pub fn problems(record: &ModelRecord) -> Vec<String> {
 fn of_slo(slo: &Slo, out: &mut Problems) {
     latency(slo.latency_ms, "slo.latency_ms", out);
     if let Some(percentile) = slo.percentile {
-        out.unless((50.0..100.0).contains(&percentile), "slo.percentile", &percentile, "50 to below 100, in per cent");
+        out.unless((50.0..=99.99).contains(&percentile), "slo.percentile", &percentile, "50 to 99.99, in per cent");
     }
     accuracy(slo.min_accuracy, "slo.min_accuracy", out);
     // Alone they would look like a promise and be none.

@@ -6,6 +6,7 @@
 mod delete;
 mod desired;
 mod records;
+mod shown;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -16,7 +17,6 @@ use proto::sluice::{
     ApplyRequest, ApplyResponse, DeleteRequest, DeleteResponse, GetRequest, GetResponse, PlanRequest, PlanResponse, Record, WatchResponse,
 };
 use proto::status::to_tonic;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -92,12 +92,17 @@ impl AdminService {
 
     /// The records of a kind in `state`, in the order of their keys.
     fn select(&self, state: &State, kind: &str, name: &str) -> Vec<Record> {
-        if kind == "variants" {
-            return variants(&Records::read(state, &self.keys)).into_iter().filter(|r| below(&r.key).starts_with(name)).collect();
-        }
         let prefix = format!("{}{kind}/{name}", self.keys.root());
         let from = state.entries.range(prefix.clone()..);
-        from.take_while(|(key, _)| key.starts_with(&prefix)).map(|(_, entry)| self.record(entry)).collect()
+        let entries = from.take_while(|(key, _)| key.starts_with(&prefix)).map(|(_, entry)| self.record(entry));
+        match kind {
+            "variants" => {
+                shown::variants(&Records::read(state, &self.keys)).into_iter().filter(|r| below(&r.key).starts_with(name)).collect()
+            }
+            "placements" => shown::placements(entries, &Records::read(state, &self.keys)),
+            "profiles" => shown::profiles(entries, &Records::read(state, &self.keys)),
+            _ => entries.collect(),
+        }
     }
 
     fn record(&self, entry: &Entry) -> Record {
@@ -109,26 +114,6 @@ impl AdminService {
 /// A key without its kind.
 fn below(key: &str) -> &str {
     key.split_once('/').map_or("", |(_, rest)| rest)
-}
-
-/// One record per variant: its accuracy, how fast it is on each device class, and where it stands.
-fn variants(records: &Records) -> Vec<Record> {
-    let observed = &records.observed;
-    let variant = |version: &policy::VersionRecord, runs: policy::Runs<'_>| {
-        let name = policy::VariantId { model: version.model.clone(), version: version.version, name: runs.name.clone() };
-        let replicas: BTreeMap<_, _> =
-            observed.replicas.iter().filter(|r| r.variant == name).map(|r| (r.worker.as_str(), &r.state)).collect();
-        let speed: BTreeMap<_, _> =
-            observed.profiles.iter().filter(|p| p.is_of(&runs)).filter_map(|p| Some((p.class.as_str(), p.speed.as_ref()?))).collect();
-        let beside = version.variants.iter().find(|v| v.name == *runs.name);
-        let json = serde_json::json!({
-            "schema": policy::SCHEMA, "variant": name.to_string(), "reference": beside.is_none(), "validation": version.state,
-            "artifact": runs.artifact, "bytes_resident": runs.bytes_resident, "replicas": replicas, "hint": runs.hint,
-            "accuracy": beside.map_or(1.0, |v| v.accuracy), "metric": beside.map(|v| v.metric), "speed": speed,
-        });
-        Record { key: format!("variants/{name}"), json: json.to_string(), revision: 0 }
-    };
-    observed.versions.iter().flat_map(|version| version.runs().map(move |runs| variant(version, runs))).collect()
 }
 
 fn check_kind(kind: &str) -> Result<(), Status> {

@@ -2,6 +2,7 @@
 //! directory nor the cache has them.
 
 use crate::error::WorkerError;
+use crate::phase::{Phase, Teller};
 use policy::card;
 use policy::{ArtifactFile, ArtifactRecord, Digest};
 use sha2::{Digest as _, Sha256};
@@ -62,21 +63,23 @@ impl Artifacts {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
     }
 
-    /// The folder with `artifact`'s files, fetched from `holders` (`host:port` of admin ports) when it is not here yet.
+    /// The folder with `artifact`'s files, fetched from `holders` (`host:port` of admin ports) when it is not here yet; `teller` hears
+    /// how far that is.
     /// Every byte is verified before anything parses it.
     ///
     /// # Errors
     /// When no holder gives the right bytes; nothing half-fetched is left in the artifact's place.
-    pub(crate) async fn folder(&self, artifact: &ArtifactRecord, holders: &[String]) -> Result<PathBuf, WorkerError> {
+    pub(crate) async fn folder(&self, artifact: &ArtifactRecord, holders: &[String], teller: &Teller) -> Result<PathBuf, WorkerError> {
         check_manifest(artifact)?;
         // One at a time: two models with the same files must not write the same place.
         let _fetching = self.fetching.lock().await;
         let known = self.in_place.lock().unwrap_or_else(PoisonError::into_inner).get(&artifact.digest).cloned();
         let folder = known.unwrap_or_else(|| self.cache.join(artifact.digest.as_str()));
         if folder.is_dir() {
+            teller.say(Phase::Checking);
             self.verify(artifact, &folder).await?;
         } else {
-            self.fetch(artifact, holders, &folder).await?;
+            self.fetch(artifact, holders, &folder, teller).await?;
         }
         self.offer(artifact, &folder);
         Ok(folder)
@@ -99,14 +102,18 @@ impl Artifacts {
         Ok((place, is_new))
     }
 
-    async fn fetch(&self, artifact: &ArtifactRecord, holders: &[String], folder: &Path) -> Result<(), WorkerError> {
+    async fn fetch(&self, artifact: &ArtifactRecord, holders: &[String], folder: &Path, teller: &Teller) -> Result<(), WorkerError> {
+        let of = artifact.files.iter().map(|file| file.bytes).fold(0, u64::saturating_add);
+        let mut before = 0u64;
+        teller.say(Phase::Fetching { bytes: 0, of });
         let partial = self.cache.join(format!("{}.part", artifact.digest));
         for file in &artifact.files {
             let path = partial.join(&file.path);
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent).map_err(WorkerError::file(parent))?;
             }
-            fetch_file(&artifact.digest, file, holders, &path).await?;
+            fetch_file(&artifact.digest, file, holders, &path, &|bytes| teller.fetched(before.saturating_add(bytes), of)).await?;
+            before = before.saturating_add(file.bytes);
         }
         std::fs::rename(&partial, folder).map_err(WorkerError::file(folder))
     }

@@ -241,6 +241,12 @@ impl Seat {
         self.load.queued.iter().zip(now.steps()).for_each(|(told, us)| told.store(*us, Ordering::Relaxed));
     }
 
+    /// Has no other replica on the device anything to do?
+    pub(crate) fn is_alone(&self) -> bool {
+        let idle = |load: &Load| load.told() == Backlog::default() && load.ends_us.iter().all(|end| end.load(Ordering::Relaxed) == 0);
+        self.gate.loads.load().iter().all(|load| Arc::ptr_eq(load, &self.load) || idle(load))
+    }
+
     /// What a request that arrived now would wait for; `queued` is what waits here, on one of `instances`.
     pub(crate) fn backlog(&self, now: Moment, queued: Backlog, instances: u32) -> Backlog {
         let loads = self.gate.loads.load();

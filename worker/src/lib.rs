@@ -28,6 +28,7 @@ mod manage;
 mod memory;
 mod offer;
 pub mod onnx;
+mod phase;
 mod profiler;
 mod publish;
 mod replica;

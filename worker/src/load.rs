@@ -6,6 +6,7 @@ use crate::engine::{EngineSignature, Fallback, LoadSpec, ProviderReport};
 use crate::error::WorkerError;
 use crate::gate::Gate;
 use crate::memory::Reservation;
+use crate::phase::Teller;
 use crate::replica::{INLINE_US_MAX, Parts, Replica};
 use crate::runner::Loader;
 use crate::verdict::How;
@@ -46,6 +47,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) attempt: u64,
     /// Of its device.
     pub(crate) gate: &'a Arc<Gate>,
+    /// Hears how far it is.
+    pub(crate) teller: &'a Teller,
 }
 
 /// Loads what is wanted and warms it up. Blocks for as long as the engine needs.
@@ -59,7 +62,7 @@ pub(crate) fn load(
     mut memory: Reservation,
     on_failed: Box<dyn Fn(String) + Send + Sync>,
 ) -> Result<Warm, WorkerError> {
-    let Wanted { placement, version, folder, attempt, gate } = *wanted;
+    let Wanted { placement, version, folder, attempt, gate, teller } = *wanted;
     let started = Instant::now();
     let gone = || WorkerError::Signature(format!("its version's record has no variant {}", placement.variant.name));
     let runs = version.run_of(&placement.variant.name).ok_or_else(gone)?;
@@ -80,7 +83,7 @@ pub(crate) fn load(
         ..LoadSpec::cpu(folder.join(runs.model_file), NonZeroUsize::MIN) // the plan says how many
     };
     let warmups = model_config::warmups(&model);
-    let load = engines::Load { loader, device: &placement.device, spec, signature: &version.signature, warmups: &warmups };
+    let load = engines::Load { loader, device: &placement.device, spec, signature: &version.signature, warmups: &warmups, teller };
     let (plan, first) = plan(&load, core_plan(config, placement), placement, threads)?;
     let intra_threads = u32::try_from(plan.intra_threads.get()).unwrap_or(u32::MAX);
     memory.shrink_to(runs.bytes_resident.saturating_mul(plan.instances.get() as u64));

@@ -9,6 +9,7 @@ use crate::handle::WorkerHandle;
 use crate::load::{Wanted, Warm, core_plan, device_id, load};
 use crate::memory::Ledger;
 use crate::offer::publish_holder;
+use crate::phase::{Phase, Phases, Teller};
 use crate::publish::Publisher;
 use crate::runner::Loader;
 use crate::verdict::{How, Verdicts};
@@ -59,6 +60,8 @@ pub(crate) struct Manager {
 /// What is under way outside the manager.
 struct Underway {
     permits: Arc<Semaphore>,
+    /// How far each load is.
+    phases: Phases,
     /// Where a replica says that its engine failed.
     failed: mpsc::Sender<(VariantId, u64, String)>,
     loads: JoinSet<Finished>,
@@ -81,7 +84,9 @@ impl Manager {
         // A replica fails at most once, so this many are never waiting.
         let (failed, mut failed_rx) = mpsc::channel::<(VariantId, u64, String)>(256);
         let permits = Arc::new(Semaphore::new(LOADS_MAX));
-        let mut underway = Underway { permits, failed, loads: JoinSet::new(), unloads: JoinSet::new() };
+        let phases = Phases::default();
+        let mut told = phases.subscribe();
+        let mut underway = Underway { permits, phases, failed, loads: JoinSet::new(), unloads: JoinSet::new() };
         wanted.synced().await;
         let mut watch = tokio::time::interval(WATCH);
         loop {
@@ -94,7 +99,11 @@ impl Manager {
             }
             tokio::select! {
                 () = wanted.changed() => {}
-                _ = watch.tick() => self.handle.all().iter().for_each(|replica| replica.watch()),
+                Ok(()) = told.changed() => {
+                    let phases = told.borrow_and_update().clone();
+                    phases.iter().for_each(|(variant, (attempt, phase))| self.tell(variant, *attempt, *phase));
+                }
+                _ = watch.tick() => self.watch(),
                 Some(finished) = underway.loads.join_next() => match finished {
                     Ok(finished) => self.finish(finished, &mut underway),
                     Err(error) => tracing::error!(%error, "a load ended abnormally"),
@@ -153,13 +162,15 @@ impl Manager {
         let device = config.devices.iter().find(|d| d.name == placement.device).map(|d| (d.clone(), self.gates.of(&d.name)));
         let (variant, attempt) = (placement.variant.clone(), self.attempts);
         let (permits, failed) = (underway.permits.clone(), underway.failed.clone());
+        let teller = Teller::new(underway.phases.clone(), variant.clone(), attempt);
         async move {
             tokio::time::sleep(pause).await;
             let class = device.as_ref().map(|(d, _)| d.class.clone()).unwrap_or_default();
             let work = async {
                 let _permit = permits.acquire().await;
-                let (version, folder) = prepare(&config, &*registry, &artifacts, &placement).await?;
+                let (version, folder) = prepare(&config, &*registry, &artifacts, &placement, &teller).await?;
                 let runs = version.run_of(&placement.variant.name).ok_or_else(|| gone(&placement))?;
+                teller.say(Phase::Validating);
                 verdicts.of(&placement.artifact, &folder.join(runs.model_file), how(&placement, &runs)?).await?;
                 let (device, gate) =
                     device.ok_or_else(|| WorkerError::Signature(format!("this worker has no device {}", placement.device)))?;
@@ -170,7 +181,8 @@ impl Manager {
                     Box::new(move |reason| drop(failed.try_send((variant.clone(), attempt, reason))))
                 };
                 let blocking = tokio::task::spawn_blocking(move || {
-                    let wanted = Wanted { placement: &placement, version: &version, folder: &folder, attempt, gate: &gate };
+                    let wanted =
+                        Wanted { placement: &placement, version: &version, folder: &folder, attempt, gate: &gate, teller: &teller };
                     load(&loader, &config, &wanted, memory, on_failed)
                 });
                 blocking.await.map_err(|e| WorkerError::Signature(e.to_string()))?
@@ -181,6 +193,12 @@ impl Manager {
 
     fn finish(&mut self, finished: Finished, underway: &mut Underway) {
         let Finished { variant, attempt, class, result } = finished;
+        underway.phases.send_if_modified(|all| {
+            if all.get(&variant).is_some_and(|(of, _)| *of == attempt) {
+                all.remove(&variant);
+            }
+            false
+        });
         let Some(slot) = self.slots.get_mut(&variant).filter(|s| s.attempt == attempt) else {
             return; // unwanted meanwhile: what was loaded goes with the result
         };
@@ -197,9 +215,7 @@ impl Manager {
             Err(error) if error.may_pass() => {
                 let pause = slot.next_pause();
                 tracing::warn!(%variant, %error, pause_ms = pause.as_millis(), "replica not loaded yet, trying again");
-                if slot.report.is_none() {
-                    slot.loaded.state = ReplicaState::Loading(format!("trying again: {error}"));
-                }
+                slot.retries(&error.to_string());
                 return self.attempt(&variant, pause, underway);
             }
             Err(error) if slot.report.is_some() => {
@@ -207,6 +223,7 @@ impl Manager {
                 tracing::error!(%variant, %error, "reload failed, the replica loaded before serves on");
                 let Loaded { artifact, generation, .. } = slot.loaded.clone();
                 slot.reload_failed = Some(ReloadFailure { artifact, generation, reason: error.to_string() });
+                slot.reloading = None;
             }
             Err(error) => {
                 tracing::error!(%variant, %error, "replica failed to load");
@@ -214,6 +231,15 @@ impl Manager {
             }
         }
         self.publish(&variant);
+    }
+
+    /// A load is at `phase`.
+    fn tell(&mut self, variant: &VariantId, attempt: u64, phase: Phase) {
+        if let Some(slot) = self.slots.get_mut(variant).filter(|slot| slot.attempt == attempt)
+            && slot.is_at(phase)
+        {
+            self.publish(variant);
+        }
     }
 
     /// An engine of a serving replica failed.
@@ -232,6 +258,19 @@ impl Manager {
                 self.attempt(variant, pause, underway);
             }
         }
+    }
+
+    /// Looks for runs that do not end, and at what batches take.
+    fn watch(&mut self) {
+        let mut news = Vec::new();
+        for (variant, slot) in &mut self.slots {
+            let Ok(replica) = self.handle.replica(variant) else { continue };
+            if slot.takes(replica.measured()) {
+                news.push(variant.clone());
+            }
+        }
+        news.iter().for_each(|variant| self.publish(variant));
+        self.handle.all().iter().for_each(|replica| replica.watch());
     }
 
     /// Gateways learn first, then the replica finishes what it has, then its engines go.
@@ -317,12 +356,13 @@ async fn prepare(
     registry: &dyn Registry,
     artifacts: &Artifacts,
     placement: &PlacementRecord,
+    teller: &Teller,
 ) -> Result<(VersionRecord, PathBuf), WorkerError> {
     let key = config.keys.version(placement.variant.model.as_str(), placement.variant.version.into());
     let entry = registry.get(&key).await?.ok_or_else(|| WorkerError::Signature(format!("{} has no version record", placement.variant)))?;
     let version: VersionRecord = decode(&entry, SCHEMA)?;
     let runs = version.run_of(&placement.variant.name).ok_or_else(|| gone(placement))?;
-    let folder = fetch(config, registry, artifacts, &Runs { artifact: &placement.artifact, ..runs }).await?;
+    let folder = fetch(config, registry, artifacts, &Runs { artifact: &placement.artifact, ..runs }, teller).await?;
     Ok((version, folder))
 }
 
@@ -332,6 +372,7 @@ pub(crate) async fn fetch(
     registry: &dyn Registry,
     artifacts: &Artifacts,
     runs: &Runs<'_>,
+    teller: &Teller,
 ) -> Result<PathBuf, WorkerError> {
     // Both come from the registry, which others can write: the file to load must be one that was listed and hashed.
     if !runs.files.iter().any(|f| f.path == runs.model_file) {
@@ -341,5 +382,5 @@ pub(crate) async fn fetch(
     let holders = registry.list(&format!("{}/", config.keys.artifact(runs.artifact.as_str()))).await?.entries;
     let holders = holders.iter().filter_map(|e| decode::<HolderRecord>(e, SCHEMA).ok()).filter(|h| h.worker != config.id);
     let addresses: Vec<String> = holders.map(|h| h.admin).collect();
-    artifacts.folder(&artifact, &addresses).await
+    artifacts.folder(&artifact, &addresses, teller).await
 }

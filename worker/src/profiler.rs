@@ -1,5 +1,6 @@
 //! Measures variants on this worker's processor, each in turn with its reference, and writes what came of it as a profile: how long
-//! batches take, what it holds, and whether it pays here. Anew when the engine's version or the device class is new.
+//! batches take, what it holds, and whether it pays here. Anew when the engine's version or the device class is new, and when what replicas
+//! measure says that a profile no longer holds.
 //!
 //! Only while nothing is asked of this worker: a measurement disturbs requests, and they it.
 
@@ -11,11 +12,14 @@ use crate::handle::WorkerHandle;
 use crate::lab::{BUDGET, Input, Lab, Terms};
 use crate::manage::fetch;
 use crate::memory::Ledger;
+use crate::phase::Teller;
 use crate::verdict::{How, Verdicts};
-use policy::profile::{Latency, SpeedVerdict, TIMED_ROWS, Timing};
-use policy::{EngineName, PrecisionHint, ProfileRecord, Runs, SCHEMA, Unknown, VariantRecord, VersionRecord, VersionState};
-use registry::{Mirror, Registry, Txn, decode};
-use std::collections::BTreeSet;
+use policy::plan::{Observed, drifts};
+use policy::profile::{Latency, SpeedVerdict, TIMED_ROWS, Timing, is_worth_measuring, no_longer_holds};
+use policy::{EngineName, PrecisionHint, ProfileRecord, Runs, SCHEMA, Unknown, VariantId, VariantRecord, VersionRecord, VersionState};
+use registry::{Mirror, Registry, RegistryError, Txn, decode};
+use serde::de::DeserializeOwned;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +28,9 @@ use std::time::Duration;
 const IDLE: Duration = Duration::from_secs(2);
 /// How often what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(60);
+
+/// By key of a profile, how far off replicas were when it was measured anew and came to the same.
+type Confirmed = BTreeMap<String, f64>;
 
 /// See the module.
 pub(crate) struct Profiler {
@@ -37,13 +44,13 @@ pub(crate) struct Profiler {
 }
 
 impl Profiler {
-    /// Measures for ever what has no profile.
+    /// Measures for ever what has no profile that holds.
     pub(crate) async fn run(self) {
         let Some(class) = self.config.devices.iter().find(|d| d.name == "cpu").map(|d| d.class.clone()) else { return };
         let mut versions = Mirror::spawn(self.registry.clone(), &self.config.keys.versions());
         versions.synced().await;
         // What failed is not tried again before the version is written anew, or a minute has passed.
-        let mut failed = BTreeSet::new();
+        let (mut failed, mut confirmed) = (BTreeSet::new(), Confirmed::new());
         loop {
             let snapshot = versions.snapshot();
             for entry in snapshot.entries.values() {
@@ -53,7 +60,7 @@ impl Profiler {
                     if failed.contains(&id) {
                         continue;
                     }
-                    if let Err(error) = self.profile(&version, variant, &class).await {
+                    if let Err(error) = self.profile(&version, variant, &class, &mut confirmed).await {
                         tracing::warn!(model = %version.model, version = %version.version, variant = %name, %error, "not profiled");
                         failed.insert(id);
                     }
@@ -66,31 +73,45 @@ impl Profiler {
         }
     }
 
-    /// Measures `variant` unless a profile of this engine's version is there.
-    async fn profile(&self, version: &VersionRecord, variant: &VariantRecord, class: &str) -> Result<(), WorkerError> {
+    /// Measures `variant` unless a profile of this engine's version is there, and it and the reference's still hold.
+    async fn profile(
+        &self,
+        version: &VersionRecord,
+        variant: &VariantRecord,
+        class: &str,
+        confirmed: &mut Confirmed,
+    ) -> Result<(), WorkerError> {
         let runs = variant.runs();
         // An engine that is not here is another worker's to measure.
         let Some(engine) = EngineName::parse(runs.name.engine()).and_then(|engine| self.lab.engine_version(engine)) else { return Ok(()) };
-        let key = self.key(&runs, class);
-        let known = self.registry.get(&key).await?.and_then(|entry| decode::<ProfileRecord>(&entry, SCHEMA).ok());
-        if known.is_some_and(|known| known.engine == engine && known.speed.is_some()) {
-            return Ok(());
+        let known = self.known(&runs, class).await?;
+        let is_new = !known.is_some_and(|known| known.engine == engine && known.speed.is_some());
+        let both = [version.reference_runs(), runs];
+        if !is_new {
+            let mut is_stale = false;
+            for runs in &both {
+                let times = self.drift(version, runs, class).await?;
+                is_stale |= times.is_some_and(|times| is_worth_measuring(times, confirmed.get(&self.key(runs, class)).copied()));
+            }
+            if !is_stale {
+                return Ok(());
+            }
+            tracing::info!(model = %version.model, variant = %variant.name, class, "its profile no longer holds, it is measured anew");
         }
         if let Some(refused) = SpeedVerdict::lacking(&variant.needs, class) {
             tracing::info!(model = %version.model, variant = %variant.name, class, reason = refused.refusal(), "not for this device class");
             return self.put(&runs, class, engine, Timing::default(), Some(refused)).await;
         }
-        let reference = version.reference_runs();
         let mut specs = Vec::new();
-        for runs in [&reference, &runs] {
-            let folder = fetch(&self.config, &*self.registry, &self.artifacts, runs).await?;
+        for runs in &both {
+            let folder = fetch(&self.config, &*self.registry, &self.artifacts, runs, &Teller::silent()).await?;
             let (how, file) = (How::of(runs)?, folder.join(runs.model_file));
             self.verdicts.of(runs.artifact, &file, how).await?;
             specs.push(LoadSpec { engine: how.engine, hint: how.hint, ..LoadSpec::cpu(file, NonZeroUsize::MIN) });
         }
         let device =
             self.config.devices.iter().find(|d| d.name == "cpu").ok_or_else(|| WorkerError::Signature("no processor".to_owned()))?;
-        let bytes = reference.bytes_resident.saturating_add(runs.bytes_resident);
+        let bytes = both.iter().map(|runs| runs.bytes_resident).fold(0, u64::saturating_add);
         let rows: Vec<u32> = TIMED_ROWS.into_iter().filter(|rows| *rows <= version.signature.max_batch_size.max(1)).collect();
         let row = inputs(version, variant)?;
         let measured = loop {
@@ -112,7 +133,45 @@ impl Profiler {
         tracing::info!(model = %version.model, variant = %variant.name, class, speedup, refused, "profiled");
         // Timed in the same shapes: the line that was measured at its load may be one of far smaller ones.
         self.write_reference(version, class, reference).await?;
-        self.put(&runs, class, engine, timing, speed).await
+        self.put(&runs, class, engine, timing, speed).await?;
+        for runs in &both {
+            let key = self.key(runs, class);
+            match self.drift(version, runs, class).await? {
+                Some(times) => confirmed.insert(key, times),
+                None => confirmed.remove(&key),
+            };
+        }
+        Ok(())
+    }
+
+    async fn known(&self, runs: &Runs<'_>, class: &str) -> Result<Option<ProfileRecord>, WorkerError> {
+        let entry = self.registry.get(&self.key(runs, class)).await?;
+        Ok(entry.and_then(|entry| decode(&entry, SCHEMA).ok()))
+    }
+
+    /// How many times as long as its profile says batches take, where that no longer holds. Only what this worker runs itself is looked
+    /// at, and others' replicas only where its own is off.
+    async fn drift(&self, version: &VersionRecord, runs: &Runs<'_>, class: &str) -> Result<Option<f64>, WorkerError> {
+        let variant = VariantId { model: version.model.clone(), version: version.version, name: runs.name.clone() };
+        let Some(measured) = self.handle.replica(&variant).ok().and_then(|replica| replica.measured()) else { return Ok(None) };
+        let Some(known) = self.known(runs, class).await? else { return Ok(None) };
+        if no_longer_holds(known.line(), [&measured]).is_none() {
+            return Ok(None);
+        }
+        let observed = Observed {
+            workers: self.all(&self.config.keys.workers()).await?,
+            replicas: self.all(&self.config.keys.replicas()).await?,
+            versions: vec![version.clone()],
+            profiles: vec![known],
+            ..Observed::default()
+        };
+        Ok(drifts(&observed).first().map(|(_, times)| *times))
+    }
+
+    /// The records under `prefix` that can be read.
+    async fn all<T: DeserializeOwned>(&self, prefix: &str) -> Result<Vec<T>, RegistryError> {
+        let listing = self.registry.list(prefix).await?;
+        Ok(listing.entries.iter().filter_map(|entry| decode(entry, SCHEMA).ok()).collect())
     }
 
     async fn write_reference(&self, version: &VersionRecord, class: &str, timing: Timing) -> Result<(), WorkerError> {

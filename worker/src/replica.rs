@@ -13,7 +13,7 @@ use crate::memory::Reservation;
 use crate::runner::Runner;
 use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
 use policy::check::check_request;
-use policy::profile::{Latency, Profiles};
+use policy::profile::{Drift, Latency, Measured, Profiles};
 use policy::route::Arrivals;
 use policy::statistics::Statistics;
 use policy::{Backlog, Envelope, Failure, Moment, Padding, Signature, VariantId, WorkerId};
@@ -114,6 +114,7 @@ impl Replica {
         let queue = Queue {
             batcher: Batcher::new(parts.limits, parts.batching.clone()),
             profiles: Profiles::new(parts.latency),
+            drift: Drift::new(parts.intra_threads),
             observed: moment(&seat, Instant::now()),
             jobs: HashMap::new(),
             at_gate: 0,
@@ -160,6 +161,12 @@ impl Replica {
     pub(crate) fn counted(&self) -> ReplicaStatistics {
         let Parts { variant, load, generation, .. } = &self.shared.parts;
         ReplicaStatistics { variant: variant.clone(), load: *load, generation: *generation, statistics: self.statistics() }
+    }
+
+    /// What its batches took of late, where that is known.
+    pub(crate) fn measured(&self) -> Option<Measured> {
+        let now = self.shared.now();
+        self.shared.lock().drift.measured(now)
     }
 
     /// A request of `sender` came over the network; what came of late from all over what came from it.

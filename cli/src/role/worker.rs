@@ -83,7 +83,15 @@ pub(crate) fn config(engines: &Engines, place: &Place, id: WorkerId, runtime: &R
     }
     let mut devices = devices::devices(&capabilities);
     if let Some(mib) = engines.memory_mib {
-        devices.iter_mut().filter(|d| d.name == "cpu").for_each(|d| d.memory_bytes = mib.saturating_mul(1 << 20));
+        let bytes = mib.saturating_mul(1 << 20);
+        if bytes > capabilities.memory_bytes {
+            tracing::warn!(
+                asked_mib = mib,
+                bytes = capabilities.memory_bytes,
+                "--memory-mib is more than this host has, which is used instead"
+            );
+        }
+        devices.iter_mut().filter(|d| d.name == "cpu").for_each(|d| d.memory_bytes = bytes.min(d.memory_bytes));
     }
     let cores = engines.cores.or_else(|| NonZeroUsize::new(usize::try_from(capabilities.cores).unwrap_or(1))).unwrap_or(NonZeroUsize::MIN);
     let cores = engines.instances.map_or_else(|| CorePlan::new(cores), |n| CorePlan::with_instances(cores, n.get()));

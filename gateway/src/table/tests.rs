@@ -197,3 +197,15 @@ fn waits_on_a_shared_device_are_bounded_where_the_plan_falls_short() {
     assert_eq!(wait_us_max(100.0), f64::INFINITY);
     assert_eq!(wait_us_max(10.0), 25_000.0);
 }
+
+#[test]
+fn how_many_answers_may_be_late_is_the_models_word() {
+    let of = |percentile| {
+        let record = policy::ModelRecord { slo: policy::Slo { percentile, ..policy::Slo::default() }, ..model(true) };
+        let content = Content::default().worker(&worker("w", 1)).version(&version(1, VersionState::Valid));
+        let table = content.replica(&replica("w", 1, 1, ReplicaState::Ready)).put(Content::keys().model("m"), &record).table();
+        let allowance = table.resolve("m", "").unwrap().allowance;
+        (allowance * 1e6).round()
+    };
+    assert_eq!([of(None), of(Some(99.0)), of(Some(95.0)), of(Some(99.9))], [1e4, 1e4, 5e4, 1e3]);
+}

@@ -1,10 +1,8 @@
 //! What a [`Pair`](super::Pair) says of time, from what is known of a variant on a device: how long a row takes, and how full the device may
 //! be so that the slowest hundredth is still in time.
 
-use crate::profile::Forecast;
+use crate::profile::{Forecast, waits};
 
-/// ln 100: so many mean waits has who waits longest of a hundred, where waits are exponential.
-const WAITS_P99: f64 = 4.6;
 /// Utilisation that is planned for: less is waste, more is in no forecast's power.
 const UTILISATION: (f64, f64) = (0.3, 0.9);
 
@@ -49,7 +47,7 @@ pub fn estimate(forecast: Forecast, asked: &Asked) -> Option<Estimate> {
     }
     let row_us = forecast.batch_us(rows) / f64::from(rows);
     let wait_us = asked.slo_us - asked.net_us - forecast.tail_us(rows);
-    let waits_us = WAITS_P99 * (asked.uneven + asked.noise) * row_us / (2.0 * asked.servers.max(1.0));
+    let waits_us = waits(0.01) * (asked.uneven + asked.noise) * row_us / (2.0 * asked.servers.max(1.0));
     let utilisation = if wait_us > 0.0 { 1.0 - waits_us / wait_us } else { 0.0 };
     Some(Estimate {
         rows,

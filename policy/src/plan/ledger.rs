@@ -16,7 +16,7 @@ pub(super) struct Ledger<'a> {
 impl<'a> Ledger<'a> {
     /// Starts with what every replica holds now, placed or leaving.
     pub(super) fn new(view: &View<'a>) -> Self {
-        let devices = view.workers.values().flat_map(|w| w.devices.iter().map(|d| ((&w.id, d.name.as_str()), d.memory_bytes)));
+        let devices = view.workers.values().flat_map(|w| w.devices.iter().map(|d| ((&w.id, d.name.as_str()), w.memory_of(d))));
         let mut ledger = Self { capacity: devices.collect(), used: BTreeMap::new(), leaving: BTreeMap::new() };
         for replica in view.replicas.values() {
             ledger.charge(&replica.worker, &replica.device, held(view, replica));

@@ -7,7 +7,8 @@ use super::view::View;
 use super::{Observed, Unplaced, Wanted};
 use crate::demand::{Demand, planned};
 use crate::place::{self, Device, Model, Pair, Problem, Solution};
-use crate::profile::Forecast;
+use crate::profile::{Forecast, waits};
+use crate::wanted::{RATE_MAX, WEIGHTS};
 use crate::{DeviceRecord, ModelName, VariantId, Version, WorkerId, WorkerRecord};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,8 +19,6 @@ const MEMORY_SHARE: f64 = 0.85;
 const NET_US: f64 = 500.0;
 /// Variance over squared mean of a run's time, where nothing else is known.
 const RUN_VARIANCE: f64 = 0.1;
-/// ln(100): in so many mean waits 99 of 100 have had their turn.
-const P99: f64 = 4.6;
 /// Bounds of the share of a device's time up to which a model is in time there.
 const UTILISATION: (f64, f64) = (0.3, 0.9);
 /// Seconds for which a new replica stays whatever is planned.
@@ -48,8 +47,10 @@ pub struct ModelPlan {
     pub served: f64,
     /// Mean accuracy of those answers, relative to the reference.
     pub accuracy: f64,
-    /// Milliseconds in which 99 of 100 answers come, as predicted; none where nothing flows.
-    pub p99_ms: Option<f64>,
+    /// Share of answers that may be late, 0 to 1: a hundredth where no percentile is said.
+    pub allowance: f64,
+    /// Milliseconds in which all but that share of answers come, as predicted; none where nothing flows.
+    pub tail_ms: Option<f64>,
     /// Latency target in milliseconds.
     pub target_ms: Option<f64>,
     /// Least latency target in milliseconds that any of its replicas could keep, where the target is under it.
@@ -109,6 +110,7 @@ struct Row<'a> {
     name: &'a ModelName,
     version: Version,
     uneven: f64,
+    allowance: f64,
     target_us: Option<f64>,
     /// What the fastest replica needs, where that is over the target.
     feasible_us: Option<f64>,
@@ -136,6 +138,8 @@ pub(super) struct Answer {
     pub(super) devices: Vec<DevicePlan>,
     /// Where each variant of an asked model is wanted.
     pub(super) wanted: BTreeMap<VariantId, BTreeSet<WorkerId>>,
+    /// Models of which no device can have anything, for reasons that are said elsewhere.
+    pub(super) nowhere: BTreeSet<ModelName>,
 }
 
 impl ModelPlan {
@@ -163,7 +167,9 @@ pub(super) fn rates(observed: &Observed, wanted: &Wanted) -> Rates {
     }
     let rate = |model: &crate::ModelRecord| {
         let demand = seen.get(&model.name).copied().unwrap_or(Demand { uneven: 1.0, ..Demand::default() });
-        let wants = demand.rate().max(model.expected_rate.unwrap_or_default()).min(model.max_rate.unwrap_or(f64::INFINITY));
+        // A record can be written past the checks of what may be wanted.
+        let believed = |rate: Option<f64>| rate.filter(|rate| *rate > 0.0 && *rate <= RATE_MAX);
+        let wants = demand.rate().max(believed(model.expected_rate).unwrap_or_default()).min(believed(model.max_rate).unwrap_or(RATE_MAX));
         let before = observed.rates.get(&model.name).copied().unwrap_or_default();
         (model.name.clone(), (planned(before, wants), demand))
     };
@@ -181,8 +187,9 @@ impl<'a> Asked<'a> {
             // Where there is one host only, its workers are what can be lost.
             let node = position(&mut hosts, (&worker.site, &worker.host, one_host.then_some(&worker.id)));
             for device in &worker.devices {
-                let kind = position(&mut kinds, (&device.class, worker.capabilities.cores, device.memory_bytes));
-                let planned = (device.memory_bytes as f64 * MEMORY_SHARE) as u64;
+                let memory_bytes = worker.memory_of(device);
+                let kind = position(&mut kinds, (&device.class, worker.capabilities.cores, memory_bytes));
+                let planned = (memory_bytes as f64 * MEMORY_SHARE) as u64;
                 let bytes = planned.saturating_sub(taken(view, rates, &worker.id, &device.name));
                 let cpu = device.name == "cpu";
                 asked.problem.devices.push(Device { node, zone, bytes, loads_max: if cpu { 1 } else { 2 }, load_s_max: LOAD_S_MAX, kind });
@@ -206,13 +213,13 @@ impl<'a> Asked<'a> {
     fn add_model(&mut self, view: &View<'a>, targets: &[&Target<'a>], rate: f64, uneven: f64, now_s: Option<u64>) {
         let Some(first) = targets.first() else { return };
         let (record, version) = (first.model, first.version.version);
-        let target_us = record.slo.latency_ms.map(|ms| f64::from(ms) * 1e3);
+        let (target_us, allowance) = (record.slo.latency_ms.map(|ms| f64::from(ms) * 1e3), record.slo.allowance());
         let number = self.problem.models.len();
         let mut pairs: Vec<(Pair, Place, f64)> = Vec::new();
         for (variant, target) in targets.iter().enumerate() {
             let Some(accuracy) = target.accuracy_of_floor() else { continue };
             for (index, host) in self.devices.iter().enumerate().filter(|(_, host)| target.may_be_on(host.worker, host.device, view)) {
-                let forecast = view.forecast(&target.runs, &host.device.class);
+                let forecast = view.forecast(&target.runs, &host.device.class).held_to(allowance);
                 let rows_max = target.version.signature.max_batch_size.max(1);
                 let useful = target_us.map_or(rows_max, |slo| forecast.rows_useful(rows_max, slo, NET_US));
                 let rows = useful.min(forecast.rows_max(rows_max)).max(1);
@@ -227,7 +234,7 @@ impl<'a> Asked<'a> {
                     variant,
                     accuracy,
                     service_s: forecast.batch_us(rows) / f64::from(rows) / host.servers / 1e6,
-                    utilisation_max: utilisation(target_us, &forecast, uneven, host.servers),
+                    utilisation_max: utilisation(target_us, &forecast, waits(allowance) * (uneven + RUN_VARIANCE), host.servers),
                     bytes,
                     load_s,
                     placed: placement.is_some(),
@@ -247,8 +254,12 @@ impl<'a> Asked<'a> {
             pairs.retain(|(pair, _, needs_us)| pair.fixed || in_time(*needs_us));
         }
         let replicas_min = record.replicas.map_or(2, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        self.problem.models.push(Model { rate, weight: record.weight.unwrap_or(1.0), replicas_min });
-        self.models.push(Row { name: &record.name, version, uneven, target_us, feasible_us });
+        self.problem.models.push(Model {
+            rate,
+            weight: record.weight.filter(|weight| WEIGHTS.contains(weight)).unwrap_or(1.0),
+            replicas_min,
+        });
+        self.models.push(Row { name: &record.name, version, uneven, allowance, target_us, feasible_us });
         for (pair, place, _) in pairs {
             self.problem.pairs.push(pair);
             self.places.push(place);
@@ -268,7 +279,9 @@ impl<'a> Asked<'a> {
         self.add_spares(&solution, &mut wanted);
         let devices: Vec<_> = self.devices.iter().enumerate().map(|(n, host)| self.device_plan(n, host, &solution)).collect();
         let models = self.models.iter().enumerate().map(|(k, row)| self.model_plan(k, row, &solution, &devices)).collect();
-        Answer { models, devices, wanted }
+        let nowhere = |(k, row): (usize, &Row<'_>)| (!self.problem.pairs.iter().any(|pair| pair.model == k)).then(|| row.name.clone());
+        let nowhere = self.models.iter().enumerate().filter_map(nowhere).collect();
+        Answer { models, devices, wanted, nowhere }
     }
 
     /// Keeps variants that nothing flows through warm where there is memory left, those that are there first.
@@ -295,7 +308,8 @@ impl<'a> Asked<'a> {
 
     fn model_plan(&self, number: usize, row: &Row<'_>, solution: &Solution, devices: &[DevicePlan]) -> ModelPlan {
         let model = self.problem.models.get(number).copied().unwrap_or_default();
-        let (mut served, mut accuracy, mut p99_us, mut shares) = (0.0, 0.0, None::<f64>, Vec::new());
+        let waits = waits(row.allowance) * (row.uneven + RUN_VARIANCE);
+        let (mut served, mut accuracy, mut tail_us, mut shares) = (0.0, 0.0, None::<f64>, Vec::new());
         for ((pair, place), rate) in self.problem.pairs.iter().zip(&self.places).zip(&solution.flow) {
             if pair.model != number || *rate <= NOTHING * model.rate {
                 continue;
@@ -304,8 +318,8 @@ impl<'a> Asked<'a> {
             accuracy += rate * pair.accuracy;
             let busy = devices.get(pair.device).map_or(0.0, |d| d.busy) * pair.utilisation_max;
             let servers = self.devices.get(pair.device).map_or(1.0, |host| host.servers);
-            let waits_us = P99 * (row.uneven + RUN_VARIANCE) * place.run_us / (2.0 * (servers / 2.0).max(1.0) * (1.0 - busy).max(NOTHING));
-            p99_us = Some(p99_us.unwrap_or_default().max(NET_US + waits_us + place.run_us));
+            let waits_us = waits * place.run_us / (2.0 * (servers / 2.0).max(1.0) * (1.0 - busy).max(NOTHING));
+            tail_us = Some(tail_us.unwrap_or_default().max(NET_US + waits_us + place.run_us));
             shares.push(Share { variant: place.variant.clone(), worker: place.worker.clone(), device: place.device.clone(), rate: *rate });
         }
         shares.sort_by(|a, b| b.rate.total_cmp(&a.rate));
@@ -315,7 +329,8 @@ impl<'a> Asked<'a> {
             rate: model.rate,
             served,
             accuracy: if served > 0.0 { accuracy / served } else { 0.0 },
-            p99_ms: p99_us.map(|us| us / 1e3),
+            allowance: row.allowance,
+            tail_ms: tail_us.map(|us| us / 1e3),
             target_ms: row.target_us.map(|us| us / 1e3),
             feasible_ms: row.feasible_us.map(|us| us / 1e3),
             row_price: solution.row_prices.get(number).copied().unwrap_or_default() / model.weight,
@@ -352,15 +367,16 @@ fn taken(view: &View<'_>, rates: &Rates, worker: &WorkerId, device: &str) -> u64
     held.fold(0, u64::saturating_add)
 }
 
-/// Share of a device's time up to which 99 of 100 rows are in time there: those that come wait for each other the longer the fuller it is
-/// (Kingman's formula, with the tail of an exponential wait). Of the parallel servers half count, since routing sees two of them.
-fn utilisation(target_us: Option<f64>, forecast: &Forecast, uneven: f64, servers: f64) -> f64 {
+/// Share of a device's time up to which rows are in time there, but for those that may be late: those that come wait for each other the
+/// longer the fuller it is (Kingman's formula, with the tail of an exponential wait). Of the parallel servers half count, since routing
+/// sees two of them. `waits` is how many mean waits are allowed for, times the unevenness of arrivals and runs.
+fn utilisation(target_us: Option<f64>, forecast: &Forecast, waits: f64, servers: f64) -> f64 {
     let Some(target_us) = target_us else { return UTILISATION.1 };
     let run_us = forecast.batch_us(1);
     let to_wait_us = target_us - NET_US - forecast.tail_us(1);
     if to_wait_us <= 0.0 {
         return UTILISATION.0;
     }
-    let share = 1.0 - P99 * (uneven + RUN_VARIANCE) * run_us / (2.0 * (servers / 2.0).max(1.0) * to_wait_us);
+    let share = 1.0 - waits * run_us / (2.0 * (servers / 2.0).max(1.0) * to_wait_us);
     share.clamp(UTILISATION.0, UTILISATION.1)
 }

@@ -47,6 +47,26 @@ pub fn progress(model: &ModelRecord, observed: &Observed, decided: Option<&PlanR
     }
 }
 
+/// Where each placement stands, in the order of workers and variants.
+pub fn standings(observed: &Observed) -> Vec<(&PlacementRecord, ReplicaState)> {
+    let view = View::new(observed);
+    observed.placements.iter().map(|placement| (placement, standing(placement, &view))).collect()
+}
+
+fn standing(placement: &PlacementRecord, view: &View<'_>) -> ReplicaState {
+    if !view.workers.contains_key(&placement.worker) {
+        return ReplicaState::Loading("its worker is gone".to_owned());
+    }
+    if let Some(reason) = view.failure(placement) {
+        return ReplicaState::Failed(reason.to_owned());
+    }
+    match (view.answer(placement), view.replica(placement)) {
+        (Some(answer), _) => answer.state.clone(),
+        (None, Some(before)) => ReplicaState::Loading(before.reloading.clone().unwrap_or_else(|| "waits behind what serves".to_owned())),
+        (None, None) => ReplicaState::Loading("its worker has not begun".to_owned()),
+    }
+}
+
 fn reasons(decided: Option<&PlanRecord>, about: impl Fn(&crate::UnplacedRecord) -> bool) -> String {
     let unplaced = decided.into_iter().flat_map(|d| &d.unplaced);
     unplaced.filter(|u| about(u)).map(|u| u.reason.as_str()).collect::<Vec<_>>().join("; ")
@@ -75,7 +95,10 @@ fn of_version(model: &ModelRecord, version: &VersionRecord, view: &View<'_>, dec
     }
     let under_way = placed.iter().filter(|p| view.failure(p).is_none()).map(|p| match view.answer(p).map(|r| &r.state) {
         Some(ReplicaState::Loading(step)) => format!("{}: {step}", p.worker),
-        _ => format!("{} to load it", p.worker),
+        _ => match view.replica(p).and_then(|r| r.reloading.as_ref()) {
+            Some(step) => format!("{}: {step}", p.worker),
+            None => format!("{} to load it", p.worker),
+        },
     });
     let under_way: Vec<_> = under_way.collect();
     let about = |u: &crate::UnplacedRecord| u.version.is_none_or(|v| v == version.version);

@@ -4,7 +4,7 @@ use super::ledger::{Ledger, at_least, at_most, held, needed};
 use super::target::{Group, Target};
 use super::view::View;
 use super::{Unplaced, choose};
-use crate::{ModelName, PlacementRecord, WorkerId};
+use crate::{ModelName, PlacementRecord, Version, WorkerId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +27,7 @@ pub(super) fn run<'a>(view: &View<'a>, groups: &mut Groups<'a>, unplaced: &mut V
     // What leaves for one may be room for another: until nobody moves. Each time takes a placement away, so it ends.
     while groups.values_mut().any(|group| {
         let given_way = group.targets.iter_mut().any(|target| give_way(target, view, &mut ledger));
-        given_way || make_room(group, view, &mut ledger)
+        given_way || make_room(group, view, &mut ledger) || swap(group, view, &mut ledger)
     }) {}
     for group in groups.values() {
         for target in &group.targets {
@@ -230,6 +230,21 @@ fn make_room<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledger<'a>
     false
 }
 
+/// Takes replicas that the demand no longer wants off one device, where what it wants there instead has no room beside them and their
+/// version stays routable elsewhere (I1). That is placed when they have gone.
+fn swap<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledger<'a>) -> bool {
+    let Some((version, worker, device)) = group.targets.iter().find_map(|target| group.swappable(target, view, ledger)) else {
+        return false;
+    };
+    for target in group.targets.iter_mut().filter(|t| t.version.version == version) {
+        let leaves = |p: &PlacementRecord| p.worker == worker && p.device == device && view.answer(p).is_some();
+        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut target.surplus).into_iter().partition(leaves);
+        target.surplus = kept;
+        gone.iter().filter_map(|p| view.replica(p)).for_each(|replica| ledger.leave(replica));
+    }
+    true
+}
+
 /// Says why a target has less than it wants.
 fn explain(target: &Target<'_>, has_old: bool, view: &View<'_>, ledger: &Ledger<'_>, unplaced: &mut Vec<Unplaced>) {
     let mut say = |reason: String, waits: bool| {
@@ -286,6 +301,25 @@ impl Target<'_> {
 }
 
 impl Group<'_> {
+    /// Where replicas that are no longer wanted are all that keeps a target from a place, if others of their version are elsewhere.
+    fn swappable(&self, target: &Target<'_>, view: &View<'_>, ledger: &Ledger<'_>) -> Option<(Version, WorkerId, String)> {
+        if !target.is_planned || target.live.len() >= target.replicas || target.waits(view, ledger) {
+            return None;
+        }
+        let (version, bytes) = (target.version.version, target.bytes(view));
+        let same = || self.targets.iter().filter(|t| t.version.version == version);
+        let routable = same().flat_map(|t| t.live.iter().chain(&t.surplus)).filter(|p| view.is_routable(p)).count();
+        let open = target.eligible.iter().filter(|w| !target.all().any(|p| p.worker == w.id));
+        let places = open.flat_map(|w| target.devices(w, view).map(|(device, _)| (&w.id, device)));
+        let found = places.into_iter().find(|(worker, device)| {
+            let here = || same().flat_map(|t| &t.surplus).filter(|p| p.worker == **worker && p.device == *device);
+            let here = || here().filter_map(|p| view.answer(p));
+            let freed = here().map(|r| held(view, r)).fold(0, u64::saturating_add);
+            here().count() > 0 && here().count() < routable && ledger.free_later(view, worker, device).saturating_add(freed) >= bytes
+        });
+        found.map(|(worker, device)| (version, worker.clone(), device.to_owned()))
+    }
+
     /// Takes out routable placements that the demand no longer wants where they are, of versions that stay routable without them (I1).
     fn outplanned(&mut self, view: &View<'_>) -> Vec<PlacementRecord> {
         let mut gone = Vec::new();

@@ -71,16 +71,22 @@ pub(super) fn targets<'a>(model: &'a ModelRecord, view: &View<'a>, unplaced: &mu
     }
     let mut targets = Vec::new();
     for pin in &model.pins {
-        if !view.workers.contains_key(&pin.worker) {
-            say(None, format!("`{}` is pinned to worker `{}`, which is not there", pin.variant, pin.worker), true);
-        } else if !chosen.iter().any(|v| v.run_of(&pin.variant).is_some()) {
-            say(None, format!("`{}` is pinned to worker `{}`, but nobody offers that variant", pin.variant, pin.worker), true);
+        let unable = match view.workers.get(&pin.worker) {
+            None => Some("which is not there"),
+            Some(_) if !chosen.iter().any(|v| v.run_of(&pin.variant).is_some()) => Some("but nobody offers that variant"),
+            Some(worker) => excluded(model, worker, pin.variant.engine()),
+        };
+        if let Some(unable) = unable {
+            say(None, format!("`{}` is pinned to worker `{}`, {unable}", pin.variant, pin.worker), true);
         }
     }
     for version in chosen {
         match invalid(version) {
             Some((number, reason)) => say(Some(number), format!("version {number} is invalid: {reason}"), false),
             None => {
+                if let Some(reason) = below_floor(model, version) {
+                    say(Some(version.version), reason, false);
+                }
                 targets.push(Target::reference(model, version, view, unplaced_by(&mut say)));
                 let others = version.runs().skip(1).map(|runs| Target::beside(model, version, runs, view));
                 targets.extend(others.filter(|target| !target.eligible.is_empty()));
@@ -92,6 +98,32 @@ pub(super) fn targets<'a>(model: &'a ModelRecord, view: &View<'a>, unplaced: &mu
 
 fn unplaced_by<'s>(say: &'s mut impl FnMut(Option<Version>, String, bool)) -> impl FnMut(Version, String, bool) + 's {
     move |version, reason, waits| say(Some(version), reason, waits)
+}
+
+/// Why a worker may not get replicas of a model that an engine runs.
+fn excluded(model: &ModelRecord, worker: &WorkerRecord, engine: &str) -> Option<&'static str> {
+    let is_able = choose::has_engine(worker, engine) && choose::device(worker, model, |_| 0).is_some();
+    match worker {
+        w if w.draining => Some("which is draining"),
+        w if !(model.zones.is_empty() || model.zones.contains(&w.zone)) => Some("which is not in its zones"),
+        w if !(model.cost_classes.is_empty() || model.cost_classes.contains(&w.cost_class)) => Some("which is not of its cost classes"),
+        _ if !is_able => Some("which has no engine or device for it"),
+        _ => None,
+    }
+}
+
+/// That no variant which a model may use meets its floor, and which is nearest.
+fn below_floor(model: &ModelRecord, version: &VersionRecord) -> Option<String> {
+    let floor = model.slo.min_accuracy?;
+    let allowed = version.runs().filter(|runs| model.variants.is_empty() || model.variants.contains(runs.name));
+    let proven = allowed.filter_map(|runs| Some((version.proven_accuracy(runs.name, &model.slo)?, runs.name)));
+    match proven.max_by(|(a, _), (b, _)| a.total_cmp(b)) {
+        Some((accuracy, _)) if accuracy >= floor => None,
+        Some((accuracy, name)) => {
+            Some(format!("no variant it may use has the accuracy of {floor}; the nearest is `{name}` with {accuracy:.4}"))
+        }
+        None => Some("no variant it may use has an accuracy that is measured as its floor wants it".to_owned()),
+    }
 }
 
 fn invalid(version: &VersionRecord) -> Option<(Version, &str)> {
@@ -143,12 +175,8 @@ impl<'a> Target<'a> {
             failed: Vec::new(),
             surplus: Vec::new(),
         };
-        let allowed = |w: &WorkerRecord| {
-            let zone = model.zones.is_empty() || model.zones.contains(&w.zone);
-            zone && (model.cost_classes.is_empty() || model.cost_classes.contains(&w.cost_class))
-        };
-        let able = |w: &&&WorkerRecord| allowed(w) && choose::has_engine(w, target.engine()) && choose::device(w, model, |_| 0).is_some();
-        target.eligible = view.workers.values().filter(|w| !w.draining).filter(able).copied().collect();
+        let able = |w: &&&WorkerRecord| excluded(model, w, target.engine()).is_none();
+        target.eligible = view.workers.values().filter(able).copied().collect();
         if !target.is_allowed() {
             target.eligible.clear();
             target.is_planned = true;

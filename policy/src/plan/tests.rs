@@ -1,6 +1,7 @@
 mod demand;
 mod properties;
 mod sim;
+mod trouble;
 mod variants;
 
 use super::*;

@@ -1,7 +1,7 @@
 //! What is observed, indexed, without what is gone.
 
 use super::Observed;
-use crate::profile::{Forecast, Latency};
+use crate::profile::{Forecast, Latency, no_longer_holds};
 use crate::{
     Digest, ModelName, PlacementRecord, ProfileRecord, ReplicaRecord, ReplicaState, Runs, VariantId, Version, VersionRecord, WorkerId,
     WorkerRecord,
@@ -71,8 +71,7 @@ impl<'a> View<'a> {
 
     /// Does a profile say that this pays on a device class?
     pub(super) fn pays(&self, runs: &Runs<'_>, class: &str) -> bool {
-        let profiles = self.profiles.get(runs.artifact).into_iter().flatten();
-        let of_class = profiles.filter(|p| p.class == class && p.is_of(runs));
+        let of_class = self.profiles_of(runs).filter(|p| p.class == class);
         of_class.filter_map(|p| p.speed.as_ref()).any(|speed| speed.refusal().is_none())
     }
 
@@ -80,18 +79,35 @@ impl<'a> View<'a> {
     pub(super) fn forecast(&self, runs: &Runs<'_>, class: &str) -> Forecast {
         let profile = self.profile(runs, class);
         // What was timed in the shapes of real samples goes before what a load measured on the smallest there are.
-        let profiled = profile.map(|p| Latency { alpha_us: p.alpha_us, beta_us: p.beta_us }).filter(Latency::is_plausible);
-        let of_class = |r: &&&ReplicaRecord| {
-            let device = self.workers.get(&r.worker).and_then(|w| w.devices.iter().find(|d| d.name == r.device));
-            r.artifact == *runs.artifact && r.variant.name == *runs.name && device.is_some_and(|d| d.class == class)
-        };
+        // Where replicas say that it no longer holds, it counts as they do.
+        let now = |p: &ProfileRecord| p.line().scaled(self.drift(p, runs).unwrap_or(1.0));
+        let profiled = profile.map(now).filter(Latency::is_plausible);
         let told = || {
-            let told = self.replicas.values().filter(of_class).map(|r| Latency { alpha_us: r.alpha_us, beta_us: r.beta_us });
+            let told = self.of_class(runs, class).map(|r| Latency { alpha_us: r.alpha_us, beta_us: r.beta_us });
             told.filter(Latency::is_plausible).reduce(|a, b| if a.batch_us(1) <= b.batch_us(1) { a } else { b })
         };
         let tail = profile.and_then(|p| p.batches.iter().find(|b| b.rows == 1)).map(|b| b.p99_us / b.p50_us).filter(|k| k.is_finite());
         let forecast = Forecast::from(profiled.or_else(told).unwrap_or(Latency::UNKNOWN));
         Forecast { kappa: tail.map_or(forecast.kappa, |k| k.clamp(1.05, 3.0)), ..forecast }
+    }
+
+    /// How many times as long as a profile of `runs` says its batches take, where it no longer holds.
+    pub(super) fn drift(&self, profile: &ProfileRecord, runs: &Runs<'_>) -> Option<f64> {
+        let measured = self.of_class(runs, &profile.class).filter_map(|r| r.measured.as_ref());
+        no_longer_holds(profile.line(), measured.filter(|measured| measured.threads == profile.threads))
+    }
+
+    /// The profiles of `runs`, of whatever class.
+    pub(super) fn profiles_of(&self, runs: &Runs<'_>) -> impl Iterator<Item = &'a ProfileRecord> {
+        self.profiles.get(runs.artifact).into_iter().flatten().copied().filter(|p| p.is_of(runs))
+    }
+
+    /// The replicas of a variant on devices of a class.
+    fn of_class<'s>(&'s self, runs: &'s Runs<'_>, class: &'s str) -> impl Iterator<Item = &'a ReplicaRecord> + 's {
+        self.replicas.values().copied().filter(move |r| {
+            let device = self.workers.get(&r.worker).and_then(|w| w.devices.iter().find(|d| d.name == r.device));
+            r.artifact == *runs.artifact && r.variant.name == *runs.name && device.is_some_and(|d| d.class == class)
+        })
     }
 
     /// Seconds that a load of a variant takes on a device class, where that was measured.
@@ -100,7 +116,7 @@ impl<'a> View<'a> {
     }
 
     fn profile(&self, runs: &Runs<'_>, class: &str) -> Option<&'a ProfileRecord> {
-        self.profiles.get(runs.artifact)?.iter().find(|p| p.class == class && p.is_of(runs)).copied()
+        self.profiles_of(runs).find(|p| p.class == class)
     }
 
     /// Bytes that one instance of a variant holds, as its validation measured.

@@ -112,8 +112,9 @@ fn alternatives(observed: &Observed, wanted: &Wanted, short: &ModelPlan, more: &
         attempt(format!("with a target of {longer} ms instead of {ms} ms"), observed, &|m| m.slo.latency_ms = Some(longer));
     }
     let mut roomy = observed.clone();
-    for device in roomy.workers.iter_mut().flat_map(|w| &mut w.devices) {
-        device.memory_bytes = device.memory_bytes.saturating_mul(2);
+    for worker in &mut roomy.workers {
+        worker.capabilities.memory_bytes = worker.capabilities.memory_bytes.saturating_mul(2);
+        worker.devices.iter_mut().for_each(|device| device.memory_bytes = device.memory_bytes.saturating_mul(2));
     }
     attempt("with twice the memory on every device".to_owned(), &roomy, &|_| ());
     found

@@ -27,6 +27,11 @@ pub struct Forecast {
     pub slow: f64,
 }
 
+/// In so many mean waits all but the share `allowance` have had their turn, where waits are exponential: 4.6 for 99 of 100.
+pub fn waits(allowance: f64) -> f64 {
+    -allowance.clamp(1e-4, 0.5).ln()
+}
+
 impl From<Latency> for Forecast {
     /// Of a replica that has not run yet.
     fn from(latency: Latency) -> Self {
@@ -43,6 +48,12 @@ impl Forecast {
             true => Self { slow: 1.0 + (self.slow - 1.0) * (-(quiet_us as f64) / SLOW_BELIEVED_US).exp(), ..self },
             false => self,
         }
+    }
+
+    /// The same with another share than a hundredth left beyond its tail: times beyond the mean are taken for exponential.
+    #[must_use]
+    pub fn held_to(self, allowance: f64) -> Self {
+        Self { kappa: 1.0 + (self.kappa - 1.0) * waits(allowance) / waits(0.01), ..self }
     }
 
     /// Expected microseconds of a batch of `rows`.

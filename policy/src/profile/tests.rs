@@ -186,3 +186,12 @@ proptest! {
         prop_assert!((0.9..1.1).contains(&off), "{} {:?}", off, profile.forecast());
     }
 }
+
+#[test]
+fn a_tail_is_longer_the_fewer_may_be_beyond_it() {
+    let usual = Forecast { kappa: 1.3, ..Forecast::from(CPU) };
+    let kappa = |allowance| usual.held_to(allowance).kappa;
+    assert!((kappa(0.01) - 1.3).abs() < 1e-12 && (kappa(0.001) - 1.45).abs() < 1e-12, "{} {}", kappa(0.01), kappa(0.001));
+    assert!(kappa(0.5) > 1.0 && kappa(0.5) < 1.05 && (waits(0.01) - 4.605).abs() < 1e-3);
+    assert!([f64::INFINITY, 0.0, -1.0, 1.0].iter().all(|allowance| kappa(*allowance).is_finite()), "whatever a record says");
+}

@@ -6,6 +6,9 @@ use crate::{Digest, ExecutionProvider, ModelName, VariantName, Version, WorkerId
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// What an objective without a percentile allows.
+const ALLOWANCE: f64 = 0.01;
+
 /// What a model promises.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(default, deny_unknown_fields)]
@@ -13,7 +16,7 @@ pub struct Slo {
     /// Latency target in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ms: Option<u32>,
-    /// Percentile at which it must hold, in per cent, such as 99.
+    /// Percentile at which it must hold, in per cent; none means 99.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub percentile: Option<f64>,
     /// Accuracy relative to the reference that every answer must have, 0 to 1.
@@ -25,6 +28,20 @@ pub struct Slo {
     /// The floor counts only accuracies measured on the samples of this sha256; none: on any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy_data: Option<Digest>,
+}
+
+impl Slo {
+    /// Share of answers that may be late, 0 to 1: one less the percentile, a hundredth where none is said. A percentile up to 1 is read
+    /// as a share, 0.99 as 99.
+    ///
+    /// Where there is no latency target no answer is late, but one that failed counts as late all the same, and this many may.
+    pub fn allowance(&self) -> f64 {
+        match self.percentile {
+            Some(share) if share > 0.0 && share < 1.0 => 1.0 - share,
+            Some(percent) if percent > 1.0 && percent < 100.0 => 1.0 - percent / 100.0,
+            _ => ALLOWANCE,
+        }
+    }
 }
 
 /// A replica that must be there.

@@ -2,6 +2,7 @@
 
 use super::{ArtifactFile, ProfileRecord, Slo, VersionRecord, model_file};
 use crate::card::Metric;
+use crate::profile::Latency;
 use crate::{Digest, EngineName, PrecisionHint, VariantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -110,6 +111,11 @@ impl VersionRecord {
 }
 
 impl ProfileRecord {
+    /// How long batches take, as measured.
+    pub fn line(&self) -> Latency {
+        Latency { alpha_us: self.alpha_us, beta_us: self.beta_us }
+    }
+
     /// Is it the profile of something run this way by this engine, whatever its version?
     pub fn is_of(&self, runs: &Runs<'_>) -> bool {
         let engine = self.engine.split_whitespace().next().unwrap_or_default();

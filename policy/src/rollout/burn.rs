@@ -1,7 +1,7 @@
 //! How fast the candidate uses up what the latency objective allows, and whether that is the candidate's doing.
 
 use super::Side;
-use crate::{Moment, Slo};
+use crate::Moment;
 use serde::{Deserialize, Serialize};
 
 /// Parts of the long window. It slides by one of them.
@@ -13,20 +13,6 @@ const SHORT: u64 = 2;
 const FAST: f64 = 14.4;
 /// Fewest answers in the long window to judge by. Late ones come in bunches, so a few prove nothing, whatever their share.
 const ANSWERS_MIN: u64 = 100;
-/// What an objective without a percentile allows.
-const ALLOWANCE: f64 = 0.01;
-
-/// Share of answers that may be late, 0 to 1: one less the percentile. A percentile up to 1 is read as a share, 0.99 as 99.
-///
-/// Where there is no latency target no answer is late, but one that failed counts as late all the same, and this many may.
-pub fn allowance(slo: &Slo) -> f64 {
-    match slo.percentile {
-        Some(share) if share > 0.0 && share < 1.0 => 1.0 - share,
-        Some(percent) if percent > 1.0 && percent < 100.0 => 1.0 - percent / 100.0,
-        _ => ALLOWANCE,
-    }
-}
-
 /// Answers of one side in one window. Sums add.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Answers {
@@ -183,6 +169,7 @@ impl Burn {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Slo;
     use proptest::prelude::*;
 
     const STEP_S: u32 = 240; // parts of 10 s, a short window of 20 s
@@ -223,7 +210,7 @@ mod tests {
 
         #[test]
         fn a_candidate_that_is_always_late_is_stopped_whatever_the_percentile(percentile in 10.0..99.99_f64, total in ANSWERS_MIN..10_000) {
-            let allowance = allowance(&Slo { percentile: Some(percentile), ..Slo::default() });
+            let allowance = Slo { percentile: Some(percentile), ..Slo::default() }.allowance();
             let always = windows((total / 12, total / 12), (total, total));
             let allowed = (total as f64 * allowance) as u64;
             prop_assert_eq!(judge(always, windows((total / 12, allowed / 12), (total, allowed)), allowance), Burning::Fast);
@@ -262,7 +249,7 @@ mod tests {
 
     #[test]
     fn an_allowance_follows_from_either_spelling_of_a_percentile() {
-        let of = |percentile| (allowance(&Slo { percentile, ..Slo::default() }) * 1e6).round();
+        let of = |percentile| (Slo { percentile, ..Slo::default() }.allowance() * 1e6).round();
         assert_eq!([of(Some(99.0)), of(Some(0.99)), of(None), of(Some(100.0)), of(Some(f64::NAN))], [1e4; 5]);
         assert_eq!([of(Some(99.9)), of(Some(0.5))], [1e3, 5e5]);
     }

@@ -5,9 +5,9 @@
 //! zero when it names another. So neither a gateway that restarts nor a new controller counts a pair twice; a gateway that is lost takes
 //! its pairs of that look along.
 
+use super::Rollout;
 use super::burn::{Burning, Latency};
 use super::disagreement::{Disagreement, Pairs, Verdict};
-use super::{Rollout, burn};
 use crate::{Moment, Slo};
 use serde::{Deserialize, Serialize};
 
@@ -104,7 +104,7 @@ impl Guard {
     pub fn new(rollout: &Rollout, accuracy: Option<f64>, slo: &Slo) -> Self {
         Self {
             test: Disagreement::new(rollout.null(accuracy), rollout.margin, rollout.error_rate),
-            allowance: burn::allowance(slo),
+            allowance: slo.allowance(),
             error_rate: rollout.error_rate,
             compares: rollout.shadow > 0.0,
             pairs_min: rollout.pairs_min,

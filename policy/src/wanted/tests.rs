@@ -42,8 +42,9 @@ fn each_rule_names_field_value_and_what_is_expected() {
     let latency = "1 to 3600000 milliseconds";
     check(json!({"slo": {"latency_ms": 0}}), &[&format!("slo.latency_ms: 0; expected {latency}")]);
     check(json!({"slo": {"latency_ms": 3_600_001}}), &[&format!("slo.latency_ms: 3600001; expected {latency}")]);
-    check(json!({"slo": {"percentile": 49.9}}), &["slo.percentile: 49.9; expected 50 to below 100, in per cent"]);
-    check(json!({"slo": {"percentile": 100}}), &["slo.percentile: 100; expected 50 to below 100, in per cent"]);
+    check(json!({"slo": {"percentile": 49.9}}), &["slo.percentile: 49.9; expected 50 to 99.99, in per cent"]);
+    check(json!({"slo": {"percentile": 100}}), &["slo.percentile: 100; expected 50 to 99.99, in per cent"]);
+    check(json!({"slo": {"percentile": 99.995}}), &["slo.percentile: 99.995; expected 50 to 99.99, in per cent"]);
     check(json!({"slo": {"min_accuracy": 1.2}}), &["slo.min_accuracy: 1.2; expected 0 to 1"]);
     check(json!({"slo": {"min_accuracy": -0.1}}), &["slo.min_accuracy: -0.1; expected 0 to 1"]);
     let alone = "expected slo.min_accuracy beside it, the floor that it is about";

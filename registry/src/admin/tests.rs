@@ -352,6 +352,57 @@ async fn get_and_watch_give_complete_lists() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn placements_are_shown_with_how_far_their_replicas_are() {
+    let cluster = Cluster::new();
+    let request = || Request::new(GetRequest { kind: "placements".to_owned(), name: String::new() });
+    let shown = |records: &[Record]| {
+        let value: Value = serde_json::from_str(&records[0].json).unwrap();
+        (value["worker"].clone(), value["state"].clone(), value["reason"].clone())
+    };
+    cluster.placed(2).await;
+    let mut watch = cluster.admin.watch(request()).await.unwrap().into_inner();
+    let mut next = async || shown(&watch.next().await.unwrap().unwrap().records);
+    assert_eq!(next().await, (json!("w"), json!("loading"), json!("its worker is gone")));
+    cluster.worker().await;
+    assert_eq!(next().await.2, "its worker has not begun");
+    cluster.replica(7, 2, ReplicaState::Loading("fetching, 1.0 of 5.0 MB are here".to_owned())).await;
+    assert_eq!(next().await.2, "fetching, 1.0 of 5.0 MB are here");
+    cluster.replica(7, 2, ReplicaState::Failed("no".to_owned())).await;
+    assert_eq!(next().await, (json!("w"), json!("failed"), json!("no")));
+    cluster.replica(7, 1, ReplicaState::Ready).await;
+    assert_eq!(next().await, (json!("w"), json!("loading"), json!("waits behind what serves")));
+    cluster.replica(7, 2, ReplicaState::Ready).await;
+    assert_eq!(next().await, (json!("w"), json!("ready"), Value::Null));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_profile_that_no_longer_holds_is_shown_with_how_far_it_is_off() {
+    let cluster = Cluster::new();
+    cluster.worker().await;
+    cluster.version(json!({"state": "valid"})).await;
+    let profile = json!({
+        "schema": 1, "artifact": ARTIFACT, "class": "c", "engine": "onnxruntime 1", "threads": 1, "alpha_us": 1_000.0, "beta_us": 0.0,
+        "bytes_resident": 0, "load_ms": 1, "later": 5,
+    });
+    cluster.put(cluster.keys.profile(ARTIFACT, "ort", "fp32", "c"), profile.to_string().into_bytes()).await;
+    let off_by = async || {
+        let request = Request::new(GetRequest { kind: "profiles".to_owned(), name: String::new() });
+        let records = cluster.admin.get(request).await.unwrap().into_inner().records;
+        let value: Value = serde_json::from_str(&records[0].json).unwrap();
+        assert_eq!(value["later"], 5, "what this version does not know is shown, too");
+        value["off_by"].clone()
+    };
+    cluster.replica(7, 0, ReplicaState::Ready).await;
+    assert_eq!(off_by().await, Value::Null);
+    let key = cluster.keys.replica("w", "m:1:fp32@ort");
+    let entry = cluster.registry.get(&key).await.unwrap().unwrap();
+    let mut replica: Value = serde_json::from_slice(&entry.value).unwrap();
+    replica["measured"] = json!({"rows": 2.0, "us": 5_000.0, "runs": 600, "threads": 1});
+    cluster.put(key, replica.to_string().into_bytes()).await;
+    assert_eq!(off_by().await, 2.5);
+}
+
 #[test]
 fn a_record_that_is_not_at_its_key_is_refused() {
     let keys = Keys::new("test");

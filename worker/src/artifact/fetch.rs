@@ -14,14 +14,20 @@ use tokio::io::AsyncWriteExt as _;
 /// A holder that sends nothing for this long is given up.
 const STALL: Duration = Duration::from_secs(10);
 
-/// Fetches `file` to `path`, trying `holders` in turn.
+/// Fetches `file` to `path`, trying `holders` in turn; `told` hears how many bytes of it are here.
 ///
 /// # Errors
 /// What each holder did wrong, when none had the right bytes.
-pub(crate) async fn fetch_file(artifact: &Digest, file: &ArtifactFile, holders: &[String], path: &Path) -> Result<(), WorkerError> {
+pub(crate) async fn fetch_file(
+    artifact: &Digest,
+    file: &ArtifactFile,
+    holders: &[String],
+    path: &Path,
+    told: &Told<'_>,
+) -> Result<(), WorkerError> {
     let mut wrong = Vec::new();
     for holder in holders {
-        match fetch_from(holder, file, path).await {
+        match fetch_from(holder, file, path, told).await {
             Ok(()) => match check(file, path).await {
                 Ok(()) => return Ok(()),
                 Err(what) => {
@@ -52,13 +58,16 @@ async fn check(file: &ArtifactFile, path: &Path) -> Result<(), String> {
     }
 }
 
+/// Hears how many bytes are here.
+pub(crate) type Told<'a> = dyn Fn(u64) + Sync + 'a;
+
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
-async fn fetch_from(holder: &str, file: &ArtifactFile, path: &Path) -> Result<(), String> {
-    get(holder, file, path).await.map_err(|e| e.to_string())
+async fn fetch_from(holder: &str, file: &ArtifactFile, path: &Path, told: &Told<'_>) -> Result<(), String> {
+    get(holder, file, path, told).await.map_err(|e| e.to_string())
 }
 
-async fn get(holder: &str, file: &ArtifactFile, path: &Path) -> Result<(), Fault> {
+async fn get(holder: &str, file: &ArtifactFile, path: &Path, told: &Told<'_>) -> Result<(), Fault> {
     let have = tokio::fs::metadata(path).await.map_or(0, |m| m.len());
     if have >= file.bytes && have > 0 {
         return Ok(()); // complete or too long: the check decides
@@ -85,6 +94,7 @@ async fn get(holder: &str, file: &ArtifactFile, path: &Path) -> Result<(), Fault
                 return Err(format!("sends more than the {} bytes it should have", file.bytes).into());
             }
             target.write_all(&data).await?;
+            told(written);
         }
     }
     target.sync_data().await?;

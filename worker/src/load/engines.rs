@@ -5,6 +5,7 @@ use crate::cores::CorePlan;
 use crate::engine::sample::{self, Guess};
 use crate::engine::{Engine, EngineError, LoadSpec};
 use crate::error::WorkerError;
+use crate::phase::{Phase, Teller};
 use crate::runner::{Loaded, Loader, Runner};
 use policy::Signature;
 use policy::profile::Latency;
@@ -27,6 +28,7 @@ pub(super) struct Load<'a> {
     pub(super) spec: LoadSpec,
     pub(super) signature: &'a Signature,
     pub(super) warmups: &'a [Warmup],
+    pub(super) teller: &'a Teller,
 }
 
 /// A warm engine.
@@ -64,12 +66,18 @@ impl Load<'_> {
     /// Instance `at` of `plan`, measured if `measure` says so.
     pub(super) fn one(&self, plan: &CorePlan, at: usize, measure: bool) -> Result<Warm, WorkerError> {
         let (intra_threads, cores) = (plan.intra_threads, plan.of_instance(at, plan.intra_threads));
+        self.teller.say(Phase::Loading { engine: at.saturating_add(1), of: plan.instances.get() });
         let mut loaded = self.loader.load(self.device, &LoadSpec { intra_threads, cores, ..self.spec.clone() })?;
         let engine = loaded.engine.as_mut();
         check_signature(self.signature, engine.signature())?;
+        self.teller.say(Phase::WarmingUp);
         warmup::run(engine, self.signature, self.warmups)?;
         let guess = warm_up(engine)?;
-        let latency = guess.filter(|_| measure).map(|guess| calibrate(engine, self.signature, guess)).transpose()?;
+        let measured = guess.filter(|_| measure).map(|guess| {
+            self.teller.say(Phase::Calibrating);
+            calibrate(engine, self.signature, guess)
+        });
+        let latency = measured.transpose()?;
         Ok(Warm { loaded, latency })
     }
 }

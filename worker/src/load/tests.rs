@@ -67,7 +67,7 @@ impl Bench {
         let placement = serde_json::from_value(placement).unwrap();
         let folder = model("test/add_sub/1").unwrap();
         let gate = &Gate::of_cores(self.config.cores.cores);
-        let wanted = Wanted { placement: &placement, version: &self.version, folder: &folder, attempt: 1, gate };
+        let wanted = Wanted { placement: &placement, version: &self.version, folder: &folder, attempt: 1, gate, teller: &Teller::silent() };
         load(&self.loader, &self.config, &wanted, memory, Box::new(drop))
     }
 

@@ -2,7 +2,8 @@
 
 use crate::engine::ProviderReport;
 use crate::load::Warm;
-use policy::profile::Latency;
+use crate::phase::Phase;
+use policy::profile::{Latency, Measured};
 use policy::reconcile::Loaded;
 use policy::{Digest, PlacementRecord, ReloadFailure, ReplicaRecord, ReplicaState, SCHEMA, Signature, Unknown, WorkerRecord};
 use std::time::{Duration, Instant};
@@ -23,6 +24,12 @@ pub(crate) struct Slot {
     /// What serves, if anything does.
     pub(super) report: Option<Report>,
     pub(super) reload_failed: Option<ReloadFailure>,
+    /// Where the load is that is to take the place of what serves.
+    pub(super) reloading: Option<String>,
+    /// Why the last attempt came to nothing.
+    trouble: Option<String>,
+    /// What the replica's batches took, as it was told last.
+    measured: Option<Measured>,
     /// Failures in a row: each makes the next attempt wait longer.
     pub(super) failures: u32,
 }
@@ -59,13 +66,23 @@ impl Slot {
         let state = if serving.is_some() { ReplicaState::Ready } else { ReplicaState::Loading("waiting to load".to_owned()) };
         let (variant, artifact) = (placement.variant.clone(), placement.artifact.clone());
         let loaded = Loaded { variant, artifact, generation: placement.generation, state };
-        Self { loaded, placement, attempt: 0, report: serving, reload_failed: None, failures: 0 }
+        Self {
+            loaded,
+            placement,
+            attempt: 0,
+            report: serving,
+            reload_failed: None,
+            reloading: None,
+            trouble: None,
+            measured: None,
+            failures: 0,
+        }
     }
 
     /// `warm`, which came from load `attempt`, serves from now on.
     pub(super) fn serves(&mut self, warm: &Warm, attempt: u64) {
         self.loaded.state = ReplicaState::Ready;
-        self.reload_failed = None;
+        (self.reload_failed, self.reloading, self.trouble, self.measured) = (None, None, None, None);
         self.report = Some(Report {
             attempt,
             since: Instant::now(),
@@ -94,11 +111,46 @@ impl Slot {
         }
     }
 
+    /// Its load is at `phase`; says whether that is new.
+    pub(super) fn is_at(&mut self, phase: Phase) -> bool {
+        let text = match &self.trouble {
+            None => phase.to_string(),
+            Some(trouble) => format!("{phase}, once more after: {trouble}"),
+        };
+        self.says(text)
+    }
+
+    /// Its load came to nothing, and is begun anew.
+    pub(super) fn retries(&mut self, trouble: &str) {
+        self.says(format!("trying again: {trouble}"));
+        self.trouble = Some(trouble.to_owned());
+    }
+
+    fn says(&mut self, text: String) -> bool {
+        if self.report.is_some() {
+            return self.reloading.replace(text.clone()) != Some(text);
+        }
+        let state = ReplicaState::Loading(text);
+        std::mem::replace(&mut self.loaded.state, state.clone()) != state
+    }
+
     /// How long to wait before the next attempt; longer each time.
     pub(super) fn next_pause(&mut self) -> Duration {
         let pause = RETRY.saturating_mul(1 << self.failures.min(RETRY_DOUBLINGS));
         self.failures = self.failures.saturating_add(1);
         pause
+    }
+
+    /// Takes what the replica's batches take now; says whether that is worth telling.
+    pub(super) fn takes(&mut self, measured: Option<Measured>) -> bool {
+        let is_news = match (&measured, &self.measured) {
+            (Some(now), Some(told)) => now.is_news(told),
+            (now, told) => now.is_some() != told.is_some(),
+        };
+        if is_news {
+            self.measured = measured;
+        }
+        is_news
     }
 
     /// What `worker` reports of it.
@@ -120,6 +172,8 @@ impl Slot {
             generation: report.map_or(self.loaded.generation, |r| r.generation),
             signature: report.map(|r| r.signature.clone()),
             reload_failed: self.reload_failed.clone(),
+            reloading: report.and(self.reloading.clone()),
+            measured: report.and(self.measured.clone()),
             alpha_us: report.map_or(0.0, |r| r.latency.alpha_us),
             beta_us: report.map_or(0.0, |r| r.latency.beta_us),
             unknown: Unknown::new(),
@@ -181,6 +235,39 @@ mod tests {
         slot.reload_failed = Some(ReloadFailure { artifact, generation, reason: "no".into() });
         assert_eq!(slot.engine_failed(1, "broken"), AfterFailure::LoadAgain(RETRY), "nothing else will");
         assert_eq!(slot.engine_failed(1, "broken"), AfterFailure::Nothing, "once");
+    }
+
+    #[test]
+    fn what_batches_take_is_told_when_it_is_news_and_only_of_what_serves() {
+        let measured = |us| Some(Measured { rows: 1.0, us, runs: 500, threads: 1, unknown: Unknown::new() });
+        let worker: WorkerRecord = serde_json::from_value(serde_json::json!({
+            "id": "w", "incarnation": 1, "data": "", "admin": "", "host": "", "site": "", "zone": "", "epoch": 0, "devices": [],
+            "capabilities": {},
+        }))
+        .unwrap();
+        let mut slot = reloading();
+        let told = [None, measured(100.0), measured(105.0), measured(150.0), None].map(|now| slot.takes(now));
+        assert_eq!(told, [false, true, false, true, true]);
+        assert!(slot.takes(measured(150.0)) && slot.record(&worker).measured.is_some());
+        slot.engine_failed(1, "broken");
+        assert_eq!(slot.record(&worker).measured, None);
+    }
+
+    #[test]
+    fn the_phase_of_a_load_is_reported_beside_what_serves_and_with_what_went_wrong_before() {
+        let mut slot = Slot::loading(placement(0), None);
+        assert!(slot.is_at(Phase::Validating) && !slot.is_at(Phase::Validating));
+        assert_eq!(slot.loaded.state, ReplicaState::Loading("validating".into()));
+        slot.retries("no room");
+        assert_eq!(slot.loaded.state, ReplicaState::Loading("trying again: no room".into()));
+        assert!(slot.is_at(Phase::WarmingUp));
+        assert_eq!(slot.loaded.state, ReplicaState::Loading("warming up, once more after: no room".into()));
+        let mut slot = reloading();
+        assert!(slot.is_at(Phase::Calibrating));
+        assert_eq!((slot.loaded.state.clone(), slot.reloading.as_deref()), (ReplicaState::Ready, Some("calibrating")));
+        slot.engine_failed(1, "broken");
+        assert!(slot.is_at(Phase::WarmingUp));
+        assert_eq!(slot.loaded.state, ReplicaState::Loading("warming up".into()), "nothing serves beside it any more");
     }
 
     #[test]

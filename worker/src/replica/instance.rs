@@ -348,9 +348,13 @@ impl Instance {
         batch.compute_input.add(1, input);
         batch.compute_infer.add(1, infer);
         batch.compute_output.add(1, output);
-        queue.profiles.observe(rows, row_bytes, input.saturating_add(infer) as f64 / 1e3);
+        let took_us = input.saturating_add(infer) as f64 / 1e3;
+        queue.profiles.observe(rows, row_bytes, took_us);
         queue.observed = self.shared.now();
         let (forecast, now, queued) = (queue.profiles.whole(), queue.observed, queue.backlog(queue.observed));
+        if self.shared.seat.is_alone() {
+            queue.drift.observe(now, rows, took_us, &forecast);
+        }
         drop(queue);
         LoadReport { backlog: self.shared.seat.backlog(now, queued, self.shared.instances), forecast: Some(forecast), senders: 0.0 }
     }

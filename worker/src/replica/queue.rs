@@ -3,7 +3,7 @@
 use super::running::Running;
 use crate::lane::{Answer, Delivery};
 use policy::batch::{Batch, Batcher, Ticket};
-use policy::profile::{FORECAST_US_MAX, Forecast, Forecasts, Latency, Profiles};
+use policy::profile::{Drift, FORECAST_US_MAX, Forecast, Forecasts, Latency, Profiles};
 use policy::statistics::Statistics;
 use policy::{Backlog, Envelope, Failure, Moment};
 use proto::chain::Chain;
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Queue {
     pub(super) batcher: Batcher,
     pub(super) profiles: Profiles,
+    /// What batches take as a rule.
+    pub(super) drift: Drift,
     /// When it last learned.
     pub(super) observed: Moment,
     pub(super) jobs: HashMap<Ticket, Job>,

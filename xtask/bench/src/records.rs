@@ -97,6 +97,8 @@ pub(crate) fn replica(
         generation: 0,
         signature: Some(signature),
         reload_failed: None,
+        reloading: None,
+        measured: None,
         alpha_us: latency.alpha_us,
         beta_us: latency.beta_us,
         unknown: Unknown::new(),

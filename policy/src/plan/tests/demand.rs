@@ -3,17 +3,18 @@
 use super::variants::{kept, ready, refused, with_variant};
 use super::*;
 use crate::demand::Demand;
+use crate::profile::Measured;
 use crate::{DemandRecord, Pin, ProfileRecord};
 use proptest::prelude::*;
 
 /// `rate` rows a second of `m`, evenly.
-fn asked(rate: f64) -> Vec<DemandRecord> {
+pub(super) fn asked(rate: f64) -> Vec<DemandRecord> {
     let demand = Demand { fast: rate, slow: rate, variance: 0.0, uneven: 1.0 };
     let models = BTreeMap::from([(ModelName::new("m").unwrap(), demand)]);
     vec![DemandRecord { schema: crate::SCHEMA, gateway: "g".to_owned(), models, unknown: Unknown::new() }]
 }
 
-fn timed(artifact: u64, alpha_us: f64, pays: bool) -> ProfileRecord {
+pub(super) fn timed(artifact: u64, alpha_us: f64, pays: bool) -> ProfileRecord {
     let json = serde_json::json!({
         "artifact": format!("{artifact:064x}"), "class": "c", "engine": "onnxruntime 1", "threads": 1, "alpha_us": alpha_us, "beta_us": 0.0,
         "bytes_resident": 0, "load_ms": 1_000, "speed": if pays { kept() } else { refused() },
@@ -22,7 +23,7 @@ fn timed(artifact: u64, alpha_us: f64, pays: bool) -> ProfileRecord {
 }
 
 /// Workers with memory for so many bytes, one core each; fp32 takes 20 ms, int8 5 ms of accuracy .99 and half of the bytes.
-fn cluster(memory: &[u64], slo_ms: Option<u32>) -> Sim {
+pub(super) fn cluster(memory: &[u64], slo_ms: Option<u32>) -> Sim {
     let workers = memory.iter().enumerate().map(|(i, bytes)| {
         let mut worker = worker(&format!("w{i}"), &format!("h{i}"), *bytes);
         worker.capabilities.cores = 1;
@@ -36,7 +37,7 @@ fn cluster(memory: &[u64], slo_ms: Option<u32>) -> Sim {
 }
 
 /// Sets a rate and lets it settle, a load at a time.
-fn serve(sim: &mut Sim, rate: f64) {
+pub(super) fn serve(sim: &mut Sim, rate: f64) {
     sim.observed.demands = asked(rate);
     for _ in 0..20 {
         sim.plan_once();
@@ -45,7 +46,7 @@ fn serve(sim: &mut Sim, rate: f64) {
     }
 }
 
-fn share(sim: &Sim, variant: &str) -> f64 {
+pub(super) fn share(sim: &Sim, variant: &str) -> f64 {
     let shares = sim.plan.models.iter().flat_map(|m| &m.shares);
     shares.filter(|s| s.variant.name.as_str() == variant).map(|s| s.rate).sum()
 }
@@ -70,6 +71,25 @@ fn where_memory_is_short_the_reference_makes_room_for_what_answers_more() {
     serve(&mut sim, 300.0);
     assert_eq!((ready(&sim, "fp32@ort"), ready(&sim, "int8@ort")), (vec![], vec!["w0".to_owned(), "w1".to_owned()]));
     assert!(matches!(progress_of(&sim, "m"), Progress::Ready(_)), "{:?}", progress_of(&sim, "m"));
+}
+
+#[test]
+fn what_is_wanted_instead_gets_its_room_one_worker_after_the_other() {
+    let mut sim = cluster(&[14, 14], None);
+    serve(&mut sim, 10.0);
+    assert_eq!((ready(&sim, "fp32@ort").len(), ready(&sim, "int8@ort").len()), (2, 0));
+    sim.observed.demands = asked(300.0);
+    for _ in 0..20 {
+        sim.plan_once();
+        sim.work(|| true);
+        sim.check_memory();
+        assert!(!sim.ready("m", None).is_empty(), "I1");
+    }
+    assert_eq!((ready(&sim, "fp32@ort").len(), ready(&sim, "int8@ort").len()), (0, 2));
+    let mut sim = cluster(&[14], None);
+    serve(&mut sim, 10.0);
+    serve(&mut sim, 300.0);
+    assert_eq!(ready(&sim, "fp32@ort"), ["w0"], "the only one is not given up");
 }
 
 #[test]
@@ -128,6 +148,60 @@ fn a_load_that_failed_is_not_tried_again_and_the_next_best_is_taken() {
     assert_eq!((ready(&sim, "fp32@ort").len(), ready(&sim, "int8@ort").len()), (2, 0));
     let marks = sim.observed.placements.iter().filter(|p| p.variant.name.as_str() == "int8@ort").count();
     assert_eq!(marks, 2, "the marks stay");
+}
+
+/// Each worker's replica of the reference says that its batches take so many times what was profiled.
+fn reference_takes(sim: &mut Sim, times: &[(&str, f64)]) {
+    let said = times.iter().map(|(worker, times)| {
+        let measured = Measured { rows: 1.0, us: times * 20_000.0, runs: 500, threads: 1, unknown: Unknown::new() };
+        ((WorkerId::new(*worker).unwrap(), VariantId::parse("m:1:fp32@ort").unwrap()), measured)
+    });
+    sim.measured = said.collect();
+}
+
+#[test]
+fn where_a_profile_no_longer_holds_the_plan_goes_by_what_is_measured() {
+    let mut sim = cluster(&[99, 99], None);
+    serve(&mut sim, 70.0);
+    let before = share(&sim, "fp32@ort");
+    assert!(before > 70.0, "{:?}", sim.plan.models);
+    reference_takes(&mut sim, &[("w0", 2.0), ("w1", 1.0)]);
+    serve(&mut sim, 70.0);
+    assert_eq!(share(&sim, "fp32@ort"), before, "one is slow, and that is not the profile's fault");
+    assert_eq!(drifts(&sim.observed), []);
+    reference_takes(&mut sim, &[("w0", 2.0), ("w1", 2.2)]);
+    serve(&mut sim, 70.0);
+    assert!(share(&sim, "fp32@ort") < 50.0 && share(&sim, "int8@ort") > 20.0, "{:?}", sim.plan.models);
+    assert_eq!(
+        drifts(&sim.observed).iter().map(|(profile, times)| (&profile.artifact, *times)).collect::<Vec<_>>(),
+        [(&sim.observed.versions[0].artifact, 2.0)]
+    );
+    sim.measured.values_mut().for_each(|measured| measured.threads = 4);
+    serve(&mut sim, 70.0);
+    assert!(share(&sim, "fp32@ort") > 70.0, "measured otherwise than profiled: {:?}", sim.plan.models);
+}
+
+#[test]
+fn the_more_answers_may_be_late_the_fuller_a_device_may_be() {
+    let at = |percentile: Option<f64>| {
+        let mut sim = cluster(&[99, 99], Some(200));
+        sim.model("m").variants = vec![VariantName::new("fp32@ort").unwrap()];
+        sim.model("m").slo.percentile = percentile;
+        serve(&mut sim, 300.0);
+        let [plan] = sim.plan.models.as_slice() else { panic!() };
+        (plan.served, plan.tail_ms.unwrap())
+    };
+    let ((usual, tail_ms), loose, strict) = (at(None), at(Some(70.0)), at(Some(99.9)));
+    assert_eq!((usual, tail_ms), at(Some(99.0)));
+    assert!(strict.0 < 0.95 * usual && usual < 0.95 * loose.0, "{strict:?} {usual} {loose:?}");
+    // 20 ms with a tail of 15 % at 99 of 100 and of 22 % at 999 of 1000.
+    let mut sim = cluster(&[99], Some(24));
+    sim.model("m").variants = vec![VariantName::new("fp32@ort").unwrap()];
+    serve(&mut sim, 1.0);
+    assert_eq!(reasons(&sim), [""; 0]);
+    sim.model("m").slo.percentile = Some(99.9);
+    serve(&mut sim, 1.0);
+    assert!(reasons(&sim).join("; ").contains("no replica can keep 24 ms, the fastest needs 25.0 ms"), "{:?}", reasons(&sim));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A cluster of workers that do what `reconcile` says, in steps whose order a test chooses.
 
 use super::*;
+use crate::profile::Measured;
 use crate::reconcile::{Action, Loaded, newest_epoch, reconcile};
 use crate::{ReloadFailure, ReplicaState};
 use std::collections::BTreeSet;
@@ -24,6 +25,8 @@ pub(super) struct Sim {
     pub(super) bad: BTreeSet<(Digest, WorkerId)>,
     /// What a replica of an artifact really holds.
     pub(super) really: BTreeMap<Digest, u64>,
+    /// What replicas say that their batches take.
+    pub(super) measured: BTreeMap<(WorkerId, VariantId), Measured>,
     slots: BTreeMap<(WorkerId, VariantId), Slot>,
     epoch: u64,
     pub(super) plan: Plan,
@@ -33,7 +36,16 @@ impl Sim {
     pub(super) fn new(workers: Vec<WorkerRecord>, versions: Vec<VersionRecord>, models: Vec<ModelRecord>) -> Self {
         let really = versions.iter().flat_map(|v| v.runs().map(|r| (r.artifact.clone(), r.bytes_resident)).collect::<Vec<_>>()).collect();
         let observed = Observed { workers, versions, ..Observed::default() };
-        Self { observed, wanted: Wanted { models }, bad: BTreeSet::new(), really, slots: BTreeMap::new(), epoch: 1, plan: Plan::default() }
+        Self {
+            observed,
+            wanted: Wanted { models },
+            bad: BTreeSet::new(),
+            really,
+            measured: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            epoch: 1,
+            plan: Plan::default(),
+        }
     }
 
     /// One plan, checked to give itself again, and written.
@@ -179,6 +191,8 @@ impl Sim {
                 generation: shown.generation,
                 signature: None,
                 reload_failed,
+                reloading: None,
+                measured: self.measured.get(&(worker.clone(), variant.clone())).cloned(),
                 alpha_us: 1.0,
                 beta_us: 1.0,
                 unknown: Unknown::new(),
