@@ -163,12 +163,23 @@ impl<'p> Search<'p> {
 
     /// May another load be put on this pair's device, by the number and length of loads?
     fn may_load(&self, pair: &Pair) -> bool {
+        self.may_load_less(pair, 0, 0.0)
+    }
+
+    /// May it be loaded in the place of another of its device? That may be a load of this very plan, such as one for redundancy.
+    fn may_load_instead(&self, pair: &Pair, other: &Pair) -> bool {
+        if other.placed { self.may_load(pair) } else { self.may_load_less(pair, 1, other.load_s) }
+    }
+
+    fn may_load_less(&self, pair: &Pair, loads: usize, load_s: f64) -> bool {
         if pair.placed {
             return true;
         }
         let (Some(device), load) = (self.problem.devices.get(pair.device), self.load(pair.device)) else { return false };
-        let in_time = load.loads == 0 || load.load_s + pair.load_s <= device.load_s_max;
-        self.tally.loads < self.problem.loads_max && load.loads < device.loads_max && in_time
+        let (all, here) = (self.tally.loads.saturating_sub(loads), load.loads.saturating_sub(loads));
+        let in_time = here == 0 || load.load_s - load_s + pair.load_s <= device.load_s_max;
+        // Redundancy may have gone beyond the bound, which a swap leaves as it is.
+        (all < self.problem.loads_max || loads > 0) && here < device.loads_max && in_time
     }
 
     fn step_min(&self) -> f64 {
@@ -451,13 +462,18 @@ impl<'p> Search<'p> {
             let row_price = self.flow.row_prices.get(pair.model).copied().unwrap_or_default();
             let time_price = self.flow.time_prices.get(pair.device).copied().unwrap_or_default();
             let gain = model.weight * pair.accuracy - row_price - time_price * pair.share();
-            if gain <= 0.0 || !self.may_load(pair) {
+            if gain <= 0.0 {
                 continue;
             }
             let used = self.load(pair.device).bytes;
             for (out, other) in here.get(&pair.device).into_iter().flatten() {
                 let fits = used.saturating_sub(other.bytes).saturating_add(pair.bytes) <= device.bytes;
-                if !fits || other.fixed || refused.contains(&(*out, add)) || (other.model != pair.model && self.is_needed(*out)) {
+                if !fits
+                    || other.fixed
+                    || !self.may_load_instead(pair, other)
+                    || refused.contains(&(*out, add))
+                    || (other.model != pair.model && self.is_needed(*out))
+                {
                     continue;
                 }
                 let freed = self.rate_of(*out) * other.share();

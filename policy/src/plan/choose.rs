@@ -3,7 +3,7 @@
 use super::ledger::{Ledger, held};
 use super::target::Target;
 use super::view::{self, View};
-use crate::{DeviceRecord, ExecutionProvider, ModelRecord, PlacementRecord, VariantId, WorkerId, WorkerRecord};
+use crate::{DeviceRecord, ExecutionProvider, ModelRecord, PlacementRecord, ReplicaState, VariantId, WorkerId, WorkerRecord};
 use std::cmp::Reverse;
 
 /// Whether a worker has an engine. One that lists none says nothing about it.
@@ -68,16 +68,17 @@ pub(super) fn add<'a>(target: &mut Target<'a>, view: &View<'a>, ledger: &mut Led
     let Some((_, worker, device, extra)) = candidates.min() else { return false };
     let placement = target.placement(worker, device, None);
     ledger.charge(&placement.worker, device, extra);
-    view.answer(&placement).into_iter().for_each(|r| ledger.stay(r));
+    view.answer(&placement).filter(|r| r.state != ReplicaState::Draining).into_iter().for_each(|r| ledger.stay(r));
     target.live.push(placement);
     true
 }
 
-/// Bytes that a replica on a device adds to what is charged: one on its way out that is just what is wanted again is there already.
+/// Bytes that a replica on a device adds to what is charged: one that was to go and is just what is wanted again is there already, unless
+/// it drains: then it goes in any case, and another is loaded beside it.
 fn extra_bytes(worker: &WorkerRecord, device: &str, target: &Target<'_>, view: &View<'_>, bytes: u64) -> u64 {
     let there = view.replicas.get(&(&worker.id, &target.variant)).filter(|r| {
         let same = r.artifact == *target.runs.artifact && r.generation == target.model.generation;
-        same && r.device == device
+        same && r.device == device && r.state != ReplicaState::Draining
     });
     there.map_or(bytes, |r| if r.bytes_resident > 0 { 0 } else { bytes.saturating_sub(held(view, r)) })
 }

@@ -4,7 +4,7 @@ use super::ledger::{Ledger, at_least, at_most, held, needed};
 use super::target::{Group, Target};
 use super::view::View;
 use super::{Unplaced, choose};
-use crate::{ModelName, PlacementRecord, Version, WorkerId};
+use crate::{ModelName, PlacementRecord, ReplicaState, Version, WorkerId};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -73,7 +73,8 @@ fn charge_existing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Le
     for target in groups.values().flat_map(|g| &g.targets) {
         let bytes = target.bytes(view);
         for p in target.live.iter().filter(|p| target.is_current(p, view)) {
-            match (view.replica(p), view.answer(p)) {
+            let answer = view.answer(p).filter(|r| r.state != ReplicaState::Draining);
+            match (view.replica(p), answer) {
                 (_, Some(r)) if r.bytes_resident == 0 => ledger.charge(&p.worker, &p.device, bytes.saturating_sub(held(view, r))),
                 (Some(_), None) => ledger.charge(&p.worker, &p.device, bytes),
                 (_, _) => {}

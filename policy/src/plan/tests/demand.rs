@@ -230,6 +230,19 @@ fn absurd_demands_are_not_believed() {
     }
 }
 
+#[test]
+fn what_redundancy_puts_on_an_empty_worker_gives_way_to_what_answers_more_there_in_the_same_plan() {
+    let mut sim = cluster(&[8, 14], None);
+    serve(&mut sim, 386.0);
+    let placed = |sim: &Sim| sim.plan.placements.iter().map(|p| (p.worker.clone(), p.variant.clone())).collect::<Vec<_>>();
+    let before = placed(&sim);
+    for _ in 0..5 {
+        sim.plan_once();
+        sim.work(|| true);
+        assert_eq!(placed(&sim), before, "the same is asked, so nothing moves");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 

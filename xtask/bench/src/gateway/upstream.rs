@@ -42,7 +42,7 @@ impl Canned {
         };
         let raw = Chain::from(vec![0; CLASSES.saturating_mul(size_of::<f32>())]);
         let forecast = Forecast { latency: Latency { alpha_us: 1.0, beta_us: 10.0 }, kappa: 1.1, slow: 2.0 };
-        let load = metadata::write_load(&LoadReport { backlog_us: 0, forecast: Some(forecast), senders: 1.0 });
+        let load = metadata::write_load(&LoadReport { backlog: policy::Backlog::whole(0), forecast: Some(forecast), senders: 1.0 });
         Self { answer: envelope::write_reply(&reply, &[raw]), load }
     }
 }
