@@ -260,7 +260,7 @@ impl Layout {
         self.wish(found, &index)
     }
 
-    /// Fills the memory that a plan leaves, up to [`SPARES_MAX`] replicas a device: with what is there already, then with the fastest
+    /// Fills the memory that a plan leaves, up to `SPARES_MAX` replicas a device: with what is there already, then with the fastest
     /// variants of the models that have fewest replicas for their rate, in at most `loads_max` loads. Nothing is meant for them, but whoever
     /// comes unplanned finds them warm; and they are the first to go.
     pub fn add_spares(&self, wish: &mut Wish, rates: &[f64], stand: &dyn Fn(usize) -> Stand, loads_max: usize) {
