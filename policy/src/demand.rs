@@ -52,6 +52,8 @@ pub struct Offered {
     fine: u64,
     /// When it was asked last.
     last: Option<Moment>,
+    /// Requests that wait for its first replica.
+    waiting: u32,
     rows: f64,
     requests: f64,
     fast: Mean,
@@ -90,19 +92,25 @@ impl Offered {
     /// A request of `rows` rows came.
     pub fn arrive(&mut self, now: Moment, rows: u32) {
         self.advance(now);
-        self.touch(now);
+        self.last = Some(now);
         self.rows += f64::from(rows.max(1));
         self.requests += 1.0;
     }
 
-    /// Somebody asks or waits, and is counted elsewhere.
-    pub fn touch(&mut self, now: Moment) {
+    /// A request waits for a replica. It is counted when it arrives at one.
+    pub fn wait(&mut self) {
+        self.waiting = self.waiting.saturating_add(1);
+    }
+
+    /// A request waits no more, whatever came of it.
+    pub fn wait_no_more(&mut self, now: Moment) {
+        self.waiting = self.waiting.saturating_sub(1);
         self.last = Some(now);
     }
 
-    /// Has it been asked within so many microseconds?
+    /// Has it been asked within so many microseconds, or does anybody wait?
     pub fn is_asked_within(&self, now: Moment, length_us: u64) -> bool {
-        self.last.is_some_and(|last| now.us_since(last) < length_us)
+        self.waiting > 0 || self.last.is_some_and(|last| now.us_since(last) < length_us)
     }
 
     /// What it comes to until now: whole seconds only.
@@ -258,6 +266,10 @@ mod tests {
         assert!(!offered.is_asked_within(at(5), 10), "nobody ever asked");
         offered.arrive(at(5), 1);
         assert!(offered.is_asked_within(at(14), 10) && !offered.is_asked_within(at(15), 10));
+        offered.wait();
+        assert!(offered.is_asked_within(at(99), 10), "somebody waits");
+        offered.wait_no_more(at(99));
+        assert!(offered.is_asked_within(at(108), 10) && !offered.is_asked_within(at(109), 10));
     }
 
     #[test]
