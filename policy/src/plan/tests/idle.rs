@@ -170,6 +170,25 @@ fn what_wakes_takes_the_room_of_spares_of_models_that_are_asked() {
 }
 
 #[test]
+fn a_waking_model_with_no_place_to_go_waits_for_one_as_long_as_somebody_asks() {
+    let mut sim = cluster(1, 99, 60);
+    sim.settle();
+    pass(&mut sim, 60);
+    let workers = std::mem::take(&mut sim.observed.workers);
+    sim.observed.demands = vec![told("a", 0.0, false)];
+    pass(&mut sim, 500);
+    assert_eq!((idle(&sim).rest, reasons(&sim)), (Some(Rest::Waking), vec!["no worker is alive"]));
+    sim.observed.demands = vec![told("a", 0.0, true)];
+    pass(&mut sim, 1);
+    assert_eq!((idle(&sim).rest, reasons(&sim)), (Some(Rest::Asleep), vec![]));
+    sim.observed.demands = vec![told("a", 0.0, false)];
+    sim.plan();
+    sim.observed.workers = workers;
+    sim.settle();
+    assert_eq!(replicas(&sim), 1);
+}
+
+#[test]
 fn a_pinned_model_never_sleeps() {
     let mut sim = cluster(1, 99, 1);
     sim.model("m").pins = vec![Pin { variant: VariantName::new("fp32@ort").unwrap(), worker: WorkerId::new("w0").unwrap() }];
