@@ -3,6 +3,7 @@ use crate::demand;
 use crate::infer::tests::{Behaviour, Workers, ask, gateway_on, of, version_that_takes_numbers};
 use crate::oip::Oip;
 use crate::testing::{Content, model, replica, worker};
+use futures_util::FutureExt as _;
 use policy::{Code, DemandRecord, IdleRecord, ModelRecord, PlanRecord, ReplicaState, Rest};
 use proto::call::{InferReply, Tensors};
 use proto::chain::Chain;
@@ -71,6 +72,10 @@ async fn two_hundred_requests_at_once_wake_a_model_once_and_are_all_answered() {
         assert_eq!(asking.await.unwrap().unwrap().reply.model, "a");
     }
     assert_eq!((workers.asked(), shard.core.sleepers.requests()), (200, 0));
+    shard.core.sleepers.bell.notify_one();
+    for _ in 0..100 {
+        tokio::task::yield_now().await; // it looks again, and there is no news
+    }
     let now = registry.list(&Content::keys().demand("")).await.unwrap().entries;
     assert!(now.len() == 1 && now[0].revision == told.created, "the cluster was told once");
 }
@@ -99,7 +104,7 @@ async fn who_cannot_wait_as_long_as_the_load_takes_is_told_so_at_once_and_wakes_
     assert_eq!(failure, Failure::Asleep { model: "m".into(), retry_ms: 50_000 });
     assert_eq!((failure.wire().0, failure.retry_ms()), (Code::Unavailable, Some(50_000)));
     assert!(began.elapsed() < Duration::from_secs(10));
-    shard.core.sleepers.rung().await;
+    assert!(shard.core.sleepers.rung().now_or_never().is_some(), "the cluster is to be told now");
     let table = shard.core.table.load_full();
     let offered = table.resolve("m", "").unwrap().offered.clone();
     assert!(offered.lock().unwrap().is_asked_within(shard.core.now(), quiet_after_us(4)));
@@ -131,7 +136,7 @@ async fn a_request_without_a_deadline_waits_a_minute() {
     let (shard, ..) = asleep(Some(7)).await;
     let began = tokio::time::Instant::now();
     let failure = ask(&shard, None).await.unwrap_err();
-    assert_eq!((failure, began.elapsed().as_secs()), (Failure::Asleep { model: "m".into(), retry_ms: 7 }, WAIT_MAX.as_secs()));
+    assert_eq!((failure, began.elapsed().as_secs()), (Failure::Asleep { model: "m".into(), retry_ms: 7 }, 60));
 }
 
 #[tokio::test]
