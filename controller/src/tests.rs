@@ -140,6 +140,11 @@ impl Cluster {
         self.registry.get(&self.keys.leader()).await.unwrap().map(|e| decode(&e, SCHEMA).unwrap())
     }
 
+    /// Waits for the next change, but not for ever.
+    async fn changed(&mut self) {
+        tokio::time::timeout(Duration::from_secs(60), self.mirror.changed()).await.expect("nothing changes");
+    }
+
     /// Waits until the placements are on these workers, all of one epoch.
     async fn placed(&mut self, workers: &[&str]) -> u64 {
         self.placed_since(workers, 0).await
@@ -234,7 +239,7 @@ async fn a_model_nobody_asks_for_sleeps_under_the_next_leader_too_and_wakes_when
         if plan.idle.since_s.is_some() {
             break plan;
         }
-        cluster.mirror.changed().await;
+        cluster.changed().await;
     };
     plan.idle.since_s = Some(5);
     cluster.put(cluster.keys.plan("m"), encode(&plan).unwrap()).await;
@@ -254,7 +259,7 @@ async fn a_model_nobody_asks_for_sleeps_under_the_next_leader_too_and_wakes_when
     let demand: policy::DemandRecord = serde_json::from_value(demand).unwrap();
     cluster.put(cluster.keys.demand("g"), encode(&demand).unwrap()).await;
     while cluster.placements().await.is_empty() {
-        cluster.mirror.changed().await;
+        cluster.changed().await;
     }
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(cluster.placements().await.len(), 1, "one load until that is routable");

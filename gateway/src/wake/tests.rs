@@ -55,7 +55,9 @@ async fn two_hundred_requests_at_once_wake_a_model_once_and_are_all_answered() {
     tokio::spawn(demand::tell(shard.core.clone(), registry.clone()));
     tokio::task::yield_now().await;
     let asking = waiting(&shard, 200, Some(Duration::from_secs(60))).await;
+    let began = Instant::now();
     let told = loop {
+        assert!(began.elapsed() < Duration::from_secs(20), "nobody was told");
         let mut told = registry.list(&Content::keys().demand("")).await.unwrap().entries;
         match told.pop() {
             Some(told) => break told,
