@@ -3,24 +3,48 @@
 use crate::args::{Get, Kind, Output};
 use crate::client;
 use crate::telemetry::say;
+use proto::sluice::admin_client::AdminClient;
 use proto::sluice::{GetRequest, Record};
 use serde_json::Value;
+use tonic::transport::Channel;
 
 pub(crate) async fn run(args: Get) -> anyhow::Result<()> {
     let mut client = client::admin(&args.server.server).await?;
     let request = GetRequest { kind: kind(args.kind).to_owned(), name: args.name.clone() };
     if !args.watch {
         let answer = client.get(request).await.map_err(|s| client::said(&s))?.into_inner();
-        return show(&args, &answer.records);
+        let records = told(&mut client, &args, answer.records).await?;
+        return show(&args, &records);
     }
     let mut answers = client.watch(request).await.map_err(|s| client::said(&s))?.into_inner();
     while let Some(answer) = answers.message().await.map_err(|s| client::said(&s))? {
-        show(&args, &answer.records)?;
+        let records = told(&mut client, &args, answer.records).await?;
+        show(&args, &records)?;
         if args.output == Output::Table {
             say("");
         }
     }
     Ok(())
+}
+
+/// What a table of models says of each besides its record: whether it is asleep, which the leader knows.
+async fn told(client: &mut AdminClient<Channel>, args: &Get, mut records: Vec<Record>) -> anyhow::Result<Vec<Record>> {
+    if args.output != Output::Table || kind(args.kind) != "models" {
+        return Ok(records);
+    }
+    let request = GetRequest { kind: "plan".to_owned(), name: args.name.clone() };
+    let plans = client.get(request).await.map_err(|s| client::said(&s))?.into_inner().records;
+    let plans: Vec<Value> = plans.iter().filter_map(|plan| serde_json::from_str(&plan.json).ok()).collect();
+    for record in &mut records {
+        let mut value: Value = serde_json::from_str(&record.json)?;
+        let plan = plans.iter().find(|plan| plan.get("model") == value.get("name"));
+        let rest = plan.and_then(|plan| plan.pointer("/idle/rest")).cloned();
+        if let (Some(rest), Some(fields)) = (rest, value.as_object_mut()) {
+            fields.insert("rest".to_owned(), rest);
+            record.json = value.to_string();
+        }
+    }
+    Ok(records)
 }
 
 fn kind(kind: Kind) -> &'static str {
@@ -52,9 +76,14 @@ type Column = (&'static str, &'static str);
 
 fn columns(kind: Kind) -> &'static [Column] {
     match kind {
-        Kind::Models => {
-            &[("MODEL", "/name"), ("WANTED", "/wanted"), ("VERSIONS", "/versions"), ("REPLICAS", "/replicas"), ("PROVIDER", "/provider")]
-        }
+        Kind::Models => &[
+            ("MODEL", "/name"),
+            ("WANTED", "/wanted"),
+            ("RESTS", "/rest"),
+            ("VERSIONS", "/versions"),
+            ("REPLICAS", "/replicas"),
+            ("PROVIDER", "/provider"),
+        ],
         Kind::Variants => &[
             ("VARIANT", "/variant"),
             ("VALIDATION", "/validation/state"),

@@ -140,6 +140,11 @@ impl Cluster {
         self.registry.get(&self.keys.leader()).await.unwrap().map(|e| decode(&e, SCHEMA).unwrap())
     }
 
+    /// Waits for the next change, but not for ever.
+    async fn changed(&mut self) {
+        tokio::time::timeout(Duration::from_secs(60), self.mirror.changed()).await.expect("nothing changes");
+    }
+
     /// Waits until the placements are on these workers, all of one epoch.
     async fn placed(&mut self, workers: &[&str]) -> u64 {
         self.placed_since(workers, 0).await
@@ -204,6 +209,60 @@ async fn a_settled_cluster_is_not_written_to() {
     let revision = cluster.registry.list("").await.unwrap().revision;
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(cluster.registry.list("").await.unwrap().revision, revision);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_nobody_asks_for_sleeps_under_the_next_leader_too_and_wakes_when_a_gateway_names_it() {
+    let mut cluster = Cluster::new();
+    let first = cluster.start("c1", cluster.registry.clone());
+    cluster.worker("a", 0).await;
+    cluster.worker("b", 0).await;
+    cluster.version("m", 10).await;
+    cluster.want(json!({"name": "m", "idle_s": 1})).await;
+    cluster.placed(&["a", "b"]).await;
+    let ready = |worker: &str| {
+        let replica: policy::ReplicaRecord = serde_json::from_value(json!({
+            "worker": worker, "incarnation": 1, "variant": "m:1:fp32@ort", "device": "cpu", "epoch": 1, "state": "ready",
+            "bytes_resident": 10, "instances": 1, "provider": "cpu", "artifact": ARTIFACT,
+        }))
+        .unwrap();
+        (cluster.keys.replica(worker, "m:1:fp32@ort"), encode(&replica).unwrap())
+    };
+    let replicas = ["a", "b"].map(ready);
+    for (key, value) in replicas.clone() {
+        cluster.put(key, value).await;
+    }
+    // The plan counts by the real clock: it is told that the last request was long ago.
+    let mut plan = loop {
+        let entry = cluster.registry.get(&cluster.keys.plan("m")).await.unwrap().unwrap();
+        let plan: PlanRecord = decode(&entry, SCHEMA).unwrap();
+        if plan.idle.since_s.is_some() {
+            break plan;
+        }
+        cluster.changed().await;
+    };
+    plan.idle.since_s = Some(5);
+    cluster.put(cluster.keys.plan("m"), encode(&plan).unwrap()).await;
+    cluster.placed(&[]).await;
+    for (key, _) in replicas {
+        cluster.registry.txn(Txn::new().delete(key)).await.unwrap();
+    }
+    let _ = first.stop.send(());
+    first.task.await.unwrap();
+    let mut second = cluster.start("c2", cluster.registry.clone());
+    second.handle.wait_for(|s| s.is_leader).await;
+    tokio::time::sleep(Duration::from_secs(30)).await; // virtual: three plans
+    let entry = cluster.registry.get(&cluster.keys.plan("m")).await.unwrap().unwrap();
+    assert_eq!(decode::<PlanRecord>(&entry, SCHEMA).unwrap().idle.rest, Some(policy::Rest::Asleep));
+    assert!(cluster.placements().await.is_empty());
+    let demand = json!({"gateway": "g", "models": {"m": {"fast": 0.0, "slow": 0.0, "variance": 0.0, "uneven": 1.0}}});
+    let demand: policy::DemandRecord = serde_json::from_value(demand).unwrap();
+    cluster.put(cluster.keys.demand("g"), encode(&demand).unwrap()).await;
+    while cluster.placements().await.is_empty() {
+        cluster.changed().await;
+    }
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(cluster.placements().await.len(), 1, "one load until that is routable");
 }
 
 #[tokio::test(start_paused = true)]

@@ -53,6 +53,7 @@ fn plan_record(model: &ModelName, revision: i64, plan: &Plan, epoch: u64) -> Pla
         unplaced: unplaced.collect(),
         rate: planned.map(|planned| planned.rate),
         shares: shares.collect(),
+        idle: plan.idle.get(model).copied().unwrap_or_default(),
         unknown: Unknown::new(),
     }
 }

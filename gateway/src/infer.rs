@@ -6,7 +6,7 @@ use crate::metrics::Stage;
 use crate::shard::{Core, Shard};
 use crate::split;
 use crate::table::{ModelVersion, Replica};
-use policy::check::check_request;
+use policy::check::{Checked, check_request};
 use policy::profile::FORECAST_US_MAX;
 use policy::route::{self, Candidate, Choice, Refusal, Standing, choose};
 use policy::{DataType, Envelope, Failure, Moment, Param, Retry, Served, WorkerId};
@@ -88,7 +88,21 @@ impl Shard {
         context: Context,
     ) -> Result<InferReply, Failure> {
         let wishes = Wishes::take(&self.core, &context, version, &mut envelope, &mut raw).await?;
-        let mut reply = match check_request(version.signature(), &envelope) {
+        let mut checked = check_request(version.signature(), &envelope);
+        let mut woken = None;
+        if !version.is_ready()
+            && let Some(rows) = rows_to_be_run(&checked, version)
+        {
+            if let Tensors::Here(raw) = &raw {
+                check_bytes_inputs(&envelope, raw)?;
+            }
+            // Boxed: who finds a model awake must not carry what it takes.
+            let found = Box::pin(self.awake(version, &envelope, (rows, raw.len()), &context)).await?;
+            checked = check_request(found.signature(), &envelope);
+            woken = Some(found);
+        }
+        let version = woken.as_ref().unwrap_or(version);
+        let mut reply = match checked {
             Ok(checked) => self.answer_one(version, envelope, raw, checked.rows, context).await?,
             Err(Failure::BatchTooLarge { .. }) if version.record.split => {
                 Box::pin(self.answer_split(version, envelope, raw, context)).await?
@@ -360,6 +374,15 @@ impl<'g> InFlight<'g> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Rows of a request that would be run if there were a replica.
+fn rows_to_be_run(checked: &Result<Checked, Failure>, version: &ModelVersion) -> Option<u32> {
+    match checked {
+        Ok(checked) => Some(checked.rows),
+        Err(Failure::BatchTooLarge { rows, .. }) if version.record.split => Some(u32::try_from(*rows).unwrap_or(u32::MAX)),
+        Err(_) => None,
     }
 }
 

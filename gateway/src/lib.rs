@@ -35,6 +35,7 @@ mod sync;
 mod table;
 #[cfg(test)]
 mod testing;
+mod wake;
 
 pub use config::{Dial, GatewayConfig, ModelControl};
 pub use runtime::{Gateway, GatewayError};

@@ -29,6 +29,8 @@ pub(crate) enum Stage {
     Receive,
     /// It waited for others to leave.
     Door,
+    /// It waited for the first replica of a model that was asleep.
+    Wake,
     /// No worker could be in time.
     Choose,
     /// It was on its way to a worker, or there.
@@ -42,6 +44,7 @@ impl Stage {
         match self {
             Self::Receive => "receive",
             Self::Door => "door",
+            Self::Wake => "wake",
             Self::Choose => "choose",
             Self::Worker => "worker",
             Self::Queue => "queue",

@@ -59,7 +59,7 @@ impl Oip {
         }
     }
 
-    /// Can it be asked?
+    /// Can it be asked? A model that is asleep can: who looks first would else never wake it.
     ///
     /// # Errors
     /// When there is no such model or version.
@@ -81,7 +81,7 @@ impl Oip {
         }
         let mut models: Vec<_> = table.models.iter().filter(|(model, _)| name.is_empty() || *model == name).collect();
         models.sort_by_key(|(model, _)| *model);
-        Ok(models.into_iter().flat_map(|(_, model)| model.versions.values().filter(|v| v.is_ready()).cloned()).collect())
+        Ok(models.into_iter().flat_map(|(_, model)| model.versions.values().filter(|v| v.can_be_asked()).cloned()).collect())
     }
 
     /// Whose call it is.
@@ -151,7 +151,7 @@ impl GrpcInferenceService for Oip {
         let versions = table.models.get(&request.name).into_iter().flat_map(|m| m.versions.values());
         Ok(Response::new(ModelMetadataResponse {
             name: request.name.clone(),
-            versions: versions.filter(|v| v.is_ready()).map(|v| v.record.version.to_string()).collect(),
+            versions: versions.filter(|v| v.can_be_asked()).map(|v| v.record.version.to_string()).collect(),
             platform: PLATFORM.to_owned(),
             inputs: version.signature().inputs.iter().map(tensor).collect(),
             outputs: version.signature().outputs.iter().map(tensor).collect(),
@@ -176,7 +176,8 @@ impl GrpcInferenceService for Oip {
         for (name, model) in &table.models {
             for version in model.versions.values() {
                 let (state, reason) = match table.resolve(name, &version.record.version.to_string()) {
-                    Ok(_) => ("READY", String::new()),
+                    Ok(_) if version.is_ready() => ("READY", String::new()),
+                    Ok(_) => ("READY", "asleep: the next request loads it".to_owned()),
                     Err(Failure::NotReady { reason, .. }) if model.is_loading(version) => ("LOADING", reason),
                     Err(Failure::NotReady { reason, .. }) => ("UNAVAILABLE", reason),
                     Err(failure) => ("UNAVAILABLE", failure.to_string()),

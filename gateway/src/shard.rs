@@ -8,6 +8,7 @@ use crate::settings::Settings;
 use crate::shm::Regions;
 use crate::statistics::Totals;
 use crate::table::Table;
+use crate::wake::Sleepers;
 use arc_swap::ArcSwap;
 use policy::admit::Limits;
 use policy::{Moment, WorkerId, WorkerRecord};
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) budget: Budget,
     /// Whose requests are worked on.
     pub(crate) door: Door,
+    /// Who waits for models that were asleep.
+    pub(crate) sleepers: Sleepers,
 }
 
 impl Core {
@@ -48,6 +51,7 @@ impl Core {
         // The rest is for those who wait.
         let worked_on = config.in_flight_bytes_max.div_ceil(4).saturating_mul(3);
         let limits = Limits { bytes_max: worked_on, budget: config.tenant, ..Default::default() };
+        let sleepers = Sleepers::new(config.in_flight_bytes_max.div_ceil(4));
         let operator = AdminService::new(registry, config.keys.clone());
         let regions = if config.allow_client_shm { Regions::on(budget.clone(), config.message_bytes_max as u64) } else { Regions::off() };
         let settings = Settings::new(config.telemetry.clone());
@@ -66,6 +70,7 @@ impl Core {
             origin: Instant::now(),
             budget,
             door: Door::new(limits),
+            sleepers,
         }
     }
 

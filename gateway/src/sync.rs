@@ -75,6 +75,6 @@ impl Core {
             return false;
         }
         let mut servable = table.models.values().filter(|m| m.is_wanted() && !m.versions.is_empty()).peekable();
-        servable.peek().is_none() || servable.any(|m| m.versions.values().any(|v| v.is_ready()))
+        servable.peek().is_none() || servable.any(|m| m.versions.values().any(|v| v.can_be_asked()))
     }
 }

@@ -9,13 +9,14 @@ use policy::plan::wanted_versions;
 use policy::profile::Latency;
 use policy::route::{Distance, Headroom, Spill};
 use policy::{
-    Failure, ModelRecord, Moment, PlanRecord, ReplicaRecord, ReplicaState, ShareRecord, Signature, Slo, TenantDefaults, VariantId, Version,
-    VersionRecord, VersionState, WorkerId, WorkerRecord,
+    Failure, ModelRecord, Moment, PlanRecord, ReplicaRecord, ReplicaState, Rest, ShareRecord, Signature, Slo, TenantDefaults, VariantId,
+    Version, VersionRecord, VersionState, WorkerId, WorkerRecord,
 };
 use registry::{Entry, Key, Keys, decode};
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use waits::Waits;
 
 /// All that is routable, and what is known of what is not.
@@ -52,6 +53,10 @@ pub(crate) struct ModelVersion {
     pub(crate) waiting: Option<String>,
     /// Why a replica did not load.
     pub(crate) failed: Option<String>,
+    /// Why the leader cannot place it, where it may sleep.
+    unplaced: Option<String>,
+    /// It has no replica because nobody asked; a request may wait for one.
+    pub(crate) resting: Option<Resting>,
     pub(crate) metrics: ModelMetrics,
     /// Share of answers that may be later than that, 0 to 1.
     pub(crate) allowance: f64,
@@ -65,6 +70,30 @@ pub(crate) struct ModelVersion {
     pub(crate) offered: Arc<Mutex<Offered>>,
     /// What choices taught. Outlives the table it was first in.
     learned: Arc<Mutex<Learned>>,
+}
+
+/// A version that is asleep, or waking.
+pub(crate) struct Resting {
+    /// The model's `idle_s`.
+    pub(crate) idle_s: u32,
+    /// Since when this gateway sees it loading; none while it is asleep.
+    pub(crate) waking_since: Option<Instant>,
+    load_ms: Option<u64>,
+}
+
+impl Resting {
+    fn of(asked: Option<&ModelRecord>, plan: Option<&PlanRecord>, before: Option<&Resting>) -> Option<Self> {
+        let (idle_s, idle) = (asked?.idle_s?, plan?.idle);
+        let waking = idle.rest? == Rest::Waking;
+        let since = || before.and_then(|b| b.waking_since).unwrap_or_else(Instant::now);
+        Some(Self { idle_s, waking_since: waking.then(since), load_ms: idle.load_ms })
+    }
+
+    /// Milliseconds until it should be loaded, where it is known how long that takes.
+    pub(crate) fn remaining_ms(&self) -> Option<u64> {
+        let gone = self.waking_since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
+        self.load_ms.map(|load_ms| load_ms.saturating_sub(gone))
+    }
 }
 
 /// What this gateway learned of a model's choices.
@@ -145,12 +174,20 @@ impl Table {
             }
         }
         let waits = Waits::new(replicas.values().flatten(), &models, &plans);
+        let asleep = plans.values().filter(|plan| plan.idle.rest.is_some()).filter_map(|plan| models.get(plan.model.as_str()));
+        let may_wake = asleep.filter(|m| m.wanted).flat_map(|m| wanted_versions(m, versions.iter()));
+        let may_wake = may_wake.filter(|v| v.state == VersionState::Valid).map(|v| (v.model.clone(), v.version));
+        let may_wake: HashSet<_> = may_wake.collect();
         for record in versions {
             let name = record.model.to_string();
             let found = replicas.remove(&(name.clone(), record.version)).unwrap_or_default();
             let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
             let offered = table.model(&name, before).offered.clone();
-            let version = table.version(record, &found, here, metrics, old, (models.get(&name), plans.get(&name), &waits, offered));
+            let rests = may_wake.contains(&(record.model.clone(), record.version));
+            let mut version = table.version(record, &found, here, metrics, old, (models.get(&name), plans.get(&name), &waits, offered));
+            if rests {
+                version.resting = Resting::of(models.get(&name), plans.get(&name), old.and_then(|old| old.resting.as_ref()));
+            }
             table.model(&name, before).versions.insert(version.record.version, Arc::new(version));
         }
         for (name, record) in models {
@@ -235,6 +272,9 @@ impl Table {
         let signature = newest.unwrap_or(&record.signature).clone();
         let replicas = routable.into_iter().filter(|(_, loaded, _)| **loaded == signature).map(|(.., replica)| replica).collect();
         let metrics = old.map_or_else(|| metrics.of_model(record.model.as_str(), record.version), |o| o.metrics.clone());
+        let may_sleep = plan.filter(|_| asked.is_some_and(|asked| asked.idle_s.is_some()));
+        let about = |u: &&policy::UnplacedRecord| !u.waits && u.version.is_none_or(|v| v == record.version);
+        let unplaced = may_sleep.and_then(|plan| plan.unplaced.iter().find(about)).map(|u| u.reason.clone());
         let learned = old.map(|o| o.learned.clone()).unwrap_or_default();
         ModelVersion {
             record,
@@ -242,6 +282,8 @@ impl Table {
             signature,
             waiting,
             failed,
+            unplaced,
+            resting: None,
             metrics,
             allowance: slo.allowance(),
             latency_target_us: asked.and_then(|m| m.slo.latency_ms).map(|ms| f64::from(ms) * 1e3),
@@ -263,7 +305,7 @@ impl Table {
         self.models.get(model).is_some_and(|m| m.versions.values().any(|v| v.record.state == VersionState::Valid))
     }
 
-    /// The version a request means: the one it names, or the highest that has a replica.
+    /// The version a request means: the one it names, or the highest that has a replica, or else the highest that is asleep.
     pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<&Arc<ModelVersion>, Failure> {
         if !self.is_built {
             return Err(Failure::NoTable { retry_ms: NO_TABLE_RETRY_MS }); // NOT_FOUND would be final, and nobody knows that
@@ -275,9 +317,10 @@ impl Table {
                 .versions
                 .get(&number)
                 .ok_or_else(|| Failure::UnknownVersion { model: name.to_owned(), version: version.to_owned() })?;
-            return if found.is_ready() { Ok(found) } else { Err(model.not_ready(name, found)) };
+            return if found.can_be_asked() { Ok(found) } else { Err(model.not_ready(name, found)) };
         }
-        let ready = model.versions.values().rev().find(|v| v.is_ready());
+        let ready =
+            model.versions.values().rev().find(|v| v.is_ready()).or_else(|| model.versions.values().rev().find(|v| v.resting.is_some()));
         // What may be ready soon is worth asking again; what nobody wants, or what failed, is not there.
         ready.ok_or_else(|| match (model.outlook(), model.latest_wanted().or(model.versions.values().next_back())) {
             (Some(Outlook::Pending), Some(latest)) => model.not_ready(name, latest),
@@ -304,6 +347,11 @@ impl Model {
         self.asked.as_ref().is_none_or(|asked| asked.wanted)
     }
 
+    /// Seconds after which no replica of it is kept if nobody asks.
+    pub(crate) fn idle_s(&self) -> Option<u32> {
+        self.asked.as_ref().filter(|asked| asked.wanted).and_then(|asked| asked.idle_s)
+    }
+
     fn is_version_wanted(&self, version: &ModelVersion) -> bool {
         let known = || self.versions.values().map(|v| &v.record);
         self.asked.as_ref().is_none_or(|asked| wanted_versions(asked, known()).iter().any(|v| v.version == version.record.version))
@@ -324,7 +372,7 @@ impl Model {
             (_, false, _) => "unloaded".to_owned(),
             (_, _, Some(step)) => step.clone(),
             _ if !self.is_version_wanted(version) => "not one of the versions that its model wants served".to_owned(),
-            _ => "no replica yet".to_owned(),
+            _ => version.unplaced.clone().unwrap_or_else(|| "no replica yet".to_owned()),
         };
         Failure::NotReady { model: name.to_owned(), version: version.record.version.to_string(), reason }
     }
@@ -332,7 +380,7 @@ impl Model {
 
 /// What a model is waiting for, if for anything.
 pub(crate) enum Outlook {
-    /// It can be asked.
+    /// It can be asked, asleep or not.
     Ready,
     /// It will not be before something changes.
     Failed(String),
@@ -346,7 +394,7 @@ impl Model {
         if !self.is_wanted() {
             return None;
         }
-        if self.versions.values().any(|v| v.is_ready()) {
+        if self.versions.values().any(|v| v.can_be_asked()) {
             return Some(Outlook::Ready);
         }
         // Where none is named, an invalid version is not wanted, but tells why there is none.
@@ -364,6 +412,11 @@ impl ModelVersion {
     /// Can it be asked, without a variant being named?
     pub(crate) fn is_ready(&self) -> bool {
         self.replicas.iter().any(|replica| replica.is_offered)
+    }
+
+    /// The same, or it will be there for whoever waits.
+    pub(crate) fn can_be_asked(&self) -> bool {
+        self.is_ready() || self.resting.is_some()
     }
 
     /// A request of `rows` rows was offered, whatever comes of it.

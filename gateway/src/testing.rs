@@ -110,6 +110,10 @@ impl Content {
     }
 
     pub(crate) fn table(&self) -> Table {
-        Table::build(&self.0, &Self::keys(), ("s", "z"), &Metrics::new(), &Table::default())
+        self.table_after(&Table::default())
+    }
+
+    pub(crate) fn table_after(&self, before: &Table) -> Table {
+        Table::build(&self.0, &Self::keys(), ("s", "z"), &Metrics::new(), before)
     }
 }

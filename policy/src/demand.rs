@@ -21,6 +21,10 @@ pub const RISE: f64 = 1.1;
 pub const FALL: f64 = 0.8;
 /// Unevenness that is believed: variance over mean of arrivals in a tenth of a second, 1 for a Poisson process.
 const UNEVEN: (f64, f64) = (0.5, 16.0);
+/// Seconds without a request after which a gateway calls a model quiet: this share of the model's `idle_s`, within bounds. Sooner would be
+/// told more often, later would keep replicas for longer.
+const QUIET_SHARE: u32 = 4;
+const QUIET_S: (u32, u32) = (1, 30);
 /// Rows a second below which nothing is asked.
 const RATE_MIN: f64 = 1e-3;
 
@@ -35,6 +39,9 @@ pub struct Demand {
     pub variance: f64,
     /// Variance of arrivals in a tenth of a second over their mean.
     pub uneven: f64,
+    /// Nobody has asked for a while, or waits for it ([`quiet_after_us`]): the rates are what is left of before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quiet: bool,
 }
 
 /// What one gateway counts of one model.
@@ -43,6 +50,10 @@ pub struct Offered {
     /// Second and tenth of a second that are being counted; none before the first request.
     second: Option<u64>,
     fine: u64,
+    /// When it was asked last.
+    last: Option<Moment>,
+    /// Requests that wait for its first replica.
+    waiting: u32,
     rows: f64,
     requests: f64,
     fast: Mean,
@@ -81,8 +92,25 @@ impl Offered {
     /// A request of `rows` rows came.
     pub fn arrive(&mut self, now: Moment, rows: u32) {
         self.advance(now);
+        self.last = Some(now);
         self.rows += f64::from(rows.max(1));
         self.requests += 1.0;
+    }
+
+    /// A request waits for a replica. It is counted when it arrives at one.
+    pub fn wait(&mut self) {
+        self.waiting = self.waiting.saturating_add(1);
+    }
+
+    /// A request waits no more, whatever came of it.
+    pub fn wait_no_more(&mut self, now: Moment) {
+        self.waiting = self.waiting.saturating_sub(1);
+        self.last = Some(now);
+    }
+
+    /// Has it been asked within so many microseconds, or does anybody wait?
+    pub fn is_asked_within(&self, now: Moment, length_us: u64) -> bool {
+        self.waiting > 0 || self.last.is_some_and(|last| now.us_since(last) < length_us)
     }
 
     /// What it comes to until now: whole seconds only.
@@ -90,7 +118,7 @@ impl Offered {
         self.advance(now);
         let (slow, mean) = (self.slow.value(), self.fine_mean.value());
         let uneven = if mean > 0.0 { (self.fine_square.value() - mean * mean) / mean } else { 1.0 };
-        Demand { fast: self.fast.value(), slow, variance: self.square.value(), uneven: uneven.clamp(UNEVEN.0, UNEVEN.1) }
+        Demand { fast: self.fast.value(), slow, variance: self.square.value(), uneven: uneven.clamp(UNEVEN.0, UNEVEN.1), quiet: false }
     }
 
     /// Closes the bins that are over.
@@ -135,6 +163,7 @@ impl Demand {
             slow: self.slow + other.slow,
             variance: self.variance + other.variance,
             uneven: (self.uneven * mine + other.uneven * others) / (mine + others),
+            quiet: self.quiet && other.quiet,
         }
     }
 
@@ -152,8 +181,13 @@ impl Demand {
     /// Is it so far from what was told last that the controller should hear of it?
     pub fn is_news(&self, told: &Self) -> bool {
         let (now, before) = (self.rate(), told.rate());
-        now > RISE * before || now < FALL * before
+        now > RISE * before || now < FALL * before || self.quiet != told.quiet
     }
+}
+
+/// Microseconds without a request after which a gateway tells that nobody asks for a model with this `idle_s`.
+pub fn quiet_after_us(idle_s: u32) -> u64 {
+    u64::from(idle_s.div_ceil(QUIET_SHARE).clamp(QUIET_S.0, QUIET_S.1)).saturating_mul(1_000_000)
 }
 
 /// Rows a second to plan for: `before` while `wanted` is near it, so that noise plans nothing anew.
@@ -225,11 +259,26 @@ mod tests {
     }
 
     #[test]
+    fn quiet_comes_a_quarter_of_the_idle_time_after_the_last_request() {
+        assert_eq!([1, 4, 40, 3_600].map(quiet_after_us), [1, 1, 10, 30].map(|s| s * 1_000_000));
+        let mut offered = Offered::default();
+        let at = Moment::from_us;
+        assert!(!offered.is_asked_within(at(5), 10), "nobody ever asked");
+        offered.arrive(at(5), 1);
+        assert!(offered.is_asked_within(at(14), 10) && !offered.is_asked_within(at(15), 10));
+        offered.wait();
+        assert!(offered.is_asked_within(at(99), 10), "somebody waits");
+        offered.wait_no_more(at(99));
+        assert!(offered.is_asked_within(at(108), 10) && !offered.is_asked_within(at(109), 10));
+    }
+
+    #[test]
     fn gateways_add_up() {
-        let one = Demand { fast: 10.0, slow: 10.0, variance: 10.0, uneven: 1.0 };
-        let both = one.and(Demand { fast: 30.0, slow: 30.0, variance: 30.0, uneven: 3.0 });
-        assert_eq!(both, Demand { fast: 40.0, slow: 40.0, variance: 40.0, uneven: 2.5 });
+        let one = Demand { fast: 10.0, slow: 10.0, variance: 10.0, uneven: 1.0, quiet: true };
+        let both = one.and(Demand { fast: 30.0, slow: 30.0, variance: 30.0, uneven: 3.0, quiet: false });
+        assert_eq!(both, Demand { fast: 40.0, slow: 40.0, variance: 40.0, uneven: 2.5, quiet: false });
         assert!(both.is_news(&one) && !both.is_news(&both) && both.is_plausible());
+        assert!(Demand { quiet: true, ..both }.is_news(&both), "that nobody asks any more is told, whatever is left of the rate");
         assert!(!Demand { fast: f64::NAN, ..both }.is_plausible());
     }
 }

@@ -134,6 +134,8 @@ pub enum Failure {
     NoTable { retry_ms: u32 },
     #[error("no replica of model `{model}` is reachable, retry after {retry_ms} ms")]
     NoReplica { model: String, retry_ms: u32 },
+    #[error("model `{model}` is asleep and is being loaded, which takes longer than this request can wait; retry after {retry_ms} ms")]
+    Asleep { model: String, retry_ms: u32 },
     #[error("no variant of model `{model}` that is ready is known to be as accurate as {floor}: the best is {best}")]
     Floor { model: String, floor: String, best: String },
     #[error("the queue is full at {queued} requests, retry after {retry_ms} ms")]
@@ -228,6 +230,7 @@ impl Failure {
             }
             Self::NoTable { .. }
             | Self::NoReplica { .. }
+            | Self::Asleep { .. }
             | Self::Floor { .. }
             | Self::Busy { .. }
             | Self::Registry { .. }
@@ -259,6 +262,7 @@ impl Failure {
         match self {
             Self::NoTable { retry_ms }
             | Self::NoReplica { retry_ms, .. }
+            | Self::Asleep { retry_ms, .. }
             | Self::Busy { retry_ms, .. }
             | Self::QueueFull { retry_ms, .. }
             | Self::Overloaded { retry_ms, .. }

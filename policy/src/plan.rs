@@ -6,7 +6,7 @@
 //! the same compute the same.
 //!
 //! Invariants, each named by the test that fails without it:
-//! * I1: the last routable replica of a model is given up only for a routable successor. A successor is a newer version,
+//! * I1: the last routable replica of a model that does not go to sleep is given up only for a routable successor. A successor is a newer version,
 //!   or the same version from another artifact or for a higher generation, in which case one replica goes ahead of the others.
 //! * I8: bytes promised on a device never exceed what it has, counting what leaves it until it is gone.
 //!
@@ -16,9 +16,13 @@
 //! How a failed replica is remembered: its placement stays where it is, as a mark, until enough others are ready. So every
 //! worker is tried once for an artifact and generation, none twice.
 //!
+//! A model with an `idle_s` of which nobody asks has no placement ([`IdleRecord`]). One that is asked again gets one, and what else is wanted
+//! of it once that is routable.
+//!
 //! Not here: relief of a device on which replicas grew beyond what was measured: nothing more is put there, and nothing is taken away.
 
 mod choose;
+mod idle;
 mod ledger;
 mod problem;
 mod progress;
@@ -34,11 +38,12 @@ pub use progress::{Progress, progress, standings};
 pub use target::wanted_versions;
 pub use whatif::{Alternative, Change, Told, tell};
 
+use crate::demand::Demand;
 use crate::{
-    DemandRecord, HolderRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version, VersionRecord,
-    WorkerRecord,
+    DemandRecord, HolderRecord, IdleRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version,
+    VersionRecord, WorkerRecord,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is there, as its owners report it. Order does not matter.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -59,6 +64,8 @@ pub struct Observed {
     pub demands: Vec<DemandRecord>,
     /// Rows a second planned for last time, by model.
     pub rates: BTreeMap<ModelName, f64>,
+    /// Where models with an `idle_s` stood after the last plan for just that model record.
+    pub idle: BTreeMap<ModelName, IdleRecord>,
     /// Now, in seconds since 1970 by the leader's clock; none where age is of no interest.
     pub now_s: Option<u64>,
 }
@@ -81,6 +88,8 @@ pub struct Plan {
     pub models: Vec<ModelPlan>,
     /// The devices, where somebody asks for anything.
     pub devices: Vec<DevicePlan>,
+    /// Where models with an `idle_s` stand.
+    pub idle: BTreeMap<ModelName, IdleRecord>,
 }
 
 /// Why something is not as wanted.
@@ -120,23 +129,39 @@ pub fn plan(observed: &Observed, wanted: &Wanted, epoch: u64, more: &mut dyn FnM
     for model in wanted.models.iter().filter(|m| m.wanted) {
         models.insert(&model.name, target::targets(model, &view, &mut unplaced));
     }
-    let rates = problem::rates(observed, wanted);
-    let answer = match rates.is_empty() {
+    let mut idle = idle::judge(&mut models, wanted, &view, observed);
+    unplaced.retain(|u| models.contains_key(&u.model));
+    let mut rates = problem::rates(observed, wanted);
+    rates.retain(|model, _| models.contains_key(model));
+    // Who waits for a model may have no rate yet, and its first replica may need the room of others' spare ones.
+    let waking = models.iter().filter(|(name, group)| group.is_waking && !rates.contains_key(**name)).map(|(name, _)| (*name).clone());
+    let waking: BTreeSet<_> = waking.collect();
+    rates.extend(waking.iter().map(|name| (name.clone(), (1.0, Demand { uneven: 1.0, ..Demand::default() }))));
+    let mut answer = match rates.is_empty() {
         true => problem::Answer::default(),
         false => problem::Asked::new(&view, &models, &rates, observed.now_s).answer(more),
     };
-    for target in models.values_mut().flat_map(|group| &mut group.targets) {
-        if let Some(workers) = answer.wanted.get(&target.variant) {
-            target.settle_on(workers, &view);
+    answer.models.retain(|plan| !waking.contains(&plan.model));
+    if answer.models.is_empty() {
+        answer.devices.clear();
+    }
+    for group in models.values_mut() {
+        let has_place = group.targets.iter().any(|t| answer.wanted.get(&t.variant).is_some_and(|workers| !workers.is_empty()));
+        // A waking model that the search left out goes wherever there is room.
+        for target in group.targets.iter_mut().filter(|_| has_place || !group.is_waking) {
+            if let Some(workers) = answer.wanted.get(&target.variant) {
+                target.settle_on(workers, &view);
+            }
         }
     }
     unplaced.extend(answer.models.iter().filter(|plan| !answer.nowhere.contains(&plan.model)).filter_map(ModelPlan::shortfall));
     let mut placements = steps::run(&view, &mut models, &mut unplaced);
+    idle::give_up(&mut idle, &placements, &unplaced, &view);
     for placement in &mut placements {
         placement.epoch = epoch;
         placement.since_s = view.since_s(placement).or(observed.now_s);
     }
     placements.sort_by(|a, b| (&a.worker, &a.variant).cmp(&(&b.worker, &b.variant)));
     unplaced.sort();
-    Plan { placements, unplaced, models: answer.models, devices: answer.devices }
+    Plan { placements, unplaced, models: answer.models, devices: answer.devices, idle }
 }

@@ -441,6 +441,38 @@ pub struct ShareRecord {
     pub rate: f64,
 }
 
+/// What a model with an `idle_s` does in place of being served as usual.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Rest {
+    /// Nobody asks, no replica is kept. A request wakes it.
+    Asleep,
+    /// Somebody asks, its first replica is not routable yet.
+    Waking,
+}
+
+/// Where a model with an `idle_s` stands; all of it empty for any other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct IdleRecord {
+    /// Since when nobody asks, in seconds since 1970 by the leader's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since_s: Option<u64>,
+    /// Whether it rests; none while it is served as usual, and after a load that failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rest: Option<Rest>,
+    /// Milliseconds that a load takes where it is fastest, while it rests and where that was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_ms: Option<u64>,
+}
+
+impl IdleRecord {
+    /// Nothing is to be said.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 record! {
     /// `plan/{model}`: what the leader last decided about a wanted model, so that any process can tell why it is not routable.
     PlanRecord {
@@ -459,5 +491,8 @@ record! {
         /// Who is meant to answer how much of that.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         shares: Vec<ShareRecord>,
+        /// Whether anybody asks, where it may be without replicas meanwhile.
+        #[serde(default, skip_serializing_if = "IdleRecord::is_empty")]
+        idle: IdleRecord,
     }
 }

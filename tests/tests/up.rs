@@ -61,6 +61,49 @@ fn what_sluice_toml_allows_gives_the_answers_of_the_runtime() {
 }
 
 #[test]
+fn a_model_nobody_asks_for_goes_and_comes_back_for_the_next_request() {
+    const REQUESTS: usize = 50;
+    let Some(kit) = Kit::find() else { return };
+    let repository = tempfile::tempdir().unwrap();
+    let folder = repository.path().join("add_sub");
+    std::fs::create_dir(&folder).unwrap();
+    std::os::unix::fs::symlink(kit.models.join("test/add_sub/1"), folder.join("1")).unwrap();
+    std::fs::write(folder.join("sluice.toml"), "idle_s = 1\n").unwrap();
+    let up = Sluice::up(&kit, repository.path(), &[]);
+    let (grpc, admin) = (up.url("grpc"), up.url("admin"));
+    let get = |kind: &str| -> Vec<serde_json::Value> {
+        let (_, said, error) = kit.run(&["get", kind, "add_sub", "-o", "json", "--server", &admin]);
+        serde_json::from_str(&said).unwrap_or_else(|e| panic!("{kind}: {e}: {said}{error}"))
+    };
+    // Twenty loads, the time until the gateway calls it quiet, and the next plan.
+    let sleeps = || {
+        until("nobody asks and it has gone", Duration::from_secs(120), || {
+            let (_, replicas, _) = kit.run(&["get", "replicas", "-o", "json", "--server", &admin]);
+            get("plan").iter().any(|plan| plan["idle"]["rest"] == "asleep") && !replicas.contains("add_sub")
+        });
+    };
+    sleeps();
+    let (_, said, _) = kit.run(&["get", "models", "--server", &admin]);
+    assert!(said.lines().any(|line| line.starts_with("add_sub") && line.contains("asleep")), "{said}");
+    assert!(http_get(up.port("admin"), "/readyz").contains("200 OK"), "nothing is missing");
+    kit.python("conformance.py", &["answers", up.port("grpc"), repository.path().to_str().unwrap()]);
+    sleeps();
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let mut client = loadtest::connect(&grpc).await.unwrap();
+        let request = loadtest::request_of(&mut client, "add_sub", 1).await.unwrap();
+        let ask = |_| {
+            let (mut client, request) = (client.clone(), request.clone());
+            tokio::spawn(async move { client.model_infer(request).await.map(drop) })
+        };
+        for answer in (0..REQUESTS).map(ask).collect::<Vec<_>>() {
+            answer.await.unwrap().unwrap();
+        }
+    });
+    sleeps();
+    assert_eq!(kit.run(&["model", "load", "add_sub", "--server", &admin]).0, 0, "who loads it waits for it and is not left waiting");
+}
+
+#[test]
 fn every_way_to_ask_gets_the_same_answer() {
     conforms(&["test/add_sub", "test/identity_fp32"], &["ways_to_ask"]);
 }

@@ -94,6 +94,15 @@ impl Upstream for Fake {
 
 /// A gateway over workers `a` and `b` that both run `m:1`.
 pub(crate) async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<Workers>) {
+    gateway_on(Arc::new(Embedded::open(None).unwrap()), behaviours, 2).await
+}
+
+/// The same with a registry of the test's, for so many requests of a tenant at once.
+pub(crate) async fn gateway_on(
+    registry: Arc<dyn registry::Registry>,
+    behaviours: [(&str, Behaviour); 2],
+    requests_max: u32,
+) -> (Shard, Arc<Workers>) {
     let workers = Arc::new(Workers::default());
     workers.behaviour.lock().unwrap().extend(behaviours.map(|(id, b)| (id.to_owned(), b)));
     let dialled = workers.clone();
@@ -103,7 +112,7 @@ pub(crate) async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<W
         zone: "z".into(),
         message_bytes_max: 1 << 20,
         in_flight_bytes_max: 1 << 20,
-        tenant: policy::admit::Budget { requests_max: 2, ..Default::default() },
+        tenant: policy::admit::Budget { requests_max, ..Default::default() },
         trust_tenant: false,
         allow_client_shm: false,
         model_control: ModelControl::None,
@@ -112,13 +121,11 @@ pub(crate) async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<W
         dial: Arc::new(move |w: &WorkerRecord| Arc::new(Fake { id: w.id.to_string(), workers: dialled.clone() }) as Arc<dyn Upstream>),
         telemetry: Arc::new(crate::settings::tests::Fake::default()),
     };
-    let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1], optional: false, graph_shape: None };
-    let mut record = version(1, VersionState::Valid);
-    record.signature = Signature { max_batch_size: 4, inputs: vec![spec.clone()], outputs: vec![spec] };
+    let record = version_that_takes_numbers();
     let content = ["a", "b"].into_iter().fold(Content::default().version(&record), |content, id| {
         content.worker(&worker(id, 1)).replica(&replica(id, 1, 1, ReplicaState::Ready))
     });
-    let core = Arc::new(Core::new(config, Arc::new(Embedded::open(None).unwrap())));
+    let core = Arc::new(Core::new(config, registry));
     core.install(content.table());
     let shard = Shard::new(core);
     tokio::spawn(shard.clone().keep_upstreams());
@@ -128,12 +135,19 @@ pub(crate) async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<W
     (shard, workers)
 }
 
+/// `m:1` with a number in and a number out, up to four at a time.
+pub(crate) fn version_that_takes_numbers() -> policy::VersionRecord {
+    let spec = TensorSpec { name: "x".into(), datatype: DataType::Fp32, shape: vec![-1], optional: false, graph_shape: None };
+    let signature = Signature { max_batch_size: 4, inputs: vec![spec.clone()], outputs: vec![spec] };
+    policy::VersionRecord { signature, ..version(1, VersionState::Valid) }
+}
+
 /// A request of `tenant`.
 pub(crate) fn of(tenant: &str) -> Context {
     Context { caller: Caller { tenant: Arc::from(tenant) }, trace: None, asked: Headers::default(), deadline: None }
 }
 
-async fn ask(shard: &Shard, timeout: Option<Duration>) -> Result<InferReply, Failure> {
+pub(crate) async fn ask(shard: &Shard, timeout: Option<Duration>) -> Result<InferReply, Failure> {
     let input =
         InputTensor { name: "x".into(), datatype: "FP32".into(), shape: Shape::from_slice(&[1]), byte_length: 4, ..Default::default() };
     let envelope = Envelope { model: "m".into(), inputs: vec![input], ..Default::default() };

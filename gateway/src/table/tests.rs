@@ -187,6 +187,7 @@ fn waits_on_a_shared_device_are_bounded_where_the_plan_falls_short() {
             unplaced: Vec::new(),
             rate: Some(100.0),
             shares,
+            idle: policy::IdleRecord::default(),
             unknown: Unknown::new(),
         };
         let content = Content::default().worker(&worker("w", 1)).version(&version(1, VersionState::Valid));

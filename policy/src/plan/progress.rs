@@ -2,12 +2,12 @@
 
 use super::view::View;
 use super::{Observed, wanted_versions};
-use crate::{ModelRecord, PlacementRecord, PlanRecord, ReplicaState, VersionRecord, VersionState};
+use crate::{ModelRecord, PlacementRecord, PlanRecord, ReplicaState, Rest, VersionRecord, VersionState};
 
 /// How far the cluster is with what was asked of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// Every wanted version is routable. The text says what else is not as wanted, such as a missing second replica.
+    /// Every wanted version is routable, or will be when somebody asks. The text says what else is not as wanted, such as a missing second replica.
     Ready(String),
     /// Nothing of an unwanted model is left to be routed to.
     Unloaded,
@@ -41,6 +41,7 @@ pub fn progress(model: &ModelRecord, observed: &Observed, decided: Option<&PlanR
         Progress::Failed(_) => 3,
     });
     match worst {
+        Some(Progress::Ready(_)) if is_asleep(decided) => Progress::Ready(ASLEEP.to_owned()),
         Some(Progress::Ready(_)) => Progress::Ready(reasons(decided, |_| true)),
         Some(other) => other,
         None => Progress::Waiting("nothing is known of it yet".to_owned()),
@@ -67,6 +68,13 @@ fn standing(placement: &PlacementRecord, view: &View<'_>) -> ReplicaState {
     }
 }
 
+/// What is said of a model that has no replica because nobody asks.
+const ASLEEP: &str = "asleep: the next request loads it";
+
+fn is_asleep(decided: Option<&PlanRecord>) -> bool {
+    decided.is_some_and(|plan| plan.idle.rest == Some(Rest::Asleep))
+}
+
 fn reasons(decided: Option<&PlanRecord>, about: impl Fn(&crate::UnplacedRecord) -> bool) -> String {
     let unplaced = decided.into_iter().flat_map(|d| &d.unplaced);
     unplaced.filter(|u| about(u)).map(|u| u.reason.as_str()).collect::<Vec<_>>().join("; ")
@@ -90,7 +98,7 @@ fn of_version(model: &ModelRecord, version: &VersionRecord, view: &View<'_>, dec
         same && current && p.generation >= model.generation
     };
     let placed: Vec<_> = view.placements.values().filter(answers).collect();
-    if placed.iter().any(|p| view.is_done(p)) {
+    if is_asleep(decided) || placed.iter().any(|p| view.is_done(p)) {
         return Progress::Ready(String::new());
     }
     let under_way = placed.iter().filter(|p| view.failure(p).is_none()).map(|p| match view.answer(p).map(|r| &r.state) {

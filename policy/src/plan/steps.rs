@@ -30,8 +30,9 @@ pub(super) fn run<'a>(view: &View<'a>, groups: &mut Groups<'a>, unplaced: &mut V
         given_way || make_room(group, view, &mut ledger) || swap(group, view, &mut ledger)
     }) {}
     for group in groups.values() {
-        for target in &group.targets {
-            explain(target, !group.old.is_empty(), view, &ledger, unplaced);
+        for (number, target) in group.targets.iter().enumerate() {
+            let is_enough = group.is_waking && group.has_live(number);
+            explain(target, (!group.old.is_empty(), is_enough), view, &ledger, unplaced);
         }
     }
     let kept = groups.values().flat_map(Group::all);
@@ -168,14 +169,18 @@ fn add_missing<'a>(view: &View<'a>, groups: &mut Groups<'a>, ledger: &mut Ledger
     }
     let most = groups.values().flat_map(|g| &g.targets).map(|t| t.replicas).max().unwrap_or_default();
     for (reference, round) in [true, false].into_iter().flat_map(|reference| (1..=most).map(move |round| (reference, round))) {
-        for target in groups.values_mut().flat_map(|g| &mut g.targets).filter(|t| t.is_reference() == reference) {
-            let wants = target.live.len() < round.min(target.replicas);
-            if wants
-                && choose::add(target, view, ledger, |worker| load.get(worker).copied().unwrap_or_default())
-                && let Some(added) = target.live.last()
-            {
-                let count = load.entry(added.worker.clone()).or_default();
-                *count = count.saturating_add(1);
+        for group in groups.values_mut() {
+            for number in 0..group.targets.len() {
+                let one_is_there = group.is_waking && group.has_live(number);
+                let Some(target) = group.targets.get_mut(number).filter(|t| t.is_reference() == reference) else { continue };
+                let wants = !one_is_there && target.live.len() < round.min(target.replicas);
+                if wants
+                    && choose::add(target, view, ledger, |worker| load.get(worker).copied().unwrap_or_default())
+                    && let Some(added) = target.live.last()
+                {
+                    let count = load.entry(added.worker.clone()).or_default();
+                    *count = count.saturating_add(1);
+                }
             }
         }
     }
@@ -247,7 +252,7 @@ fn swap<'a>(group: &mut Group<'_>, view: &View<'a>, ledger: &mut Ledger<'a>) -> 
 }
 
 /// Says why a target has less than it wants.
-fn explain(target: &Target<'_>, has_old: bool, view: &View<'_>, ledger: &Ledger<'_>, unplaced: &mut Vec<Unplaced>) {
+fn explain(target: &Target<'_>, (has_old, is_enough): (bool, bool), view: &View<'_>, ledger: &Ledger<'_>, unplaced: &mut Vec<Unplaced>) {
     let mut say = |reason: String, waits: bool| {
         let (model, version) = (target.model.name.clone(), Some(target.version.version));
         unplaced.push(Unplaced { model, version, variant: Some(target.variant.clone()), reason, waits });
@@ -258,7 +263,7 @@ fn explain(target: &Target<'_>, has_old: bool, view: &View<'_>, ledger: &Ledger<
     }
     let done = target.live.iter().any(|p| target.is_current(p, view));
     let stale = !done && target.live.iter().any(|p| !target.is_current(p, view));
-    if target.live.len() >= target.replicas && !stale {
+    if target.live.len() >= if is_enough { 0 } else { target.replicas } && !stale {
         return;
     }
     let bytes = at_least(target.bytes(view));
@@ -343,6 +348,12 @@ impl Group<'_> {
         // A variant alone relieves its forerunner only where the demand wants no reference.
         let without = self.targets.iter().all(|t| !t.is_reference() || (t.is_planned && t.replicas == 0));
         if self.targets.iter().filter(|t| t.is_reference() || without).any(successor) { std::mem::take(&mut self.old) } else { Vec::new() }
+    }
+
+    /// Does any placement count of the version that a target is of?
+    fn has_live(&self, number: usize) -> bool {
+        let version = self.targets.get(number).map(|t| t.version.version);
+        self.targets.iter().any(|t| Some(t.version.version) == version && !t.live.is_empty())
     }
 
     fn all(&self) -> impl Iterator<Item = &PlacementRecord> {

@@ -33,6 +33,8 @@ pub(super) struct Target<'a> {
 pub(super) struct Group<'a> {
     pub(super) targets: Vec<Target<'a>>,
     pub(super) old: Vec<PlacementRecord>,
+    /// It comes from sleep: one replica first, so that nothing is loaded beside what somebody waits for.
+    pub(super) is_waking: bool,
 }
 
 /// The versions a model record asks for, of those known, ascending: the ones it names, or else so many of the latest valid ones.
@@ -93,7 +95,7 @@ pub(super) fn targets<'a>(model: &'a ModelRecord, view: &View<'a>, unplaced: &mu
             }
         }
     }
-    Group { targets, old: Vec::new() }
+    Group { targets, old: Vec::new(), is_waking: false }
 }
 
 fn unplaced_by<'s>(say: &'s mut impl FnMut(Option<Version>, String, bool)) -> impl FnMut(Version, String, bool) + 's {

@@ -1,4 +1,5 @@
 mod demand;
+mod idle;
 mod properties;
 mod sim;
 mod trouble;
@@ -68,8 +69,17 @@ fn progress_of(sim: &Sim, name: &str) -> Progress {
     let about = sim.plan.unplaced.iter().filter(|u| u.model == model.name);
     let unplaced = about.map(|u| crate::UnplacedRecord { version: u.version, reason: u.reason.clone(), waits: u.waits }).collect();
     let (schema, unknown) = (crate::SCHEMA, Unknown::new());
-    let decided =
-        PlanRecord { schema, model: model.name.clone(), epoch: 1, revision: 1, unplaced, rate: None, shares: Vec::new(), unknown };
+    let decided = PlanRecord {
+        schema,
+        model: model.name.clone(),
+        epoch: 1,
+        revision: 1,
+        unplaced,
+        rate: None,
+        shares: Vec::new(),
+        idle: sim.plan.idle.get(&model.name).copied().unwrap_or_default(),
+        unknown,
+    };
     progress(model, &sim.observed, Some(&decided))
 }
 

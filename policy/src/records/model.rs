@@ -115,7 +115,7 @@ record! {
         /// Replicas that must be there.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         pins: Vec<Pin>,
-        /// Seconds without requests after which no replica is kept; none means always kept.
+        /// Seconds without requests after which no replica is kept, whatever `replicas` and `expected_rate` say; none means always kept.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         idle_s: Option<u32>,
         /// By tenant, what its requests mean where they say nothing themselves.

@@ -31,6 +31,9 @@ impl Records {
                 records.malformed.push(error);
             }
         }
+        // What was decided about another record of the model is of no interest: a change begins anew.
+        let decided = records.models.keys().filter_map(|model| records.decided(model));
+        records.observed.idle = decided.filter(|plan| !plan.idle.is_empty()).map(|plan| (plan.model.clone(), plan.idle)).collect();
         records
     }
 

@@ -154,6 +154,26 @@ async fn apply_ends_with_the_reason_when_it_cannot_be() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_waits_for_a_model_that_went_to_sleep_is_told_so() {
+    let cluster = Cluster::new();
+    cluster.worker().await;
+    cluster.version(json!({"state": "valid"})).await;
+    let stream = cluster.apply(json!({"name": "m", "idle_s": 1}), 60_000).await;
+    let (_, revision) = cluster.model().await;
+    let asleep = |revision: i64| {
+        let plan = json!({"model": "m", "epoch": 1, "revision": revision, "idle": {"since_s": 5, "rest": "asleep"}});
+        encode(&record::<policy::PlanRecord>(plan)).unwrap()
+    };
+    cluster.put(cluster.keys.plan("m"), asleep(revision)).await;
+    assert_eq!(last(stream).await, ("ready".to_owned(), "asleep: the next request loads it".to_owned()));
+    let read = |state: &State| Records::read(state, &cluster.keys).observed.idle.len();
+    assert_eq!(read(&cluster.admin.listed().await.unwrap()), 1);
+    let stream = cluster.apply(json!({"name": "m", "idle_s": 2}), 1_000).await;
+    assert_eq!(read(&cluster.admin.listed().await.unwrap()), 0, "a changed record begins anew");
+    assert_eq!(last(stream).await.0, "failed", "the plan that let it sleep was about another record");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_unload_ends_when_nothing_is_left() {
     let cluster = Cluster::new();
     cluster.worker().await;

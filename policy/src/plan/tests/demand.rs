@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 /// `rate` rows a second of `m`, evenly.
 pub(super) fn asked(rate: f64) -> Vec<DemandRecord> {
-    let demand = Demand { fast: rate, slow: rate, variance: 0.0, uneven: 1.0 };
+    let demand = Demand { fast: rate, slow: rate, variance: 0.0, uneven: 1.0, quiet: false };
     let models = BTreeMap::from([(ModelName::new("m").unwrap(), demand)]);
     vec![DemandRecord { schema: crate::SCHEMA, gateway: "g".to_owned(), models, unknown: Unknown::new() }]
 }

@@ -53,6 +53,7 @@ impl Sim {
         self.observed.replicas = self.replicas();
         let plan = plan(&self.observed, &self.wanted, self.epoch, &mut || true);
         self.observed.placements = plan.placements.clone();
+        self.observed.idle = plan.idle.clone();
         let again = super::plan(&self.observed, &self.wanted, self.epoch, &mut || true);
         assert!(again == plan, "planning again changes the plan:\n{}\n{}", shown(&plan), shown(&again));
         self.plan = plan;
@@ -63,6 +64,7 @@ impl Sim {
         self.observed.replicas = self.replicas();
         self.plan = plan(&self.observed, &self.wanted, self.epoch, &mut || true);
         self.observed.placements = self.plan.placements.clone();
+        self.observed.idle = self.plan.idle.clone();
         self.observed.rates = self.plan.models.iter().map(|m| (m.model.clone(), m.rate)).collect();
     }
 
