@@ -4,13 +4,15 @@ mod waits;
 
 use crate::gauge::{DeviceGauge, Gauge};
 use crate::metrics::{Metrics, ModelMetrics};
+use crate::rollout::Rolling;
 use policy::demand::Offered;
 use policy::plan::wanted_versions;
 use policy::profile::Latency;
+use policy::rollout::{AliasError, Candidate, Side, resolve_version};
 use policy::route::{Distance, Headroom, Spill};
 use policy::{
-    Failure, ModelRecord, Moment, PlanRecord, ReplicaRecord, ReplicaState, ShareRecord, Signature, Slo, TenantDefaults, VariantId, Version,
-    VersionRecord, VersionState, WorkerId, WorkerRecord,
+    Failure, ModelRecord, Moment, Phase, PlanRecord, ReplicaRecord, ReplicaState, RolloutRecord, ShareRecord, Signature, Slo,
+    TenantDefaults, VariantId, VariantName, Version, VersionRecord, VersionState, WorkerId, WorkerRecord,
 };
 use registry::{Entry, Key, Keys, decode};
 use serde::de::DeserializeOwned;
@@ -39,6 +41,8 @@ pub(crate) struct Model {
     asked: Option<ModelRecord>,
     /// What is asked of it here. Outlives the table it was first in.
     pub(crate) offered: Arc<Mutex<Offered>>,
+    /// What is to take over, if anything; also after it has, or has not.
+    pub(crate) rolling: Option<Arc<Rolling>>,
     pub(crate) versions: BTreeMap<Version, Arc<ModelVersion>>,
 }
 
@@ -128,6 +132,7 @@ impl Table {
         let mut versions: Vec<VersionRecord> = Vec::new();
         let mut replicas: HashMap<(String, Version), Vec<ReplicaRecord>> = HashMap::new();
         let mut plans: HashMap<String, PlanRecord> = HashMap::new();
+        let mut rollouts: HashMap<String, RolloutRecord> = HashMap::new();
         for entry in entries.values() {
             match keys.parse(&entry.key) {
                 Some(Key::Worker { .. }) => {
@@ -135,6 +140,7 @@ impl Table {
                 }
                 Some(Key::Model { .. }) => table.read(entry, |_, m: ModelRecord| drop(models.insert(m.name.to_string(), m))),
                 Some(Key::Plan { .. }) => table.read(entry, |_, p: PlanRecord| drop(plans.insert(p.model.to_string(), p))),
+                Some(Key::Rollout { .. }) => table.read(entry, |_, r: RolloutRecord| drop(rollouts.insert(r.model.to_string(), r))),
                 Some(Key::Version { .. }) => table.read(entry, |_, v| versions.push(v)),
                 Some(Key::Replica { .. }) => table.read(entry, |_, r: ReplicaRecord| {
                     replicas.entry((r.variant.model.to_string(), r.variant.version)).or_default().push(r);
@@ -148,11 +154,16 @@ impl Table {
             let found = replicas.remove(&(name.clone(), record.version)).unwrap_or_default();
             let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
             let offered = table.model(&name, before).offered.clone();
-            let version = table.version(record, &found, here, metrics, old, (models.get(&name), plans.get(&name), &waits, offered));
+            let asked = models.get(&name);
+            let withheld = asked.and_then(|asked| withheld(asked, rollouts.get(&name)));
+            let version = table.version(record, &found, here, metrics, old, (asked, plans.get(&name), offered, withheld, &waits));
             table.model(&name, before).versions.insert(version.record.version, Arc::new(version));
         }
         for (name, record) in models {
-            table.model(&name, before).asked = Some(record);
+            let old = before.models.get(&name).and_then(|m| m.rolling.as_ref());
+            let model = table.model(&name, before);
+            model.rolling = Rolling::of(&record, rollouts.remove(&name), &model.versions, old).map(Arc::new);
+            model.asked = Some(record);
         }
         let workers = &table.workers;
         table.devices.retain(|(worker, incarnation, _), _| workers.get(worker).is_some_and(|w| w.incarnation == *incarnation));
@@ -182,7 +193,7 @@ impl Table {
         here: (&str, &str),
         metrics: &Metrics,
         old: Option<&Arc<ModelVersion>>,
-        (asked, plan, waits, offered): (Option<&ModelRecord>, Option<&PlanRecord>, &Waits, Arc<Mutex<Offered>>),
+        (asked, plan, offered, withheld, waits): (Option<&ModelRecord>, Option<&PlanRecord>, Arc<Mutex<Offered>>, Option<&VariantName>, &Waits),
     ) -> ModelVersion {
         let (mut waiting, mut failed) = (None, None);
         let (mut routable, no_slo) = (Vec::new(), Slo::default());
@@ -219,7 +230,7 @@ impl Table {
                     plan.shares.iter().find(mine).map_or(0.0, |share| share.rate)
                 }),
                 wait_us_max: waits.max_us(replica),
-                is_offered: asked.is_none_or(|asked| asked.variants.is_empty() || asked.variants.contains(name)),
+                is_offered: asked.is_none_or(|asked| asked.variants.is_empty() || asked.variants.contains(name)) && withheld != Some(name),
                 latency: believed(replica, known.is_none()),
                 instances: replica.instances,
                 distance: Distance::between(here, (&worker.site, &worker.zone)),
@@ -260,31 +271,25 @@ impl Table {
         self.models.get(model).is_some_and(|m| m.versions.values().any(|v| v.record.state == VersionState::Valid))
     }
 
-    /// The version a request means: the one it names, or the highest that has a replica.
-    pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<&Arc<ModelVersion>, Failure> {
+    /// The model of this name.
+    pub(crate) fn find(&self, name: &str) -> Result<&Model, Failure> {
         if !self.is_built {
             return Err(Failure::NoTable { retry_ms: NO_TABLE_RETRY_MS }); // NOT_FOUND would be final, and nobody knows that
         }
-        let model = self.models.get(name).ok_or_else(|| unknown(name))?;
-        if !version.is_empty() {
-            let number = Version::parse(version)?;
-            let found = model
-                .versions
-                .get(&number)
-                .ok_or_else(|| Failure::UnknownVersion { model: name.to_owned(), version: version.to_owned() })?;
-            return if found.is_ready() { Ok(found) } else { Err(model.not_ready(name, found)) };
-        }
-        let ready = model.versions.values().rev().find(|v| v.is_ready());
-        // What may be ready soon is worth asking again; what nobody wants, or what failed, is not there.
-        ready.ok_or_else(|| match (model.outlook(), model.latest_wanted().or(model.versions.values().next_back())) {
-            (Some(Outlook::Pending), Some(latest)) => model.not_ready(name, latest),
-            (Some(Outlook::Pending), None) => {
-                Failure::NotReady { model: name.to_owned(), version: "any".to_owned(), reason: "no worker offers its files".to_owned() }
-            }
-            (Some(Outlook::Failed(reason)), _) => Failure::NoVersion { model: name.to_owned(), reason },
-            (Some(Outlook::Ready) | None, _) => Failure::NoVersion { model: name.to_owned(), reason: "unloaded".to_owned() },
-        })
+        self.models.get(name).ok_or_else(|| unknown(name))
     }
+
+    /// The version a request means: the one it names, or the highest that has a replica.
+    pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<&Arc<ModelVersion>, Failure> {
+        self.find(name)?.resolve(name, version)
+    }
+}
+
+/// The variant that answers only who asks for it: one that is to take over and has not begun to, or has failed to.
+fn withheld<'r>(asked: &'r ModelRecord, rollout: Option<&RolloutRecord>) -> Option<&'r VariantName> {
+    let Candidate::Variant(variant) = &asked.rollout.as_ref()?.candidate else { return None };
+    let phase = RolloutRecord::of(rollout, asked).map_or(Phase::Waits, RolloutRecord::phase);
+    (!phase.may_answer(Side::Candidate)).then_some(variant)
 }
 
 /// A name that cannot be a model's gets the error that says so; any other is simply not known.
@@ -295,7 +300,63 @@ fn unknown(name: &str) -> Failure {
     }
 }
 
+/// Of what a client wrote in the place of a version, as much as a message may repeat.
+fn short(error: AliasError) -> AliasError {
+    let cut = |text: String| text.chars().take(64).collect();
+    match error {
+        AliasError::Name(text) => AliasError::Name(cut(text)),
+        AliasError::Unknown { alias, known } => AliasError::Unknown { alias: cut(alias), known },
+        AliasError::Version(error) => AliasError::Version(error),
+    }
+}
+
 impl Model {
+    /// The number that a version's text means, itself or as an alias; none where it is empty.
+    pub(crate) fn number(&self, name: &str, text: &str) -> Result<Option<Version>, Failure> {
+        let none = BTreeMap::new();
+        resolve_version(text, self.asked.as_ref().map_or(&none, |asked| &asked.aliases)).map_err(|error| match error {
+            AliasError::Version(error) => error.into(),
+            error => Failure::Alias { model: name.chars().take(128).collect(), error: short(error) },
+        })
+    }
+
+    /// The version a request means: the one it names, or the highest that has a replica, unless a rollout says otherwise.
+    pub(crate) fn resolve(&self, name: &str, text: &str) -> Result<&Arc<ModelVersion>, Failure> {
+        if let Some(number) = self.number(name, text)? {
+            let found = self.versions.get(&number);
+            let found = found.ok_or_else(|| Failure::UnknownVersion { model: name.to_owned(), version: text.to_owned() })?;
+            return if found.is_ready() { Ok(found) } else { Err(self.not_ready(name, found)) };
+        }
+        let ready = match self.rolling.as_deref() {
+            None => self.versions.values().rev().find(|v| v.is_ready()),
+            Some(rolling) if rolling.phase == Phase::Promoted => {
+                self.of_side(rolling, Side::Candidate).or_else(|| self.of_side(rolling, Side::Baseline))
+            }
+            Some(rolling) => self.of_side(rolling, Side::Baseline),
+        };
+        // What may be ready soon is worth asking again; what nobody wants, or what failed, is not there.
+        ready.ok_or_else(|| match (self.outlook(), self.latest_wanted().or(self.versions.values().next_back())) {
+            (Some(Outlook::Pending), Some(latest)) => self.not_ready(name, latest),
+            (Some(Outlook::Pending), None) => {
+                Failure::NotReady { model: name.to_owned(), version: "any".to_owned(), reason: "no worker offers its files".to_owned() }
+            }
+            (Some(Outlook::Failed(reason)), _) => Failure::NoVersion { model: name.to_owned(), reason },
+            (Some(Outlook::Ready) | None, _) => Failure::NoVersion { model: name.to_owned(), reason: "unloaded".to_owned() },
+        })
+    }
+
+    /// The version that answers for a side, if it is ready.
+    pub(crate) fn of_side(&self, rolling: &Rolling, side: Side) -> Option<&Arc<ModelVersion>> {
+        let ready = |number: Version| self.versions.get(&number).filter(|v| v.is_ready());
+        let baseline = || rolling.record.baseline.filter(|_| rolling.phase != Phase::Promoted).and_then(ready);
+        let highest = |but: Option<Version>| self.versions.values().rev().find(|v| v.is_ready() && Some(v.record.version) != but);
+        match (&rolling.record.rollout.candidate, side) {
+            (Candidate::Version(number), Side::Candidate) => ready(*number),
+            (Candidate::Version(number), Side::Baseline) => baseline().or_else(|| highest(Some(*number))),
+            (Candidate::Variant(_), _) => baseline().or_else(|| highest(None)),
+        }
+    }
+
     /// A model is served unless somebody has said that it is not.
     pub(crate) fn is_wanted(&self) -> bool {
         self.asked.as_ref().is_none_or(|asked| asked.wanted)
@@ -303,7 +364,8 @@ impl Model {
 
     fn is_version_wanted(&self, version: &ModelVersion) -> bool {
         let known = || self.versions.values().map(|v| &v.record);
-        self.asked.as_ref().is_none_or(|asked| wanted_versions(asked, known()).iter().any(|v| v.version == version.record.version))
+        let rollout = self.rolling.as_ref().map(|rolling| &rolling.record);
+        self.asked.as_ref().is_none_or(|asked| wanted_versions(asked, rollout, known()).iter().any(|v| v.version == version.record.version))
     }
 
     fn latest_wanted(&self) -> Option<&Arc<ModelVersion>> {

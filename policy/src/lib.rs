@@ -46,9 +46,9 @@ pub use image::{ImageChannels, ImageLayout, ImageResize, ImageSpec};
 pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
 pub use padding::{PadInput, PadOutput, Padding};
 pub use records::{
-    ArtifactFile, ArtifactRecord, Capabilities, DemandRecord, DeviceRecord, HolderRecord, Labels, LeaderRecord, ModelRecord, Origin, Pin,
-    PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Runs, SCHEMA, ShareRecord, Slo, TenantDefaults,
-    Unknown, UnplacedRecord, VariantRecord, VersionRecord, VersionState, WorkerRecord,
+    ArtifactFile, ArtifactRecord, Capabilities, Counted, CountsRecord, DemandRecord, DeviceRecord, HolderRecord, Labels, LeaderRecord,
+    ModelRecord, Origin, Phase, Pin, PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState,
+    RolloutRecord, Runs, SCHEMA, ShareRecord, Slo, TenantDefaults, Unknown, UnplacedRecord, VariantRecord, VersionRecord, VersionState, WorkerRecord,
 };
 pub use reshape::reshape;
 pub use shared_memory::SharedMemory;

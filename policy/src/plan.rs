@@ -22,6 +22,7 @@ mod choose;
 mod ledger;
 mod problem;
 mod progress;
+mod rollouts;
 mod steps;
 mod target;
 #[cfg(test)]
@@ -31,12 +32,13 @@ mod whatif;
 
 pub use problem::{DevicePlan, ModelPlan, Share};
 pub use progress::{Progress, progress};
+pub use rollouts::Rollouts;
 pub use target::wanted_versions;
 pub use whatif::{Alternative, Change, Told, tell};
 
 use crate::{
-    DemandRecord, HolderRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version, VersionRecord,
-    WorkerRecord,
+    CountsRecord, DemandRecord, HolderRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, RolloutRecord,
+    VariantId, Version, VersionRecord, WorkerRecord,
 };
 use std::collections::BTreeMap;
 
@@ -57,6 +59,10 @@ pub struct Observed {
     pub profiles: Vec<ProfileRecord>,
     /// What is asked, by gateway.
     pub demands: Vec<DemandRecord>,
+    /// Where rollouts stand, by model.
+    pub rollouts: BTreeMap<ModelName, RolloutRecord>,
+    /// What was counted of them, by gateway.
+    pub counts: Vec<CountsRecord>,
     /// Rows a second planned for last time, by model.
     pub rates: BTreeMap<ModelName, f64>,
     /// Now, in seconds since 1970 by the leader's clock; none where age is of no interest.
@@ -114,7 +120,8 @@ pub fn plan(observed: &Observed, wanted: &Wanted, epoch: u64, more: &mut dyn FnM
     };
     for target in models.values_mut().flat_map(|group| &mut group.targets) {
         if let Some(workers) = answer.wanted.get(&target.variant) {
-            target.settle_on(workers, &view);
+            let workers = target.with_redundancy(workers, &view);
+            target.settle_on(&workers, &view);
         }
     }
     unplaced.extend(answer.models.iter().filter_map(ModelPlan::shortfall));

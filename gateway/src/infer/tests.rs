@@ -130,7 +130,7 @@ pub(crate) async fn gateway(behaviours: [(&str, Behaviour); 2]) -> (Shard, Arc<W
 
 /// A request of `tenant`.
 pub(crate) fn of(tenant: &str) -> Context {
-    Context { caller: Caller { tenant: Arc::from(tenant) }, trace: None, asked: Headers::default(), deadline: None }
+    Context { caller: Caller { tenant: Arc::from(tenant) }, trace: None, asked: Headers::default(), deadline: None, part: None }
 }
 
 async fn ask(shard: &Shard, timeout: Option<Duration>) -> Result<InferReply, Failure> {

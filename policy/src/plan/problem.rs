@@ -191,10 +191,10 @@ impl<'a> Asked<'a> {
             }
         }
         for (name, group) in groups {
-            let newest = group.targets.iter().map(|t| t.version.version).max();
-            if let (Some((rate, demand)), Some(newest)) = (rates.get(*name), newest) {
-                let targets: Vec<_> = group.targets.iter().filter(|t| t.version.version == newest).collect();
-                asked.add_model(view, &targets, *rate, demand.uneven, now_s);
+            let Some((rate, demand)) = rates.get(*name) else { continue };
+            for (version, share) in group.shares(view) {
+                let targets: Vec<_> = group.targets.iter().filter(|t| t.version.version == version).collect();
+                asked.add_model(view, &targets, rate * share, demand.uneven, now_s);
             }
         }
         let replicas = asked.problem.pairs.iter().filter(|pair| pair.placed).count();

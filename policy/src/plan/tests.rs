@@ -1,5 +1,6 @@
 mod demand;
 mod properties;
+mod rollouts;
 mod sim;
 mod variants;
 
