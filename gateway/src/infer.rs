@@ -225,13 +225,12 @@ impl Shard {
             let forecast = gauge.forecast(replica.latency).aged(now.us_since(gauge.heard()));
             let (rows_since_report, beside_us) = gauge.since_report();
             let allowed = request.asked.allows(replica) && request.context.part.as_ref().is_none_or(|part| part.allows(replica));
-            let standing =
-                match (!allowed || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
-                    (true, _) => Standing::Excluded,
-                    (false, true) => Standing::Unreachable,
-                    (false, false) if gauge.is_doubtful(now) => Standing::Doubtful,
-                    (false, false) => Standing::Good,
-                };
+            let standing = match (!allowed || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
+                (true, _) => Standing::Excluded,
+                (false, true) => Standing::Unreachable,
+                (false, false) if gauge.is_doubtful(now) => Standing::Doubtful,
+                (false, false) => Standing::Good,
+            };
             Candidate {
                 alpha_us: forecast.latency.alpha_us,
                 beta_us: forecast.latency.beta_us,

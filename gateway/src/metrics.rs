@@ -109,7 +109,11 @@ impl ModelMetrics {
     /// A request was answered, or failed, after `length`.
     pub(crate) fn answered(&self, length: Duration, is_ok: bool) {
         self.duration.observe(length.as_secs_f64());
-        if is_ok { self.success.inc() } else { self.failure.inc() };
+        if is_ok {
+            self.success.inc()
+        } else {
+            self.failure.inc()
+        };
     }
 }
 

@@ -5,6 +5,7 @@ use crate::config::GatewayConfig;
 use crate::metrics::Metrics;
 use crate::picture::{PictureLimits, Pictures};
 use crate::settings::Settings;
+use crate::shadow::Copies;
 use crate::shm::Regions;
 use crate::statistics::Totals;
 use crate::table::Table;
@@ -40,6 +41,8 @@ pub(crate) struct Core {
     pub(crate) budget: Budget,
     /// Whose requests are worked on.
     pub(crate) door: Door,
+    /// What is sent once more, to be compared.
+    pub(crate) copies: Copies,
 }
 
 impl Core {
@@ -66,6 +69,7 @@ impl Core {
             origin: Instant::now(),
             budget,
             door: Door::new(limits),
+            copies: Copies::default(),
         }
     }
 

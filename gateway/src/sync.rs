@@ -61,12 +61,7 @@ fn routing_records(core: &Core, entries: &BTreeMap<String, Entry>) -> BTreeMap<S
         matches!(
             core.config.keys.parse(key),
             Some(
-                Key::Worker { .. }
-                    | Key::Replica { .. }
-                    | Key::Model { .. }
-                    | Key::Plan { .. }
-                    | Key::Rollout { .. }
-                    | Key::Version { .. }
+                Key::Worker { .. } | Key::Replica { .. } | Key::Model { .. } | Key::Plan { .. } | Key::Rollout { .. } | Key::Version { .. }
             )
         )
     };

@@ -419,6 +419,13 @@ impl Model {
     }
 }
 
+impl Replica {
+    /// Does it run the variant that all others are measured against?
+    pub(crate) fn is_reference(&self) -> bool {
+        self.tier >= 1.0
+    }
+}
+
 impl ModelVersion {
     /// Can it be asked, without a variant being named?
     pub(crate) fn is_ready(&self) -> bool {

@@ -47,8 +47,8 @@ pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, W
 pub use padding::{PadInput, PadOutput, Padding};
 pub use records::{
     ArtifactFile, ArtifactRecord, Capabilities, Counted, CountsRecord, DemandRecord, DeviceRecord, HolderRecord, Labels, LeaderRecord,
-    ModelRecord, Origin, Phase, Pin, PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState,
-    RolloutRecord, Runs, SCHEMA, ShareRecord, Slo, TenantDefaults, Unknown, UnplacedRecord, VariantRecord, VersionRecord, VersionState, WorkerRecord,
+    ModelRecord, Origin, Phase, Pin, PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, RolloutRecord,
+    Runs, SCHEMA, ShareRecord, Slo, TenantDefaults, Unknown, UnplacedRecord, VariantRecord, VersionRecord, VersionState, WorkerRecord,
 };
 pub use reshape::reshape;
 pub use shared_memory::SharedMemory;

@@ -149,7 +149,8 @@ impl Rollout {
         let near = |a: f64, b: f64| (a - b).abs() <= 1e-9;
         let numbers = |r: &Self| [r.shadow, r.null_rate.unwrap_or(-1.0), r.margin, r.error_rate, r.cosine_min];
         let whole = |r: &Self| (r.metric, r.pairs_min, r.step_s, r.weights.len());
-        let mut pairs = numbers(self).into_iter().zip(numbers(other)).chain(self.weights.iter().copied().zip(other.weights.iter().copied()));
+        let mut pairs =
+            numbers(self).into_iter().zip(numbers(other)).chain(self.weights.iter().copied().zip(other.weights.iter().copied()));
         self.candidate == other.candidate && whole(self) == whole(other) && pairs.all(|(a, b)| near(a, b))
     }
 

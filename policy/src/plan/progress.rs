@@ -1,8 +1,8 @@
 //! How far a wanted model is, for whoever waits for it.
 
-use super::view::View;
+use super::Observed;
 use super::target::{missing, wanted_versions};
-use super::{Observed};
+use super::view::View;
 use crate::{ModelRecord, PlacementRecord, PlanRecord, ReplicaState, VersionRecord, VersionState};
 
 /// How far the cluster is with what was asked of a model.

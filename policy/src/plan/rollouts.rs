@@ -101,9 +101,7 @@ impl Led {
             return;
         }
         let accuracy = match (&record.rollout.candidate, record.baseline) {
-            (Candidate::Variant(variant), Some(version)) => {
-                view.versions.get(&(&model.name, version)).and_then(|v| v.accuracy_of(variant))
-            }
+            (Candidate::Variant(variant), Some(version)) => view.versions.get(&(&model.name, version)).and_then(|v| v.accuracy_of(variant)),
             _ => None,
         };
         let guard = Guard::new(&record.rollout, accuracy, &model.slo);

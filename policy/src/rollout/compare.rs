@@ -270,7 +270,8 @@ mod tests {
 
     #[test]
     fn texts_are_compared_row_by_row_and_a_missing_output_disagrees_throughout() {
-        let text = |words: &[&str]| words.iter().flat_map(|w| [&(w.len() as u32).to_le_bytes()[..], w.as_bytes()].concat()).collect::<Vec<u8>>();
+        let text =
+            |words: &[&str]| words.iter().flat_map(|w| [&(w.len() as u32).to_le_bytes()[..], w.as_bytes()].concat()).collect::<Vec<u8>>();
         let (ours, theirs) = (text(&["a", "long", "c"]), text(&["a", "other one", "c"]));
         let of = |name, bytes| Answer { name, datatype: DataType::Bytes, shape: &[3, 1], bytes };
         let found = compare(Likeness::Close, true, &[of("y", &ours[..])], &[of("y", &theirs[..])]);

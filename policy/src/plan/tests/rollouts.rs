@@ -147,7 +147,11 @@ fn a_new_leader_goes_on_and_a_changed_rollout_begins_anew() {
     assert!(led.record().id > first);
     led.count(first, 1_000, 900);
     led.look(11);
-    assert_eq!((led.record().phase(), led.record().progress.evidence[0].pairs), (Phase::Runs, Pairs::default()), "counts of the one before");
+    assert_eq!(
+        (led.record().phase(), led.record().progress.evidence[0].pairs),
+        (Phase::Runs, Pairs::default()),
+        "counts of the one before"
+    );
 
     let second = led.record().id;
     let again = led.sim.observed.versions.iter_mut().find(|v| u64::from(v.version) == 2).unwrap();
