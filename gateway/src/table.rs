@@ -154,9 +154,8 @@ impl Table {
             let found = replicas.remove(&(name.clone(), record.version)).unwrap_or_default();
             let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
             let offered = table.model(&name, before).offered.clone();
-            let asked = models.get(&name);
-            let withheld = asked.and_then(|asked| withheld(asked, rollouts.get(&name)));
-            let version = table.version(record, &found, here, metrics, old, (asked, plans.get(&name), offered, withheld, &waits));
+            let said = Said { asked: models.get(&name), plan: plans.get(&name), rollout: rollouts.get(&name) };
+            let version = table.version(record, &found, here, metrics, old, (said, &waits, offered));
             table.model(&name, before).versions.insert(version.record.version, Arc::new(version));
         }
         for (name, record) in models {
@@ -193,8 +192,9 @@ impl Table {
         here: (&str, &str),
         metrics: &Metrics,
         old: Option<&Arc<ModelVersion>>,
-        (asked, plan, offered, withheld, waits): (Option<&ModelRecord>, Option<&PlanRecord>, Arc<Mutex<Offered>>, Option<&VariantName>, &Waits),
+        (said, waits, offered): (Said<'_>, &Waits, Arc<Mutex<Offered>>),
     ) -> ModelVersion {
+        let (asked, plan, withheld) = (said.asked, said.plan, said.withheld());
         let (mut waiting, mut failed) = (None, None);
         let (mut routable, no_slo) = (Vec::new(), Slo::default());
         let slo = asked.map_or(&no_slo, |asked| &asked.slo);
@@ -285,11 +285,21 @@ impl Table {
     }
 }
 
-/// The variant that answers only who asks for it: one that is to take over and has not begun to, or has failed to.
-fn withheld<'r>(asked: &'r ModelRecord, rollout: Option<&RolloutRecord>) -> Option<&'r VariantName> {
-    let Candidate::Variant(variant) = &asked.rollout.as_ref()?.candidate else { return None };
-    let phase = RolloutRecord::of(rollout, asked).map_or(Phase::Waits, RolloutRecord::phase);
-    (!phase.may_answer(Side::Candidate)).then_some(variant)
+/// What is said of a model.
+struct Said<'r> {
+    asked: Option<&'r ModelRecord>,
+    plan: Option<&'r PlanRecord>,
+    rollout: Option<&'r RolloutRecord>,
+}
+
+impl<'r> Said<'r> {
+    /// The variant that answers only who asks for it: one that is to take over and has not begun to, or has failed to.
+    fn withheld(&self) -> Option<&'r VariantName> {
+        let asked = self.asked?;
+        let Candidate::Variant(variant) = &asked.rollout.as_ref()?.candidate else { return None };
+        let phase = RolloutRecord::of(self.rollout, asked).map_or(Phase::Waits, RolloutRecord::phase);
+        (!phase.may_answer(Side::Candidate)).then_some(variant)
+    }
 }
 
 /// A name that cannot be a model's gets the error that says so; any other is simply not known.
@@ -329,10 +339,12 @@ impl Model {
         }
         let ready = match self.rolling.as_deref() {
             None => self.versions.values().rev().find(|v| v.is_ready()),
-            Some(rolling) if rolling.phase == Phase::Promoted => {
-                self.of_side(rolling, Side::Candidate).or_else(|| self.of_side(rolling, Side::Baseline))
-            }
-            Some(rolling) => self.of_side(rolling, Side::Baseline),
+            Some(rolling) => match rolling.phase {
+                Phase::Promoted => self.of_side(rolling, Side::Candidate).or_else(|| self.of_side(rolling, Side::Baseline)),
+                Phase::Runs | Phase::RolledBack => self.of_side(rolling, Side::Baseline),
+                // It may be what was served until the rollout was asked for.
+                Phase::Waits => self.of_side(rolling, Side::Baseline).or_else(|| self.of_side(rolling, Side::Candidate)),
+            },
         };
         // What may be ready soon is worth asking again; what nobody wants, or what failed, is not there.
         ready.ok_or_else(|| match (self.outlook(), self.latest_wanted().or(self.versions.values().next_back())) {
