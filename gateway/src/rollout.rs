@@ -96,6 +96,20 @@ impl Tally {
     }
 }
 
+impl Model {
+    /// The version that answers for a side, if it is ready.
+    pub(crate) fn of_side(&self, rolling: &Rolling, side: Side) -> Option<&Arc<ModelVersion>> {
+        let ready = |number: Version| self.versions.get(&number).filter(|v| v.is_ready());
+        let baseline = || rolling.record.baseline.filter(|_| rolling.phase != Phase::Promoted).and_then(ready);
+        let highest = |but: Option<Version>| self.versions.values().rev().find(|v| v.is_ready() && Some(v.record.version) != but);
+        match (&rolling.record.rollout.candidate, side) {
+            (Candidate::Version(number), Side::Candidate) => ready(*number),
+            (Candidate::Version(number), Side::Baseline) => baseline().or_else(|| highest(Some(*number))),
+            (Candidate::Variant(_), _) => baseline().or_else(|| highest(None)),
+        }
+    }
+}
+
 /// By what the candidate's card was measured by, else what the floor counts, else what other variants were, else what outputs look like.
 fn likeness(asked: &ModelRecord, record: &RolloutRecord, versions: &BTreeMap<Version, Arc<ModelVersion>>) -> Likeness {
     let number = match &record.rollout.candidate {

@@ -192,8 +192,7 @@ impl<'a> Asked<'a> {
         }
         for (name, group) in groups {
             let Some((rate, demand)) = rates.get(*name) else { continue };
-            for (version, share) in group.shares(view) {
-                let targets: Vec<_> = group.targets.iter().filter(|t| t.version.version == version).collect();
+            for (targets, share) in group.shares(view) {
                 asked.add_model(view, &targets, rate * share, demand.uneven, now_s);
             }
         }
@@ -202,7 +201,7 @@ impl<'a> Asked<'a> {
         asked
     }
 
-    /// The variants of one version.
+    /// The variants of one version, or those of one side of a rollout.
     fn add_model(&mut self, view: &View<'a>, targets: &[&Target<'a>], rate: f64, uneven: f64, now_s: Option<u64>) {
         let Some(first) = targets.first() else { return };
         let (record, version) = (first.model, first.version.version);

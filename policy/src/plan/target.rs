@@ -352,27 +352,29 @@ impl<'a> Target<'a> {
     }
 }
 
-impl Group<'_> {
-    /// The versions that requests go to, with the share of each: the newest, or as a rollout says.
-    pub(super) fn shares(&self, view: &View<'_>) -> Vec<(Version, f64)> {
-        let there = |version: &Version| self.targets.iter().any(|t| t.version.version == *version);
-        let newest = self.targets.iter().map(|t| t.version.version).max();
-        let model = self.targets.first().map(|t| t.model);
-        let rollout = model.and_then(|model| RolloutRecord::of(view.rollout(model), model));
-        let candidate = model.and_then(|model| match model.rollout.as_ref()?.candidate {
-            Candidate::Version(version) => Some(version),
-            Candidate::Variant(_) => None,
-        });
-        let Some(candidate) = candidate else { return newest.map(|newest| (newest, 1.0)).into_iter().collect() };
-        let other = self.targets.iter().map(|t| t.version.version).filter(|v| *v != candidate).max();
-        let baseline = rollout.and_then(|r| r.baseline).filter(there).or(other);
-        let weight = match (baseline, there(&candidate)) {
-            (None, _) => 1.0,
-            (Some(_), false) => 0.0,
-            (Some(_), true) => rollout.map_or(0.0, |r| r.weight),
+impl<'a> Group<'a> {
+    /// Those that requests are planned for, with the share of requests of each: of the newest version, or the two sides of a rollout.
+    pub(super) fn shares(&self, view: &View<'_>) -> Vec<(Vec<&Target<'a>>, f64)> {
+        let of = |version: Option<Version>| self.targets.iter().filter(move |t| Some(t.version.version) == version).collect::<Vec<_>>();
+        let newest_but = |but: Option<Version>| self.targets.iter().map(|t| t.version.version).filter(|v| Some(*v) != but).max();
+        let Some(model) = self.targets.first().map(|t| t.model) else { return Vec::new() };
+        let Some(rollout) = &model.rollout else { return vec![(of(newest_but(None)), 1.0)] };
+        let record = RolloutRecord::of(view.rollout(model), model);
+        let (baseline, candidate): (Vec<_>, Vec<_>) = match &rollout.candidate {
+            Candidate::Version(number) => {
+                let baseline = of(record.and_then(|r| r.baseline));
+                let other = || of(newest_but(Some(*number)));
+                (if baseline.is_empty() { other() } else { baseline }, of(Some(*number)))
+            }
+            Candidate::Variant(name) => of(newest_but(None)).into_iter().partition(|t| t.runs.name != name),
         };
-        let shares = [(baseline, 1.0 - weight), (Some(candidate).filter(there), weight)];
-        shares.into_iter().filter_map(|(version, share)| Some((version?, share))).filter(|(_, share)| *share > 0.0).collect()
+        let weight = match (baseline.is_empty(), candidate.is_empty()) {
+            (true, _) => 1.0,
+            (false, true) => 0.0,
+            (false, false) => record.map_or(0.0, |r| r.weight),
+        };
+        let sides = [(baseline, 1.0 - weight), (candidate, weight)];
+        sides.into_iter().filter(|(targets, share)| *share > 0.0 && !targets.is_empty()).collect()
     }
 }
 

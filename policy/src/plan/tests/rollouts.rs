@@ -194,17 +194,26 @@ fn a_variant_that_is_to_take_over_is_loaded_though_nobody_knows_that_it_pays_and
 }
 
 #[test]
-fn requests_of_both_versions_are_planned_for_by_their_weight() {
-    let mut asked = wanting(to_version(2));
-    (asked.expected_rate, asked.slo.latency_ms) = (Some(100.0), Some(1_000));
-    let mut led = Led::new(workers(), versions(), model("m"));
-    *led.sim.model("m") = asked;
-    for _ in 0..12 {
-        led.look(0);
-        led.sim.plan_once();
-        led.sim.work(|| true);
-    }
-    let rates: Vec<_> = led.sim.plan.models.iter().map(|m| (u64::from(m.version), m.rate.round())).collect();
-    assert_eq!((led.record().phase(), rates), (Phase::Runs, vec![(1, 50.0), (2, 50.0)]), "{:?}", led.record());
-    assert!(led.ready()[0] >= 2 && led.ready()[1] >= 2, "{:?}", led.ready());
+fn requests_of_both_sides_are_planned_for_by_their_weight() {
+    let check = |rollout: Rollout, versions: Vec<VersionRecord>, expected: &[(&str, f64)]| {
+        let mut asked = wanting(rollout);
+        (asked.expected_rate, asked.slo.latency_ms) = (Some(100.0), Some(1_000));
+        let mut led = Led::new(workers(), versions, model("m"));
+        *led.sim.model("m") = asked;
+        for _ in 0..12 {
+            led.look(0);
+            led.sim.plan_once();
+            led.sim.work(|| true);
+        }
+        let mut rates: BTreeMap<String, f64> = BTreeMap::new();
+        for share in led.sim.plan.models.iter().flat_map(|m| &m.shares) {
+            *rates.entry(format!("{}:{}", share.variant.version, share.variant.name)).or_default() += share.rate;
+        }
+        let rates: Vec<_> = rates.iter().map(|(variant, rate)| (variant.as_str(), rate.round())).collect();
+        assert_eq!((led.record().phase(), &rates[..]), (Phase::Runs, expected), "{:?}", led.record());
+    };
+    let quarter = |rollout: Rollout| Rollout { weights: vec![0.25], ..rollout };
+    check(quarter(to_version(2)), versions(), &[("1:fp32@ort", 75.0), ("2:fp32@ort", 25.0)]);
+    let variant = rollout(json!({ "candidate": { "variant": "int8@ort" } }));
+    check(quarter(variant), vec![with_variant("int8@ort", 5, None)], &[("1:fp32@ort", 75.0), ("1:int8@ort", 25.0)]);
 }
