@@ -84,7 +84,30 @@ async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rollout::tests::rolling_out;
     use policy::rollout::Pairs;
+    use registry::{Embedded, decode};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_counted_is_told_to_whoever_leads_and_no_more_often_than_it_changes() {
+        let (shard, ask) = rolling_out().await;
+        let registry: Arc<dyn Registry> = Arc::new(Embedded::open(None).unwrap());
+        let task = tokio::spawn(tell(shard.core.clone(), registry.clone()));
+        for _ in 0..30 {
+            ask(shard.clone()).await;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let told = registry.list(&shard.core.config.keys.counts("")).await.unwrap();
+        let [entry] = &told.entries[..] else { panic!("{told:?}") };
+        let record: CountsRecord = decode(entry, SCHEMA).unwrap();
+        let counted = record.models[&ModelName::new("m").unwrap()];
+        assert_eq!((counted.rollout, counted.counts.look, counted.counts.pairs.compared), (7, 1, 30));
+        assert_eq!((counted.counts.latency.candidate.long.total, counted.counts.latency.baseline.long.total), (30, 30));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let later = registry.list(&shard.core.config.keys.counts("")).await.unwrap();
+        assert_eq!(later.entries[0].revision, entry.revision);
+        task.abort();
+    }
 
     #[test]
     fn what_may_decide_something_is_told_at_once() {

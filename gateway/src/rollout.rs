@@ -3,7 +3,7 @@
 
 use crate::asked::Asked;
 use crate::infer::Context;
-use crate::shadow::Copy;
+use crate::shadow::Shadow;
 use crate::shard::Shard;
 use crate::table::{Model, ModelVersion, Replica};
 use policy::rollout::{Burn, Candidate, Counts, Likeness, Pairs, Side, split};
@@ -246,7 +246,7 @@ impl Shard {
         let first = self.answer_side(model, rolling, side, envelope, raw, (context.clone(), keeps)).await;
         match (first, again) {
             (Err(failure), Some((envelope, raw))) if is_unsent(&failure) => {
-                copy.into_iter().for_each(Copy::skip);
+                copy.into_iter().for_each(Shadow::skip);
                 match self.answer_side(model, rolling, side.other(), envelope, raw, (context, false)).await {
                     Ok((reply, _)) => {
                         // What one side takes and the other does not is no mistake of the caller.
@@ -303,4 +303,4 @@ impl Shard {
 const RETRY_MS: u32 = 200;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

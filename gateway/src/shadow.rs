@@ -58,7 +58,7 @@ impl Drop for Room {
 }
 
 /// A request as it came, to be sent once more.
-pub(crate) struct Copy {
+pub(crate) struct Shadow {
     rolling: Arc<Rolling>,
     envelope: Envelope,
     raw: Tensors,
@@ -68,7 +68,7 @@ pub(crate) struct Copy {
     room: Room,
 }
 
-impl Copy {
+impl Shadow {
     /// It is not sent.
     pub(crate) fn skip(self) {
         self.rolling.skipped();
@@ -77,7 +77,7 @@ impl Copy {
 
 impl Shard {
     /// A copy of the request, if it is drawn for one and there is room.
-    pub(crate) fn take_copy(&self, rolling: &Arc<Rolling>, envelope: &Envelope, raw: &Tensors, context: &Context) -> Option<Copy> {
+    pub(crate) fn take_copy(&self, rolling: &Arc<Rolling>, envelope: &Envelope, raw: &Tensors, context: &Context) -> Option<Shadow> {
         if rolling.phase != Phase::Runs || !mirrors(fastrand::f64(), rolling.record.shadow) {
             return None;
         }
@@ -92,11 +92,11 @@ impl Shard {
         };
         let timeout = context.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let (envelope, raw, context) = (envelope.clone(), raw.clone(), Context { trace: None, ..context.clone() });
-        Some(Copy { rolling: rolling.clone(), envelope, raw, context, timeout, room })
+        Some(Shadow { rolling: rolling.clone(), envelope, raw, context, timeout, room })
     }
 
     /// Sends the copy of a request that `answered` has answered with `plain`, or has failed to, and goes on; the outcome is counted.
-    pub(crate) fn send_copy(&self, model: &Model, mut copy: Copy, answered: Side, plain: Result<Option<InferReply>, Failure>) {
+    pub(crate) fn send_copy(&self, model: &Model, mut copy: Shadow, answered: Side, plain: Result<Option<InferReply>, Failure>) {
         let rolling = copy.rolling.clone();
         let first = match plain {
             Ok(Some(reply)) => Some(reply),
@@ -113,7 +113,7 @@ impl Shard {
         }
         let shard = self.clone();
         tokio::spawn(async move {
-            let Copy { envelope, raw, context, timeout, mut room, .. } = copy;
+            let Shadow { envelope, raw, context, timeout, mut room, .. } = copy;
             let end = tokio::time::Instant::now() + timeout.unwrap_or(WAIT_MAX).min(WAIT_MAX);
             let part = Part { rolling: rolling.clone(), side: answered.other(), is_copy: true };
             let context = Context { part: Some(part), deadline: timeout.map(|_| end.into_std()), ..context };

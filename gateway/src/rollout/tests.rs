@@ -79,6 +79,16 @@ async fn ask_for(shard: &Shard, version: &str, parameter: Option<(&str, Param)>)
     shard.answer(envelope, Tensors::Here(vec![Chain::from(vec![0; 4])]), of("t")).await.map(|reply| reply.reply.model)
 }
 
+/// A gateway that compares every request, and what asks it.
+pub(crate) async fn rolling_out() -> (Shard, impl AsyncFn(Shard)) {
+    let (shard, _) = start(&versions(&wanting(&to_version()), &record(&to_version(), 0.5, 1.0))).await;
+    let ask = async |shard: Shard| {
+        ask(&shard).await.unwrap();
+        tokio::task::yield_now().await;
+    };
+    (shard, ask)
+}
+
 async fn ask(shard: &Shard) -> Result<String, Failure> {
     ask_for(shard, "", None).await
 }

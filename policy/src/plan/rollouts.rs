@@ -122,14 +122,18 @@ fn sides(model: &ModelRecord, record: &RolloutRecord, view: &View<'_>) -> Result
         view.replicas.values().any(|r| {
             let (same, variant) = (r.variant.model == model.name && r.variant.version == version, &r.variant.name);
             let draining = view.workers.get(&r.worker).is_none_or(|w| w.draining);
-            same && !draining && r.state == crate::ReplicaState::Ready && is(variant) && offered(variant)
+            // One that is about to be loaded anew from other files is not what will be compared.
+            let known = view.versions.get(&(&model.name, version)).and_then(|v| v.run_of(variant));
+            let current = known.is_some_and(|runs| *runs.artifact == r.artifact);
+            same && current && !draining && r.state == crate::ReplicaState::Ready && is(variant) && offered(variant)
         })
     };
     let all = || view.versions_of(&model.name).collect::<Vec<&VersionRecord>>();
     match &record.rollout.candidate {
         Candidate::Version(candidate) => {
             let others = all().into_iter().filter(|v| v.version != *candidate).collect();
-            let base = plainly_wanted(model, others).last().map(|v| v.version);
+            let valid = |v: &&VersionRecord| v.state == VersionState::Valid;
+            let base = plainly_wanted(model, others).into_iter().rfind(valid).map(|v| v.version);
             let base = base.ok_or_else(|| format!("nothing but version {candidate} could be served: it would take over from nobody"))?;
             let known = view.versions.get(&(&model.name, *candidate)).ok_or_else(|| format!("no worker offers version {candidate}"))?;
             if let VersionState::Invalid(reason) = &known.state {

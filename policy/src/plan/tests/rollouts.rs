@@ -157,7 +157,11 @@ fn a_new_leader_goes_on_and_a_changed_rollout_begins_anew() {
     let again = led.sim.observed.versions.iter_mut().find(|v| u64::from(v.version) == 2).unwrap();
     again.artifact = Digest::new(format!("{:064x}", 9)).unwrap();
     led.look(1);
-    assert!(led.record().id > second, "other files are another candidate");
+    assert!(led.record().id > second && led.record().weight == 0.0, "other files are another candidate: {:?}", led.record());
+    let third = led.record().id;
+    led.sim.really.insert(Digest::new(format!("{:064x}", 9)).unwrap(), 10);
+    led.settle();
+    assert_eq!((led.record().id, led.record().weight), (third, 0.2), "which begins when it is loaded");
 }
 
 #[test]
