@@ -192,7 +192,7 @@ mod tests {
         let counts = Counts { look: 1, pairs: Pairs { compared: 100, disagreed: 1 }, ..Counts::default() };
         let Action::Hold(waits) = record.progress.decide(&guard, Moment::default(), 0, &counts) else { panic!("it holds") };
         record.waits = Some(waits);
-        assert_eq!(row(&record), "m version=2 1 1/4 0.01 100 0 0.0100 -0.4017 0.0000 runs step 1 of 4 holds for 300 s more");
+        assert_eq!(row(&record), "m version=2 1 1/4 0.01 100 0 0.0100 -0.4008 0.0000 runs step 1 of 4 holds for 300 s more");
         let counts = Counts { pairs: Pairs { compared: 100, disagreed: 50 }, ..counts };
         assert!(matches!(record.progress.decide(&guard, Moment::default(), 0, &counts), Action::RollBack(_)));
         assert!(row(&record).contains("rolled_back 50 of 100 compared pairs disagree (50.00 %)"), "{}", row(&record));
