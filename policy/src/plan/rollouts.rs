@@ -37,15 +37,24 @@ impl Rollouts {
         for model in &wanted.models {
             let Some(rollout) = &model.rollout else { continue };
             let known = observed.rollouts.get(&model.name);
+            let is_taken_over = !self.0.contains_key(&model.name);
             let before = self.0.remove(&model.name).or_else(|| Some(Led { record: known?.clone(), looked: None }));
             let last = before.as_ref().map_or(0, |led| led.record.id);
             let mut led = before.filter(|led| led.record.rollout.is(rollout) && !is_another(&led.record, &view)).unwrap_or_else(|| Led {
                 record: RolloutRecord::new(model.name.clone(), revision.max(last.saturating_add(1)), rollout.clone()),
                 looked: None,
             });
+            // Both are gone after an unload, or a restart of everything: which of them comes back first says nothing of the other.
+            let resumes = !model.wanted || (known.is_some() && is_taken_over && sides(model, &led.record, &view).is_err());
+            if led.record.phase() == Phase::Runs && resumes {
+                led.record.baseline = None;
+            }
             if model.wanted {
                 led.look(model, &view, observed, now, at_ms);
+            } else {
+                led.record.waits = Some("the model is unloaded".to_owned());
             }
+            led.share();
             self.0.insert(model.name.clone(), led);
         }
     }
@@ -59,7 +68,7 @@ impl Rollouts {
 /// Has a candidate that is being looked at other files by now? What was seen of it was of another.
 fn is_another(record: &RolloutRecord, view: &View<'_>) -> bool {
     let now = candidate_of(record, view).map(|(_, artifact)| artifact);
-    record.phase() == Phase::Runs && now.is_some_and(|now| record.artifact.as_ref() != Some(&now))
+    record.progress.end.is_none() && record.artifact.is_some() && now.is_some_and(|now| record.artifact.as_ref() != Some(&now))
 }
 
 /// Version and artifact of the candidate, once the baseline is known.
@@ -84,6 +93,10 @@ impl Led {
         if self.record.phase() == Phase::Runs {
             self.decide(model, view, observed, now, at_ms);
         }
+    }
+
+    /// Writes down what each side answers now.
+    fn share(&mut self) {
         let begun = self.record.phase() != Phase::Waits;
         let record = &mut self.record;
         record.weight = if begun { record.progress.weight(&record.rollout) } else { 0.0 };

@@ -165,6 +165,39 @@ fn a_new_leader_goes_on_and_a_changed_rollout_begins_anew() {
 }
 
 #[test]
+fn what_both_sides_lost_at_once_is_held_against_neither() {
+    let mut led = Led::new(workers(), versions(), wanting(Rollout { weights: vec![0.1, 0.5], ..to_version(2) }));
+    led.count(led.record().id, 1_000, 0);
+    led.look(11);
+    led.look(11);
+    let id = led.record().id;
+    let stands = |led: &Led| (led.record().id, led.record().phase(), led.record().progress.step, led.record().weight);
+    assert_eq!(stands(&led), (id, Phase::Runs, 1, 0.5));
+    led.sim.model("m").wanted = false;
+    led.settle();
+    assert_eq!((stands(&led), led.ready()), ((id, Phase::Waits, 1, 0.0), [0, 0, 0]));
+    assert_eq!(led.record().waits.as_deref(), Some("the model is unloaded"));
+    led.sim.model("m").wanted = true;
+    led.look(1);
+    assert_eq!(stands(&led), (id, Phase::Waits, 1, 0.0));
+    led.settle();
+    assert_eq!(stands(&led), (id, Phase::Runs, 1, 0.5));
+
+    // The whole cluster starts again, its leader first.
+    let replicas = std::mem::take(&mut led.sim.observed.replicas);
+    led.rollouts = Rollouts::default();
+    led.look(1);
+    assert_eq!(stands(&led), (id, Phase::Waits, 1, 0.0));
+    led.sim.observed.replicas = replicas;
+    led.look(1);
+    assert_eq!(stands(&led), (id, Phase::Runs, 1, 0.5));
+    // One side alone, under a leader that saw both: a gateway counts that against it.
+    led.sim.observed.replicas.retain(|r| u64::from(r.variant.version) == 1);
+    led.look(1);
+    assert_eq!(stands(&led), (id, Phase::Runs, 1, 0.5));
+}
+
+#[test]
 fn without_news_a_record_stays_as_it_is_for_some_seconds() {
     let mut led = Led::new(workers(), versions(), wanting(to_version(2)));
     led.look(6);
