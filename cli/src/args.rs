@@ -381,13 +381,14 @@ pub(crate) enum Kind {
     Profiles,
     Plan,
     Demand,
+    Rollouts,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Infer {
     /// The model
     pub(crate) model: String,
-    /// Its version; the latest ready one when not given
+    /// Its version, a number or an alias; the latest ready one when not given
     #[arg(long, default_value = "")]
     pub(crate) version: String,
     /// A tensor from a NumPy file: NAME=@FILE.npy

@@ -57,6 +57,7 @@ fn kind(kind: Kind) -> &'static str {
         Kind::Profiles => "profiles",
         Kind::Plan => "plan",
         Kind::Demand => "demand",
+        Kind::Rollouts => "rollouts",
     }
 }
 
@@ -66,9 +67,39 @@ fn show(args: &Get, records: &[Record]) -> anyhow::Result<()> {
         // One document on one line per change, so that a program can read a watch line by line.
         Output::Json if args.watch => say(&serde_json::to_string(&values)?),
         Output::Json => say(&serde_json::to_string_pretty(&values)?),
+        Output::Table if args.kind == Kind::Rollouts => {
+            let values: Vec<Value> = values.into_iter().map(rollout).collect();
+            say(&table(columns(args.kind), &values));
+        }
         Output::Table => say(&table(columns(args.kind), &values)),
     }
     Ok(())
+}
+
+/// A rollout's record with what a row shows of it: the evidence of the step it is at, how it stands and why.
+fn rollout(mut record: Value) -> Value {
+    let at = |pointer: &str| record.pointer(pointer).cloned();
+    let mut last = at("/progress/evidence").and_then(|all| all.as_array()?.last().cloned()).unwrap_or_default();
+    for field in ["/rate", "/llr", "/burn"] {
+        if let Some(number) = last.pointer_mut(field).filter(|number| number.is_f64()) {
+            *number = Value::from(number.as_f64().map_or_else(String::new, |n| format!("{n:.4}")));
+        }
+    }
+    let steps = at("/rollout/weights").and_then(|weights| weights.as_array().map(Vec::len)).unwrap_or_default();
+    let step = at("/progress/step").and_then(|step| step.as_u64()).unwrap_or_default().saturating_add(1);
+    let (state, reason) = match at("/progress/end") {
+        Some(Value::String(end)) => (end, Value::Null),
+        Some(end) => ("rolled_back".to_owned(), end.pointer("/rolled_back").cloned().unwrap_or_default()),
+        None if record.get("baseline").is_none() => ("waits".to_owned(), at("/waits").unwrap_or_default()),
+        None => ("runs".to_owned(), at("/waits").unwrap_or_default()),
+    };
+    if let Some(fields) = record.as_object_mut() {
+        fields.insert("last".to_owned(), last);
+        fields.insert("step".to_owned(), format!("{step}/{steps}").into());
+        fields.insert("state".to_owned(), state.into());
+        fields.insert("reason".to_owned(), reason);
+    }
+    record
 }
 
 /// Title of a column, and where its value is in the record.
@@ -133,6 +164,20 @@ fn columns(kind: Kind) -> &'static [Column] {
         ],
         Kind::Plan => &[("MODEL", "/model"), ("ROWS/S", "/rate"), ("SHARES", "/shares"), ("NOT AS WANTED", "/unplaced")],
         Kind::Demand => &[("GATEWAY", "/gateway"), ("ROWS/S", "/models")],
+        Kind::Rollouts => &[
+            ("MODEL", "/model"),
+            ("CANDIDATE", "/rollout/candidate"),
+            ("BASELINE", "/baseline"),
+            ("STEP", "/step"),
+            ("WEIGHT", "/weight"),
+            ("PAIRS", "/last/pairs/compared"),
+            ("SKIPPED", "/skipped"),
+            ("RATE", "/last/rate"),
+            ("LLR", "/last/llr"),
+            ("BURN", "/last/burn"),
+            ("STATE", "/state"),
+            ("REASON", "/reason"),
+        ],
     }
 }
 
@@ -162,4 +207,34 @@ fn state(value: &Value) -> String {
 /// A record may come from anyone who can write to the registry: no control characters reach the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use policy::rollout::{Action, Counts, Guard, Pairs, Rollout};
+    use policy::{ModelName, Moment, RolloutRecord, Slo, Version};
+
+    #[test]
+    fn a_rollout_is_one_row_that_says_how_far_it_is_or_why_it_ended() {
+        let wanted: Rollout = serde_json::from_value(serde_json::json!({ "candidate": { "version": 2 }, "null_rate": 0.005 })).unwrap();
+        let mut record = RolloutRecord::new(ModelName::new("m").unwrap(), 7, wanted.clone());
+        record.waits = Some("no worker offers version 2".to_owned());
+        let row = |record: &RolloutRecord| {
+            let text = table(columns(Kind::Rollouts), &[rollout(serde_json::to_value(record).unwrap())]);
+            text.lines().nth(1).unwrap().split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(row(&record), "m version=2 - 1/4 0.0 - 0 - - - waits no worker offers version 2");
+        (record.baseline, record.weight) = (Some(Version::parse("1").unwrap()), 0.01);
+        let guard = Guard::new(&wanted, None, &Slo::default());
+        let counts = Counts { look: 1, pairs: Pairs { compared: 100, disagreed: 1 }, ..Counts::default() };
+        let Action::Hold(waits) = record.progress.decide(&guard, Moment::default(), 0, &counts) else { panic!("it holds") };
+        record.waits = Some(waits);
+        assert_eq!(row(&record), "m version=2 1 1/4 0.01 100 0 0.0100 -0.4008 0.0000 runs step 1 of 4 holds for 300 s more");
+        let counts = Counts { pairs: Pairs { compared: 100, disagreed: 50 }, ..counts };
+        assert!(matches!(record.progress.decide(&guard, Moment::default(), 0, &counts), Action::RollBack(_)));
+        assert!(row(&record).contains("rolled_back 50 of 100 compared pairs disagree (50.00 %)"), "{}", row(&record));
+        record.progress.end = Some(policy::rollout::End::Promoted);
+        assert!(row(&record).ends_with("promoted -"), "{}", row(&record));
+    }
 }

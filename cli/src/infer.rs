@@ -50,12 +50,14 @@ pub(crate) async fn run(args: Infer) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The record of the version that will most likely answer: the one named, or the highest valid one.
+/// The record of the version that will most likely answer: the one whose number is named, or the highest valid one.
 async fn version_record(args: &Infer) -> anyhow::Result<VersionRecord> {
-    let request = GetRequest { kind: "versions".to_owned(), name: format!("{}/{}", args.model, args.version) };
+    let number = args.version.as_str();
+    let number = if number.bytes().all(|b| b.is_ascii_digit()) { number } else { "" }; // an alias is the gateway's to know
+    let request = GetRequest { kind: "versions".to_owned(), name: format!("{}/{number}", args.model) };
     let records = client::admin(&args.server.server).await?.get(request).await.map_err(|s| client::said(&s))?.into_inner().records;
     let versions = records.iter().filter_map(|r| serde_json::from_str::<VersionRecord>(&r.json).ok());
-    let valid = versions.filter(|v| v.state == VersionState::Valid && (args.version.is_empty() || v.version.to_string() == args.version));
+    let valid = versions.filter(|v| v.state == VersionState::Valid && (number.is_empty() || v.version.to_string() == number));
     valid.max_by_key(|v| v.version).with_context(|| format!("model {} has no valid version here; see `sluice get variants`", args.model))
 }
 

@@ -1,7 +1,7 @@
 //! The loop: elect, then observe, plan, write, until stopped or replaced.
 
-use policy::plan::{Unplaced, plan};
-use policy::{ReplicaRecord, ReplicaState, SCHEMA};
+use policy::plan::{Rollouts, Unplaced, plan};
+use policy::{Moment, ReplicaRecord, ReplicaState, SCHEMA};
 use registry::admin::Records;
 use registry::{Entry, Key, Keys, Lease, Mirror, Registry, RegistryError, State, decode};
 use std::collections::BTreeSet;
@@ -71,13 +71,17 @@ pub struct Controller {
     status: watch::Sender<Status>,
     /// Keys of records that were unreadable last time, so that each is logged once.
     malformed: BTreeSet<String>,
+    /// Those of this term.
+    rollouts: Rollouts,
+    origin: Instant,
 }
 
 impl Controller {
     /// A controller and what tells about it.
     pub fn new(registry: Arc<dyn Registry>, config: ControllerConfig) -> (Self, Handle) {
         let (status, receiver) = watch::channel(Status { is_registry_up: true, ..Status::default() });
-        (Self { registry, config, status, malformed: BTreeSet::new() }, Handle { status: receiver })
+        let (malformed, rollouts, origin) = (BTreeSet::new(), Rollouts::default(), Instant::now());
+        (Self { registry, config, status, malformed, rollouts, origin }, Handle { status: receiver })
     }
 
     /// Runs until `stop` resolves; then gives leadership back, so that another takes over at once.
@@ -145,6 +149,7 @@ impl Controller {
 
     async fn lead(&mut self, mirror: &mut Mirror, mut term: Term) -> End {
         let mut heard = Instant::now();
+        self.rollouts = Rollouts::default(); // another may have led since
         let mut planned: Option<Instant> = None;
         // What was last planned for.
         let mut seen: Option<Arc<State>> = None;
@@ -206,8 +211,12 @@ impl Controller {
             return Ok(None);
         }
         records.observed.now_s = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
+        let (at_ms, wanted) = (records.observed.now_s.unwrap_or_default().saturating_mul(1_000), records.wanted());
+        let now = Moment::default().after(self.origin.elapsed());
+        self.rollouts.look(&records.observed, &wanted, state.revision, now, at_ms);
+        records.observed.rollouts = self.rollouts.records().map(|r| (r.model.clone(), r.clone())).collect();
         let (began, budget) = (std::time::Instant::now(), self.config.plan_max);
-        let plan = plan(&records.observed, &records.wanted(), term.epoch, &mut || began.elapsed() < budget);
+        let plan = plan(&records.observed, &wanted, term.epoch, &mut || began.elapsed() < budget);
         let ops = difference(state, &self.config.keys, &records, &plan, term.epoch)?;
         if ops.is_empty() && !self.still_leads(term).await? {
             return Ok(None);

@@ -1,6 +1,7 @@
 use crate::{Controller, ControllerConfig, Handle};
 use async_trait::async_trait;
-use policy::{LeaderRecord, ModelRecord, PlacementRecord, PlanRecord, SCHEMA, WorkerRecord};
+use policy::rollout::End;
+use policy::{LeaderRecord, ModelRecord, Phase, PlacementRecord, PlanRecord, RolloutRecord, SCHEMA, WorkerRecord};
 use registry::admin::{Change, parse_model, set_models};
 use registry::{Embedded, Entry, Keys, Lease, Listing, Mirror, Op, Registry, RegistryError, Txn, TxnOutcome, Watch, decode, encode};
 use serde_json::{Value, json};
@@ -118,12 +119,54 @@ impl Cluster {
     }
 
     async fn version(&self, model: &str, bytes: u64) {
+        self.version_number(model, 1, bytes).await;
+    }
+
+    async fn version_number(&self, model: &str, number: u64, bytes: u64) {
         let record: policy::VersionRecord = serde_json::from_value(json!({
-            "model": model, "version": 1, "state": "valid", "reference": "fp32@ort", "artifact": ARTIFACT, "files": [],
+            "model": model, "version": number, "state": "valid", "reference": "fp32@ort", "artifact": ARTIFACT, "files": [],
             "signature": {"max_batch_size": 0, "inputs": [], "outputs": []}, "bytes_resident": bytes,
         }))
         .unwrap();
-        self.put(self.keys.version(model, 1), encode(&record).unwrap()).await;
+        self.put(self.keys.version(model, number), encode(&record).unwrap()).await;
+    }
+
+    /// Worker `a` reports a replica as ready.
+    async fn ready(&self, variant: &str) {
+        let record: policy::ReplicaRecord = serde_json::from_value(json!({
+            "worker": "a", "incarnation": 1, "variant": variant, "device": "cpu", "epoch": 1, "state": "ready", "bytes_resident": 10,
+            "instances": 1, "provider": "cpu", "artifact": ARTIFACT, "alpha_us": 1.0, "beta_us": 1.0,
+        }))
+        .unwrap();
+        self.put(self.keys.replica("a", variant), encode(&record).unwrap()).await;
+    }
+
+    /// A gateway tells that it compared so many pairs.
+    async fn count(&self, rollout: i64, look: u32, compared: u64, disagreed: u64) {
+        let record: policy::CountsRecord = serde_json::from_value(json!({
+            "gateway": "g", "models": { "m": { "rollout": rollout, "counts": {
+                "look": look, "pairs": { "compared": compared, "disagreed": disagreed }, "latency": policy::rollout::Latency::default(),
+            } } },
+        }))
+        .unwrap();
+        self.put(self.keys.counts("g"), encode(&record).unwrap()).await;
+    }
+
+    /// Waits until the record of the rollout of `m` is so.
+    async fn rollout(&mut self, is: impl Fn(&RolloutRecord) -> bool) -> RolloutRecord {
+        loop {
+            let entry = self.registry.get(&self.keys.rollout("m")).await.unwrap();
+            let record = entry.map(|e| decode::<RolloutRecord>(&e, SCHEMA).unwrap());
+            if let Some(record) = record.as_ref().filter(|r| is(r)) {
+                return record.clone();
+            }
+            tokio::time::timeout(Duration::from_secs(60), self.mirror.changed()).await.unwrap_or_else(|_| panic!("{record:?}"));
+        }
+    }
+
+    /// Variants that are placed.
+    async fn variants(&self) -> Vec<String> {
+        self.placements().await.iter().map(|p| p.variant.to_string()).collect()
     }
 
     async fn want(&self, model: Value) {
@@ -474,4 +517,69 @@ async fn many_placements_are_written_in_several_transactions() {
     let mut running = cluster.start("c1", cluster.registry.clone());
     running.handle.wait_for(|s| s.placements == 150).await;
     cluster.placed(&["a"; 150]).await;
+}
+
+/// A cluster in which version 2 of `m` is to take over from version 1, both of which are loaded.
+async fn rolling_out() -> (Cluster, Running, RolloutRecord) {
+    let mut cluster = Cluster::new();
+    cluster.worker("a", 0).await;
+    cluster.version_number("m", 1, 10).await;
+    cluster.version_number("m", 2, 10).await;
+    let rollout = json!({ "candidate": { "version": 2 }, "null_rate": 0.005, "weights": [0.1, 0.5], "step_s": 30 });
+    cluster.want(json!({ "name": "m", "rollout": rollout })).await;
+    let running = cluster.start("c1", cluster.registry.clone());
+    cluster.placed(&["a", "a"]).await;
+    cluster.rollout(|r| r.phase() == Phase::Waits && r.weight == 0.0).await;
+    cluster.ready("m:1:fp32@ort").await;
+    cluster.ready("m:2:fp32@ort").await;
+    let record = cluster.rollout(|r| r.phase() == Phase::Runs && r.weight == 0.1).await;
+    (cluster, running, record)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollout_is_led_step_by_step_by_whoever_leads() {
+    let (mut cluster, first, record) = rolling_out().await;
+    cluster.count(record.id, record.progress.look, 1_000, 5).await;
+    let record = cluster.rollout(|r| r.progress.step == 1 && r.weight == 0.5).await;
+    first.task.abort();
+    let mut second = cluster.start("c2", cluster.registry.clone());
+    let epoch = second.handle.wait_for(|s| s.is_leader).await.epoch;
+    assert_eq!(cluster.placed_since(&["a", "a"], epoch).await, epoch);
+    cluster.count(record.id, record.progress.look, 1_000, 5).await;
+    let ended = cluster.rollout(|r| r.progress.end.is_some()).await;
+    assert_eq!((ended.id, ended.progress.end.clone(), ended.weight, ended.shadow), (record.id, Some(End::Promoted), 1.0, 0.0));
+    assert_eq!(ended.progress.evidence.iter().map(|e| e.pairs.compared).collect::<Vec<_>>(), [1_000, 1_000]);
+    cluster.placed(&["a"]).await;
+    assert_eq!(cluster.variants().await, ["m:2:fp32@ort"]);
+    let model = cluster.registry.get(&cluster.keys.model("m")).await.unwrap().unwrap();
+    assert_eq!(model.created, model.revision, "what the operator wants is the operator's");
+    cluster.want(json!({ "name": "m" })).await;
+    while cluster.registry.get(&cluster.keys.rollout("m")).await.unwrap().is_some() {
+        tokio::time::timeout(Duration::from_secs(60), cluster.mirror.changed()).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_that_disagrees_is_unloaded_and_the_figures_are_kept() {
+    let (mut cluster, _running, record) = rolling_out().await;
+    cluster.count(record.id, record.progress.look, 500, 50).await;
+    let ended = cluster.rollout(|r| r.phase() == Phase::RolledBack).await;
+    let figures = "50 of 500 compared pairs disagree (10.00 %)";
+    assert!(matches!(&ended.progress.end, Some(End::RolledBack(reason)) if reason.starts_with(figures)), "{ended:?}");
+    cluster.placed(&["a"]).await;
+    assert_eq!((cluster.variants().await, ended.weight), (vec!["m:1:fp32@ort".to_owned()], 0.0));
+    // A settled cluster is not written to, a new leader sees it as it is.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let revision = cluster.registry.list("").await.unwrap().revision;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(cluster.registry.list("").await.unwrap().revision, revision);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollout_without_news_is_written_now_and_then_and_not_over_and_over() {
+    let (cluster, _running, _) = rolling_out().await;
+    let before = cluster.registry.list("").await.unwrap().revision;
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    let writes = cluster.registry.list("").await.unwrap().revision - before;
+    assert!((5..=25).contains(&writes), "{writes} writes in 100 seconds");
 }

@@ -15,7 +15,7 @@ const SHARES_MAX: usize = 256;
 /// Keys and values of one transaction; half of what a registry takes.
 const PIECE_BYTES_MAX: usize = 512 * 1024;
 
-/// What must be written so that placements and plan records say what `plan` says.
+/// What must be written so that placements and plan records say what `plan` says, and those of rollouts what `records` do.
 pub(crate) fn difference(state: &State, keys: &Keys, records: &Records, plan: &Plan, epoch: u64) -> Result<Vec<Op>, RegistryError> {
     let mut wanted: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     for placement in &plan.placements {
@@ -25,7 +25,10 @@ pub(crate) fn difference(state: &State, keys: &Keys, records: &Records, plan: &P
         debug_assert_eq!(*model, record.name);
         wanted.insert(keys.plan(model.as_str()), encode(&plan_record(model, *revision, plan, epoch))?);
     }
-    let prefixes = [keys.placements(), keys.plans()];
+    for rollout in records.observed.rollouts.values() {
+        wanted.insert(keys.rollout(rollout.model.as_str()), encode(rollout)?);
+    }
+    let prefixes = [keys.placements(), keys.plans(), keys.rollouts()];
     let there = state.entries.iter().filter(|(key, _)| prefixes.iter().any(|prefix| key.starts_with(prefix.as_str())));
     let gone: Vec<_> = there.map(|(key, _)| key).filter(|key| !wanted.contains_key(*key)).cloned().collect();
     let new = wanted.into_iter().filter(|(key, value)| state.entries.get(key).is_none_or(|entry| entry.value != *value));
@@ -39,8 +42,9 @@ fn plan_record(model: &ModelName, revision: i64, plan: &Plan, epoch: u64) -> Pla
         let reason = u.reason.chars().take(REASON_CHARS_MAX).collect();
         UnplacedRecord { version: u.version, reason, waits: u.waits }
     });
-    let planned = plan.models.iter().find(|planned| planned.model == *model);
-    let shares = planned.into_iter().flat_map(|planned| &planned.shares).take(SHARES_MAX).map(|share| ShareRecord {
+    // Of both sides while one version takes over from another.
+    let planned = || plan.models.iter().filter(|planned| planned.model == *model);
+    let shares = planned().flat_map(|planned| &planned.shares).take(SHARES_MAX).map(|share| ShareRecord {
         variant: share.variant.clone(),
         worker: share.worker.clone(),
         rate: (share.rate * 10.0).round() / 10.0,
@@ -51,7 +55,7 @@ fn plan_record(model: &ModelName, revision: i64, plan: &Plan, epoch: u64) -> Pla
         epoch,
         revision,
         unplaced: unplaced.collect(),
-        rate: planned.map(|planned| planned.rate),
+        rate: planned().map(|planned| planned.rate).reduce(|a, b| a + b),
         shares: shares.collect(),
         idle: plan.idle.get(model).copied().unwrap_or_default(),
         unknown: Unknown::new(),

@@ -33,6 +33,11 @@ impl Headers {
         let get = |name: &str| headers.get(name).cloned();
         Self { latency_ms: get(LATENCY_MS.1), min_accuracy: get(MIN_ACCURACY.1), variant: get(VARIANT.1) }
     }
+
+    /// Does the request name the variant that may answer?
+    pub(crate) fn pin(&self, envelope: &Envelope) -> bool {
+        self.variant.is_some() || envelope.parameter(VARIANT.0).is_some()
+    }
 }
 
 impl Asked {
@@ -65,7 +70,7 @@ impl Asked {
         meant && self.min_accuracy.is_none_or(|floor| replica.proven_accuracy.is_some_and(|accuracy| accuracy >= floor))
     }
 
-    fn unmet(&self, version: &ModelVersion, envelope: &Envelope) -> Failure {
+    pub(crate) fn unmet(&self, version: &ModelVersion, envelope: &Envelope) -> Failure {
         let meant = |r: &&Replica| self.pin.as_ref().map_or(r.is_offered, |pin| r.variant.name.as_str() == pin);
         let best = version.replicas.iter().filter(meant).filter_map(|r| r.proven_accuracy).reduce(f64::max);
         Failure::Floor {

@@ -3,6 +3,7 @@
 use crate::adapt::Wishes;
 use crate::asked::{Asked, Headers};
 use crate::metrics::Stage;
+use crate::rollout::Part;
 use crate::shard::{Core, Shard};
 use crate::split;
 use crate::table::{ModelVersion, Replica};
@@ -35,9 +36,16 @@ pub(crate) struct Context {
     pub(crate) asked: Headers,
     /// When nobody waits any more.
     pub(crate) deadline: Option<Instant>,
+    /// The side of a rollout that is to answer, where one runs.
+    pub(crate) part: Option<Part>,
 }
 
 impl Context {
+    /// Is it a copy, whose answer nobody gets?
+    fn is_copy(&self) -> bool {
+        self.part.as_ref().is_some_and(|part| part.is_copy)
+    }
+
     /// The outcome of `work`, which is dropped when the deadline passes before that.
     pub(crate) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
         match self.deadline {
@@ -63,18 +71,19 @@ impl Shard {
         at.ended(&admitted);
         let _place = admitted.inspect_err(|failure| self.core.metrics.refused(failure.wire().0))?;
         let table = self.core.table.load_full();
-        let result = match table.resolve(&envelope.model, &envelope.version) {
-            Ok(version) => {
-                let result = self.answer_version(version, envelope, raw, context).instrument(span).await;
-                let metrics = &version.metrics;
-                metrics.observe(started.elapsed());
-                if result.is_ok() {
-                    metrics.success.inc()
-                } else {
-                    metrics.failure.inc()
-                };
-                result
-            }
+        let result = match table.find(&envelope.model) {
+            Ok(model) => match model.rolling.as_ref().filter(|rolling| rolling.splits(&envelope, &context)) {
+                None => match model.resolve(&envelope.model, &envelope.version) {
+                    Ok(version) => {
+                        let result = self.answer_version(version, envelope, raw, context).instrument(span).await;
+                        version.metrics.answered(started.elapsed(), result.is_ok());
+                        result
+                    }
+                    Err(failure) => Err(failure),
+                },
+                // Boxed: a request that nothing is to take over from does not pay for it.
+                Some(rolling) => Box::pin(self.answer_rolling(model, rolling, envelope, raw, context)).instrument(span).await,
+            },
             Err(failure) => Err(failure),
         };
         result.inspect_err(|failure| self.core.metrics.refused(failure.wire().0))
@@ -83,10 +92,23 @@ impl Shard {
     async fn answer_version(
         &self,
         version: &Arc<ModelVersion>,
+        envelope: Envelope,
+        raw: Tensors,
+        context: Context,
+    ) -> Result<InferReply, Failure> {
+        let (mut reply, wishes) = self.answer_plain(version, envelope, raw, context).await?;
+        wishes.fulfil(version, &mut reply)?;
+        Ok(reply)
+    }
+
+    /// The model's own answer, and what is left to be made of it.
+    pub(crate) async fn answer_plain(
+        &self,
+        version: &Arc<ModelVersion>,
         mut envelope: Envelope,
         mut raw: Tensors,
         context: Context,
-    ) -> Result<InferReply, Failure> {
+    ) -> Result<(InferReply, Wishes), Failure> {
         let wishes = Wishes::take(&self.core, &context, version, &mut envelope, &mut raw).await?;
         let mut checked = check_request(version.signature(), &envelope);
         let mut woken = None;
@@ -102,15 +124,14 @@ impl Shard {
             woken = Some(found);
         }
         let version = woken.as_ref().unwrap_or(version);
-        let mut reply = match checked {
+        let reply = match checked {
             Ok(checked) => self.answer_one(version, envelope, raw, checked.rows, context).await?,
             Err(Failure::BatchTooLarge { .. }) if version.record.split => {
                 Box::pin(self.answer_split(version, envelope, raw, context)).await?
             }
             Err(failure) => return Err(failure),
         };
-        wishes.fulfil(version, &mut reply)?;
-        Ok(reply)
+        Ok((reply, wishes))
     }
 
     /// Answers a request above the largest batch in parts, which are all sent at once.
@@ -146,8 +167,11 @@ impl Shard {
         if let Tensors::Here(raw) = &raw {
             check_bytes_inputs(&envelope, raw)?;
         }
-        version.is_asked(self.core.now(), rows);
+        if !context.is_copy() {
+            version.is_asked(self.core.now(), rows);
+        }
         let asked = Asked::of(version, &envelope, &context.asked, &context.caller.tenant)?;
+        context.part.as_ref().map_or(Ok(()), |part| part.can_answer(version, &asked, &envelope))?;
         let request = Request { envelope: Arc::new(envelope), raw, rows, context, asked };
         self.answer_checked(version, &request).await
     }
@@ -214,13 +238,13 @@ impl Shard {
             let ((backlog, reported), path) = (gauge.reported(), gauge.path());
             let forecast = gauge.forecast(replica.latency).aged(now.us_since(gauge.heard())).held_to(version.allowance);
             let (rows_since_report, beside_us) = gauge.since_report();
-            let standing =
-                match (!request.asked.allows(replica) || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
-                    (true, _) => Standing::Excluded,
-                    (false, true) => Standing::Unreachable,
-                    (false, false) if gauge.is_doubtful(now) => Standing::Doubtful,
-                    (false, false) => Standing::Good,
-                };
+            let allowed = request.asked.allows(replica) && request.context.part.as_ref().is_none_or(|part| part.allows(replica));
+            let standing = match (!allowed || tried.contains(&replica.worker), self.upstream(&replica.worker).is_none()) {
+                (true, _) => Standing::Excluded,
+                (false, true) => Standing::Unreachable,
+                (false, false) if gauge.is_doubtful(now) => Standing::Doubtful,
+                (false, false) => Standing::Good,
+            };
             Candidate {
                 alpha_us: forecast.latency.alpha_us,
                 beta_us: forecast.latency.beta_us,
@@ -261,9 +285,11 @@ impl Shard {
         let choice = choice
             .or_else(|refusal| untried(version, &candidates, &asked, refusal))
             .map_err(|refusal| refused(refusal, &request.envelope.model))?;
-        learned.spill.record(choice.spilled);
         let replica = version.replicas.get(choice.index).ok_or_else(|| refused(Refusal::NoReplica, &request.envelope.model))?;
-        learned.tier = replica.tier;
+        if !request.context.is_copy() {
+            learned.spill.record(choice.spilled);
+            learned.tier = replica.tier;
+        }
         let work_us = candidates.get(choice.index).map_or(0.0, |candidate| candidate.work_us(request.rows)) as u64;
         Ok(Chosen { replica, work_us, predicted_us: choice.predicted_us, remaining_us: asked.remaining_us })
     }

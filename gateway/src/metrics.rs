@@ -109,8 +109,14 @@ pub(crate) struct ModelMetrics {
 }
 
 impl ModelMetrics {
-    pub(crate) fn observe(&self, length: Duration) {
+    /// A request was answered, or failed, after `length`.
+    pub(crate) fn answered(&self, length: Duration, is_ok: bool) {
         self.duration.observe(length.as_secs_f64());
+        if is_ok {
+            self.success.inc()
+        } else {
+            self.failure.inc()
+        };
     }
 }
 

@@ -7,7 +7,7 @@ use crate::settings::LogValue;
 use crate::shard::Shard;
 use crate::shm::RegionStatus;
 use crate::table::{ModelVersion, Table};
-use policy::{Failure, ModelName, Version, VersionState};
+use policy::{Failure, ModelName, VersionState};
 use proto::budget::Permit;
 use proto::inference::grpc_inference_service_server::GrpcInferenceService;
 use proto::inference::*;
@@ -50,8 +50,9 @@ impl Oip {
         match table.resolve(name, version) {
             Ok(found) => Ok(found.clone()),
             Err(failure @ (Failure::NotReady { .. } | Failure::NoVersion { .. })) => {
-                let versions = table.models.get(name).map(|m| &m.versions);
-                let number = if version.is_empty() { None } else { Version::parse(version).ok() };
+                let model = table.models.get(name);
+                let number = model.map(|m| m.number(name, version)).transpose()?.flatten();
+                let versions = model.map(|m| &m.versions);
                 let found = versions.and_then(|v| number.map_or_else(|| v.values().next_back(), |n| v.get(&n)));
                 found.filter(|v| v.record.state == VersionState::Valid).cloned().ok_or(failure)
             }

@@ -6,7 +6,7 @@ use crate::oip::Oip;
 use crate::service::Front;
 use crate::shard::{Core, Shard};
 use crate::table::Outlook;
-use crate::{admin, demand, rest, sync};
+use crate::{admin, counts, demand, rest, sync};
 use proto::health::health_server::HealthServer;
 use proto::inference::grpc_inference_service_server::GrpcInferenceServiceServer;
 use proto::listen::Limits;
@@ -51,7 +51,8 @@ impl Gateway {
         let core = Arc::new(Core::new(config, registry.clone()));
         sync::install_snapshot(&core);
         tokio::spawn(sync::follow(core.clone(), Mirror::spawn(registry.clone(), core.config.keys.root())));
-        tokio::spawn(demand::tell(core.clone(), registry));
+        tokio::spawn(demand::tell(core.clone(), registry.clone()));
+        tokio::spawn(counts::tell(core.clone(), registry));
         // Calls that are not hot have lines of their own to the workers, on this runtime.
         let control = Shard::new(core.clone());
         tokio::spawn(control.clone().keep_upstreams());

@@ -160,6 +160,7 @@ impl Front {
             trace: trace::of(headers),
             asked: Headers::of(headers),
             deadline: metadata::timeout(headers).and_then(|length| Instant::now().checked_add(length)),
+            part: None,
         }
     }
 }

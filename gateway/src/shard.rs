@@ -5,6 +5,7 @@ use crate::config::GatewayConfig;
 use crate::metrics::Metrics;
 use crate::picture::{PictureLimits, Pictures};
 use crate::settings::Settings;
+use crate::shadow::Copies;
 use crate::shm::Regions;
 use crate::statistics::Totals;
 use crate::table::Table;
@@ -43,6 +44,8 @@ pub(crate) struct Core {
     pub(crate) door: Door,
     /// Who waits for models that were asleep.
     pub(crate) sleepers: Sleepers,
+    /// What is sent once more, to be compared.
+    pub(crate) copies: Copies,
 }
 
 impl Core {
@@ -71,6 +74,7 @@ impl Core {
             budget,
             door: Door::new(limits),
             sleepers,
+            copies: Copies::default(),
         }
     }
 

@@ -60,7 +60,9 @@ fn routing_records(core: &Core, entries: &BTreeMap<String, Entry>) -> BTreeMap<S
     let routing = |key: &str| {
         matches!(
             core.config.keys.parse(key),
-            Some(Key::Worker { .. } | Key::Replica { .. } | Key::Model { .. } | Key::Plan { .. } | Key::Version { .. })
+            Some(
+                Key::Worker { .. } | Key::Replica { .. } | Key::Model { .. } | Key::Plan { .. } | Key::Rollout { .. } | Key::Version { .. }
+            )
         )
     };
     entries.iter().filter(|(key, _)| routing(key)).map(|(key, entry)| (key.clone(), entry.clone())).collect()

@@ -4,13 +4,15 @@ mod waits;
 
 use crate::gauge::{DeviceGauge, Gauge};
 use crate::metrics::{Metrics, ModelMetrics};
+use crate::rollout::Rolling;
 use policy::demand::Offered;
 use policy::plan::wanted_versions;
 use policy::profile::Latency;
+use policy::rollout::{AliasError, Candidate, Side, resolve_version};
 use policy::route::{Distance, Headroom, Spill};
 use policy::{
-    Failure, ModelRecord, Moment, PlanRecord, ReplicaRecord, ReplicaState, Rest, ShareRecord, Signature, Slo, TenantDefaults, VariantId,
-    Version, VersionRecord, VersionState, WorkerId, WorkerRecord,
+    Failure, ModelRecord, Moment, Phase, PlanRecord, ReplicaRecord, ReplicaState, Rest, RolloutRecord, ShareRecord, Signature, Slo,
+    TenantDefaults, VariantId, VariantName, Version, VersionRecord, VersionState, WorkerId, WorkerRecord,
 };
 use registry::{Entry, Key, Keys, decode};
 use serde::de::DeserializeOwned;
@@ -40,6 +42,8 @@ pub(crate) struct Model {
     asked: Option<ModelRecord>,
     /// What is asked of it here. Outlives the table it was first in.
     pub(crate) offered: Arc<Mutex<Offered>>,
+    /// What is to take over, if anything; also after it has, or has not.
+    pub(crate) rolling: Option<Arc<Rolling>>,
     pub(crate) versions: BTreeMap<Version, Arc<ModelVersion>>,
 }
 
@@ -159,6 +163,7 @@ impl Table {
         let mut versions: Vec<VersionRecord> = Vec::new();
         let mut replicas: HashMap<(String, Version), Vec<ReplicaRecord>> = HashMap::new();
         let mut plans: HashMap<String, PlanRecord> = HashMap::new();
+        let mut rollouts: HashMap<String, RolloutRecord> = HashMap::new();
         for entry in entries.values() {
             match keys.parse(&entry.key) {
                 Some(Key::Worker { .. }) => {
@@ -166,6 +171,7 @@ impl Table {
                 }
                 Some(Key::Model { .. }) => table.read(entry, |_, m: ModelRecord| drop(models.insert(m.name.to_string(), m))),
                 Some(Key::Plan { .. }) => table.read(entry, |_, p: PlanRecord| drop(plans.insert(p.model.to_string(), p))),
+                Some(Key::Rollout { .. }) => table.read(entry, |_, r: RolloutRecord| drop(rollouts.insert(r.model.to_string(), r))),
                 Some(Key::Version { .. }) => table.read(entry, |_, v| versions.push(v)),
                 Some(Key::Replica { .. }) => table.read(entry, |_, r: ReplicaRecord| {
                     replicas.entry((r.variant.model.to_string(), r.variant.version)).or_default().push(r);
@@ -175,7 +181,7 @@ impl Table {
         }
         let waits = Waits::new(replicas.values().flatten(), &models, &plans);
         let asleep = plans.values().filter(|plan| plan.idle.rest.is_some()).filter_map(|plan| models.get(plan.model.as_str()));
-        let may_wake = asleep.filter(|m| m.wanted).flat_map(|m| wanted_versions(m, versions.iter()));
+        let may_wake = asleep.filter(|m| m.wanted).flat_map(|m| wanted_versions(m, rollouts.get(m.name.as_str()), versions.iter()));
         let may_wake = may_wake.filter(|v| v.state == VersionState::Valid).map(|v| (v.model.clone(), v.version));
         let may_wake: HashSet<_> = may_wake.collect();
         for record in versions {
@@ -184,14 +190,18 @@ impl Table {
             let old = before.models.get(&name).and_then(|m| m.versions.get(&record.version));
             let offered = table.model(&name, before).offered.clone();
             let rests = may_wake.contains(&(record.model.clone(), record.version));
-            let mut version = table.version(record, &found, here, metrics, old, (models.get(&name), plans.get(&name), &waits, offered));
+            let said = Said { asked: models.get(&name), plan: plans.get(&name), rollout: rollouts.get(&name) };
+            let mut version = table.version(record, &found, here, metrics, old, (said, &waits, offered));
             if rests {
                 version.resting = Resting::of(models.get(&name), plans.get(&name), old.and_then(|old| old.resting.as_ref()));
             }
             table.model(&name, before).versions.insert(version.record.version, Arc::new(version));
         }
         for (name, record) in models {
-            table.model(&name, before).asked = Some(record);
+            let old = before.models.get(&name).and_then(|m| m.rolling.as_ref());
+            let model = table.model(&name, before);
+            model.rolling = Rolling::of(&record, rollouts.remove(&name), &model.versions, old).map(Arc::new);
+            model.asked = Some(record);
         }
         let workers = &table.workers;
         table.devices.retain(|(worker, incarnation, _), _| workers.get(worker).is_some_and(|w| w.incarnation == *incarnation));
@@ -221,8 +231,9 @@ impl Table {
         here: (&str, &str),
         metrics: &Metrics,
         old: Option<&Arc<ModelVersion>>,
-        (asked, plan, waits, offered): (Option<&ModelRecord>, Option<&PlanRecord>, &Waits, Arc<Mutex<Offered>>),
+        (said, waits, offered): (Said<'_>, &Waits, Arc<Mutex<Offered>>),
     ) -> ModelVersion {
+        let (asked, plan, withheld) = (said.asked, said.plan, said.withheld());
         let (mut waiting, mut failed) = (None, None);
         let (mut routable, no_slo) = (Vec::new(), Slo::default());
         let slo = asked.map_or(&no_slo, |asked| &asked.slo);
@@ -258,7 +269,7 @@ impl Table {
                     plan.shares.iter().find(mine).map_or(0.0, |share| share.rate)
                 }),
                 wait_us_max: waits.max_us(replica),
-                is_offered: asked.is_none_or(|asked| asked.variants.is_empty() || asked.variants.contains(name)),
+                is_offered: asked.is_none_or(|asked| asked.variants.is_empty() || asked.variants.contains(name)) && withheld != Some(name),
                 latency: believed(replica, known.is_none()),
                 instances: replica.instances,
                 distance: Distance::between(here, (&worker.site, &worker.zone)),
@@ -305,31 +316,34 @@ impl Table {
         self.models.get(model).is_some_and(|m| m.versions.values().any(|v| v.record.state == VersionState::Valid))
     }
 
-    /// The version a request means: the one it names, or the highest that has a replica, or else the highest that is asleep.
-    pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<&Arc<ModelVersion>, Failure> {
+    /// The model of this name.
+    pub(crate) fn find(&self, name: &str) -> Result<&Model, Failure> {
         if !self.is_built {
             return Err(Failure::NoTable { retry_ms: NO_TABLE_RETRY_MS }); // NOT_FOUND would be final, and nobody knows that
         }
-        let model = self.models.get(name).ok_or_else(|| unknown(name))?;
-        if !version.is_empty() {
-            let number = Version::parse(version)?;
-            let found = model
-                .versions
-                .get(&number)
-                .ok_or_else(|| Failure::UnknownVersion { model: name.to_owned(), version: version.to_owned() })?;
-            return if found.can_be_asked() { Ok(found) } else { Err(model.not_ready(name, found)) };
-        }
-        let ready =
-            model.versions.values().rev().find(|v| v.is_ready()).or_else(|| model.versions.values().rev().find(|v| v.resting.is_some()));
-        // What may be ready soon is worth asking again; what nobody wants, or what failed, is not there.
-        ready.ok_or_else(|| match (model.outlook(), model.latest_wanted().or(model.versions.values().next_back())) {
-            (Some(Outlook::Pending), Some(latest)) => model.not_ready(name, latest),
-            (Some(Outlook::Pending), None) => {
-                Failure::NotReady { model: name.to_owned(), version: "any".to_owned(), reason: "no worker offers its files".to_owned() }
-            }
-            (Some(Outlook::Failed(reason)), _) => Failure::NoVersion { model: name.to_owned(), reason },
-            (Some(Outlook::Ready) | None, _) => Failure::NoVersion { model: name.to_owned(), reason: "unloaded".to_owned() },
-        })
+        self.models.get(name).ok_or_else(|| unknown(name))
+    }
+
+    /// The version a request means: the one it names, or the highest that has a replica.
+    pub(crate) fn resolve(&self, name: &str, version: &str) -> Result<&Arc<ModelVersion>, Failure> {
+        self.find(name)?.resolve(name, version)
+    }
+}
+
+/// What is said of a model.
+struct Said<'r> {
+    asked: Option<&'r ModelRecord>,
+    plan: Option<&'r PlanRecord>,
+    rollout: Option<&'r RolloutRecord>,
+}
+
+impl<'r> Said<'r> {
+    /// The variant that answers only who asks for it: one that is to take over and has not begun to, or has failed to.
+    fn withheld(&self) -> Option<&'r VariantName> {
+        let asked = self.asked?;
+        let Candidate::Variant(variant) = &asked.rollout.as_ref()?.candidate else { return None };
+        let phase = RolloutRecord::of(self.rollout, asked).map_or(Phase::Waits, RolloutRecord::phase);
+        (!phase.may_answer(Side::Candidate)).then_some(variant)
     }
 }
 
@@ -341,7 +355,55 @@ fn unknown(name: &str) -> Failure {
     }
 }
 
+/// Of what a client wrote in the place of a version, as much as a message may repeat.
+fn short(error: AliasError) -> AliasError {
+    let cut = |text: String| text.chars().take(64).collect();
+    match error {
+        AliasError::Name(text) => AliasError::Name(cut(text)),
+        AliasError::Unknown { alias, known } => AliasError::Unknown { alias: cut(alias), known },
+        AliasError::Version(error) => AliasError::Version(error),
+    }
+}
+
 impl Model {
+    /// The number that a version's text means, itself or as an alias; none where it is empty.
+    pub(crate) fn number(&self, name: &str, text: &str) -> Result<Option<Version>, Failure> {
+        let none = BTreeMap::new();
+        resolve_version(text, self.asked.as_ref().map_or(&none, |asked| &asked.aliases)).map_err(|error| match error {
+            AliasError::Version(error) => error.into(),
+            error => Failure::Alias { model: name.chars().take(128).collect(), error: short(error) },
+        })
+    }
+
+    /// The version a request means: the one it names, or the highest that has a replica, unless a rollout says otherwise, or else
+    /// the highest that is asleep.
+    pub(crate) fn resolve(&self, name: &str, text: &str) -> Result<&Arc<ModelVersion>, Failure> {
+        if let Some(number) = self.number(name, text)? {
+            let found = self.versions.get(&number);
+            let found = found.ok_or_else(|| Failure::UnknownVersion { model: name.to_owned(), version: text.to_owned() })?;
+            return if found.can_be_asked() { Ok(found) } else { Err(self.not_ready(name, found)) };
+        }
+        let ready = match self.rolling.as_deref() {
+            None => self.versions.values().rev().find(|v| v.is_ready()),
+            Some(rolling) => match rolling.phase {
+                Phase::Promoted => self.of_side(rolling, Side::Candidate).or_else(|| self.of_side(rolling, Side::Baseline)),
+                Phase::Runs | Phase::RolledBack => self.of_side(rolling, Side::Baseline),
+                // It may be what was served until the rollout was asked for.
+                Phase::Waits => self.of_side(rolling, Side::Baseline).or_else(|| self.of_side(rolling, Side::Candidate)),
+            },
+        };
+        let ready = ready.or_else(|| self.versions.values().rev().find(|v| v.resting.is_some()));
+        // What may be ready soon is worth asking again; what nobody wants, or what failed, is not there.
+        ready.ok_or_else(|| match (self.outlook(), self.latest_wanted().or(self.versions.values().next_back())) {
+            (Some(Outlook::Pending), Some(latest)) => self.not_ready(name, latest),
+            (Some(Outlook::Pending), None) => {
+                Failure::NotReady { model: name.to_owned(), version: "any".to_owned(), reason: "no worker offers its files".to_owned() }
+            }
+            (Some(Outlook::Failed(reason)), _) => Failure::NoVersion { model: name.to_owned(), reason },
+            (Some(Outlook::Ready) | None, _) => Failure::NoVersion { model: name.to_owned(), reason: "unloaded".to_owned() },
+        })
+    }
+
     /// A model is served unless somebody has said that it is not.
     pub(crate) fn is_wanted(&self) -> bool {
         self.asked.as_ref().is_none_or(|asked| asked.wanted)
@@ -354,7 +416,8 @@ impl Model {
 
     fn is_version_wanted(&self, version: &ModelVersion) -> bool {
         let known = || self.versions.values().map(|v| &v.record);
-        self.asked.as_ref().is_none_or(|asked| wanted_versions(asked, known()).iter().any(|v| v.version == version.record.version))
+        let rollout = self.rolling.as_ref().map(|rolling| &rolling.record);
+        self.asked.as_ref().is_none_or(|asked| wanted_versions(asked, rollout, known()).iter().any(|v| v.version == version.record.version))
     }
 
     fn latest_wanted(&self) -> Option<&Arc<ModelVersion>> {
@@ -405,6 +468,13 @@ impl Model {
             None if !self.versions.is_empty() => Outlook::Failed("no worker offers a version that it wants served".to_owned()),
             Some((VersionState::Valid, None)) | None => Outlook::Pending,
         })
+    }
+}
+
+impl Replica {
+    /// Does it run the variant that all others are measured against?
+    pub(crate) fn is_reference(&self) -> bool {
+        self.tier >= 1.0
     }
 }
 

@@ -78,6 +78,13 @@ impl Classifications {
     }
 }
 
+/// Which element of a row of scores is the greatest, the first of equals; none where there is no number at all.
+pub(crate) fn greatest(datatype: DataType, row: &[u8]) -> Option<usize> {
+    let scores =
+        row.chunks_exact(datatype.size()?).enumerate().filter_map(|(index, e)| Some(Ranked { score: Score::read(datatype, e)?, index }));
+    scores.min().filter(|best| !matches!(best.score, Score::Real(v) if v.is_nan())).map(|best| best.index)
+}
+
 /// An output whose elements are scores, one per class.
 #[derive(Debug, Clone, Copy)]
 pub struct Scores<'a> {

@@ -1,5 +1,6 @@
 //! Every reason a request gets no answer, and the one table from reason to wire.
 
+use crate::rollout::AliasError;
 use crate::{DataType, NameError};
 use std::fmt;
 
@@ -64,6 +65,8 @@ pub enum Failure {
     // The caller's mistake.
     #[error("{0}")]
     Name(#[from] NameError),
+    #[error("model `{model}`: {error}")]
+    Alias { model: String, error: AliasError },
     #[error("malformed request: {what}")]
     Malformed { what: String },
     #[error("model `{model}` is not known")]
@@ -194,6 +197,7 @@ impl Failure {
         use Retry::{Never, OtherWorker};
         match self {
             Self::Name(_)
+            | Self::Alias { .. }
             | Self::Malformed { .. }
             | Self::Limit { .. }
             | Self::InputCount { .. }

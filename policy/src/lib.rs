@@ -46,9 +46,10 @@ pub use image::{ImageChannels, ImageLayout, ImageResize, ImageSpec};
 pub use names::{Digest, ModelName, NameError, VariantId, VariantName, Version, WorkerId};
 pub use padding::{PadInput, PadOutput, Padding};
 pub use records::{
-    ArtifactFile, ArtifactRecord, Capabilities, DemandRecord, DeviceRecord, HolderRecord, IdleRecord, Labels, LeaderRecord, ModelRecord,
-    Origin, Pin, PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState, Rest, Runs, SCHEMA, ShareRecord,
-    Slo, TenantDefaults, Unknown, UnplacedRecord, VariantRecord, VersionRecord, VersionState, WorkerRecord,
+    ArtifactFile, ArtifactRecord, Capabilities, Counted, CountsRecord, DemandRecord, DeviceRecord, HolderRecord, IdleRecord, Labels,
+    LeaderRecord, ModelRecord, Origin, Phase, Pin, PlacementRecord, PlanRecord, ProfileRecord, ReloadFailure, ReplicaRecord, ReplicaState,
+    Rest, RolloutRecord, Runs, SCHEMA, ShareRecord, Slo, TenantDefaults, Unknown, UnplacedRecord, VariantRecord, VersionRecord,
+    VersionState, WorkerRecord,
 };
 pub use reshape::reshape;
 pub use shared_memory::SharedMemory;

@@ -26,6 +26,7 @@ mod idle;
 mod ledger;
 mod problem;
 mod progress;
+mod rollouts;
 mod steps;
 mod target;
 #[cfg(test)]
@@ -35,13 +36,14 @@ mod whatif;
 
 pub use problem::{DevicePlan, ModelPlan, Share};
 pub use progress::{Progress, progress, standings};
+pub use rollouts::Rollouts;
 pub use target::wanted_versions;
 pub use whatif::{Alternative, Change, Told, tell};
 
 use crate::demand::Demand;
 use crate::{
-    DemandRecord, HolderRecord, IdleRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, VariantId, Version,
-    VersionRecord, WorkerRecord,
+    CountsRecord, DemandRecord, HolderRecord, IdleRecord, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord,
+    RolloutRecord, VariantId, Version, VersionRecord, WorkerRecord,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -62,6 +64,10 @@ pub struct Observed {
     pub profiles: Vec<ProfileRecord>,
     /// What is asked, by gateway.
     pub demands: Vec<DemandRecord>,
+    /// Where rollouts stand, by model.
+    pub rollouts: BTreeMap<ModelName, RolloutRecord>,
+    /// What was counted of them, by gateway.
+    pub counts: Vec<CountsRecord>,
     /// Rows a second planned for last time, by model.
     pub rates: BTreeMap<ModelName, f64>,
     /// Where models with an `idle_s` stood after the last plan for just that model record.
@@ -150,7 +156,8 @@ pub fn plan(observed: &Observed, wanted: &Wanted, epoch: u64, more: &mut dyn FnM
         // A waking model that the search left out goes wherever there is room.
         for target in group.targets.iter_mut().filter(|_| has_place || !group.is_waking) {
             if let Some(workers) = answer.wanted.get(&target.variant) {
-                target.settle_on(workers, &view);
+                let workers = target.with_redundancy(workers, &view);
+                target.settle_on(&workers, &view);
             }
         }
     }

@@ -51,9 +51,11 @@ macro_rules! record {
 
 // After the macro, which they use.
 mod model;
+mod rollout;
 mod variant;
 
 pub use model::{ModelRecord, Pin, Slo, TenantDefaults};
+pub use rollout::{Counted, CountsRecord, Phase, RolloutRecord};
 pub use variant::{Runs, VariantRecord};
 
 /// A device of a worker.

@@ -9,11 +9,12 @@
 //! * Everything is decided from sums, so it does not matter which gateway saw what, nor in which order.
 //! * A step is left only after `step_s` seconds in which a controller watched, and never while the evidence leans to a fault.
 //!
-//! Not here: comparing two answers, who writes the records, keeping both sides loaded. A rollout that is changed is a new one, with a new
-//! [`Progress`].
+//! Not here: who the two sides are and what of them is loaded (`crate::plan`), who writes the records. A rollout that is changed is a new
+//! one, with a new [`Progress`].
 
 mod aliases;
 mod burn;
+mod compare;
 mod disagreement;
 mod progress;
 #[cfg(test)]
@@ -21,9 +22,11 @@ mod tests;
 
 pub use aliases::{AliasError, check_alias, resolve_version};
 pub use burn::{Answers, Burn, Burning, Latency, Windows};
+pub use compare::{Answer, Likeness, compare};
 pub use disagreement::{Disagreement, Pairs, Verdict};
 pub use progress::{Action, Counts, End, Evidence, Guard, Progress};
 
+use crate::card::Metric;
 use crate::{VariantName, Version};
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +64,13 @@ pub struct Rollout {
     /// Chance of a wrong verdict, each way, 0 to 0.5.
     #[serde(default = "error_rate")]
     pub error_rate: f64,
+    /// How two answers are compared. None: by what the candidate's card was measured by, else by what the floor asks for, else by what the
+    /// outputs look like.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
+    /// Least cosine of two answers that agree, above 0 to 1, where answers are compared by it.
+    #[serde(default = "cosine_min")]
+    pub cosine_min: f64,
     /// Fewest compared pairs in a step. Where nothing is mirrored, fewest answers of the candidate in the last `step_s` seconds.
     #[serde(default = "pairs_min")]
     pub pairs_min: u64,
@@ -84,6 +94,11 @@ fn margin() -> f64 {
 
 fn error_rate() -> f64 {
     0.01
+}
+
+/// Embeddings that are nearer than this find the same neighbours but for a few.
+fn cosine_min() -> f64 {
+    0.99
 }
 
 /// About what the test itself needs to see that a candidate holds.
@@ -120,10 +135,23 @@ impl Rollout {
         check(self.error_rate > 0.0 && self.error_rate < 0.5, &|| {
             format!("error_rate: expected a chance between 0 and 0.5, got {}", self.error_rate)
         });
+        check(self.cosine_min > 0.0 && self.cosine_min <= 1.0, &|| {
+            format!("cosine_min: expected a cosine above 0, at most 1, got {}", self.cosine_min)
+        });
         check(self.step_s > 0, &|| "step_s: expected at least 1 second".to_owned());
         let told = self.shadow <= 0.0 || self.null_rate.is_some() || matches!(self.candidate, Candidate::Variant(_));
         check(told, &|| "null_rate: a version has no card that says how often it may disagree, so it must be given".to_owned());
         problems
+    }
+
+    /// Is it what `other` is? Numbers may have been written and read as text in between, which costs them their last digit.
+    pub fn is(&self, other: &Self) -> bool {
+        let near = |a: f64, b: f64| (a - b).abs() <= 1e-9;
+        let numbers = |r: &Self| [r.shadow, r.null_rate.unwrap_or(-1.0), r.margin, r.error_rate, r.cosine_min];
+        let whole = |r: &Self| (r.metric, r.pairs_min, r.step_s, r.weights.len());
+        let mut pairs =
+            numbers(self).into_iter().zip(numbers(other)).chain(self.weights.iter().copied().zip(other.weights.iter().copied()));
+        self.candidate == other.candidate && whole(self) == whole(other) && pairs.all(|(a, b)| near(a, b))
     }
 
     /// Share of compared pairs that a good candidate disagrees on, 0 to 1. `accuracy` is what its card says of it, 0 to 1; where nothing

@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod tests;
 
+use crate::rollout::{Candidate, Rollout, check_alias};
 use crate::{ModelName, ModelRecord, SCHEMA, Slo};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
@@ -25,7 +26,8 @@ const FLOOR_BESIDE: &str = "slo.min_accuracy beside it, the floor that it is abo
 
 /// The fields of a [`ModelRecord`] that the model's own files do not say in `sluice.toml`: who it is and whether it is wanted, what
 /// `config.pbtxt` says, what only an operator may decide, and what Sluice counts itself.
-const NOT_OF_FILES: [&str; 9] = ["name", "wanted", "versions", "latest", "provider", "fallback", "by_call", "derived", "generation"];
+const NOT_OF_FILES: [&str; 11] =
+    ["name", "wanted", "versions", "latest", "provider", "fallback", "rollout", "aliases", "by_call", "derived", "generation"];
 
 /// The fields of a [`ModelRecord`] that a model's `sluice.toml` may have.
 pub fn of_files() -> impl Iterator<Item = &'static str> {
@@ -64,7 +66,29 @@ pub fn problems(record: &ModelRecord) -> Vec<String> {
         latency(defaults.latency_ms, &format!("tenants.{tenant}.latency_ms"), &mut out);
         accuracy(defaults.min_accuracy, &format!("tenants.{tenant}.min_accuracy"), &mut out);
     }
+    for alias in record.aliases.keys() {
+        if let Err(error) = check_alias(alias) {
+            out.push(format!("aliases.{alias}: {error}"));
+        }
+    }
+    if let Some(rollout) = &record.rollout {
+        of_rollout(rollout, record, &mut out);
+    }
     out.0
+}
+
+fn of_rollout(rollout: &Rollout, record: &ModelRecord, out: &mut Problems) {
+    rollout.problems().into_iter().for_each(|problem| out.push(format!("rollout.{problem}")));
+    match &rollout.candidate {
+        Candidate::Version(version) => {
+            let alone = !record.versions.is_empty() && record.versions.iter().all(|named| named == version);
+            out.unless(!alone, "rollout.candidate.version", version, "another of `versions` beside it, the one that it takes over from");
+        }
+        Candidate::Variant(variant) => {
+            let allowed = record.variants.is_empty() || record.variants.contains(variant);
+            out.unless(allowed, "rollout.candidate.variant", variant, "one of `variants`, which say what may be used");
+        }
+    }
 }
 
 fn of_slo(slo: &Slo, out: &mut Problems) {

@@ -35,7 +35,8 @@ const ANSWERS_MAX: usize = 4;
 const TOGETHER: Duration = Duration::from_millis(50);
 
 /// Kinds that are a prefix of keys.
-const KINDS: [&str; 9] = ["models", "versions", "workers", "replicas", "placements", "profiles", "artifacts", "plan", "demand"];
+const KINDS: [&str; 11] =
+    ["models", "versions", "workers", "replicas", "placements", "profiles", "artifacts", "plan", "demand", "rollouts", "counts"];
 
 /// Serves `sluice.v1.Admin`.
 #[derive(Clone)]

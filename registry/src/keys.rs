@@ -75,6 +75,16 @@ pub enum Key<'a> {
         /// The gateway.
         gateway: &'a str,
     },
+    /// `rollouts/{model}`: where its rollout stands.
+    Rollout {
+        /// The model.
+        model: &'a str,
+    },
+    /// `counts/{gateway}`, under the gateway's lease: what it counted of rollouts.
+    Counts {
+        /// The gateway.
+        gateway: &'a str,
+    },
     /// `leader`, under the leading controller's lease.
     Leader,
 }
@@ -209,6 +219,21 @@ impl Keys {
         self.at(format_args!("demand/{gateway}"))
     }
 
+    /// Where a model's rollout stands.
+    pub fn rollout(&self, model: &str) -> String {
+        self.at(format_args!("rollouts/{model}"))
+    }
+
+    /// The prefix of all rollouts.
+    pub fn rollouts(&self) -> String {
+        self.at(format_args!("rollouts/"))
+    }
+
+    /// What a gateway counted of rollouts.
+    pub fn counts(&self, gateway: &str) -> String {
+        self.at(format_args!("counts/{gateway}"))
+    }
+
     /// The election key; its `created` revision is what transactions of the leader compare.
     pub fn leader(&self) -> String {
         self.at(format_args!("leader"))
@@ -236,6 +261,8 @@ impl Keys {
             ("placements", [Some(worker), Some(variant), None, _]) => Key::Placement { worker, variant },
             ("plan", [Some(model), None, ..]) => Key::Plan { model },
             ("demand", [Some(gateway), None, ..]) => Key::Demand { gateway },
+            ("rollouts", [Some(model), None, ..]) => Key::Rollout { model },
+            ("counts", [Some(gateway), None, ..]) => Key::Counts { gateway },
             ("leader", [None, ..]) => Key::Leader,
             _ => return None,
         })
@@ -271,6 +298,8 @@ mod tests {
         check(keys.placement(worker, variant), Key::Placement { worker, variant });
         check(keys.plan(model), Key::Plan { model });
         check(keys.demand("gw-1"), Key::Demand { gateway: "gw-1" });
+        check(keys.rollout(model), Key::Rollout { model });
+        check(keys.counts("gw-1"), Key::Counts { gateway: "gw-1" });
         check(keys.leader(), Key::Leader);
     }
 
@@ -284,6 +313,7 @@ mod tests {
             (keys.version("m", 1), vec![keys.versions(), keys.versions_of("m")]),
             (keys.holder("a", "w"), vec![keys.artifacts(), keys.holders_of("a")]),
             (keys.profile("a", "e", "h", "c"), vec![keys.profiles(), keys.profiles_of("a")]),
+            (keys.rollout("m"), vec![keys.rollouts()]),
             (keys.placement("w", "v"), vec![keys.placements(), keys.placements_of("w")]),
         ] {
             assert!(prefixes.iter().all(|prefix| key.starts_with(prefix.as_str())), "{key}");

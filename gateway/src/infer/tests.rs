@@ -13,6 +13,8 @@ use tokio::sync::Notify;
 #[derive(Clone)]
 pub(crate) enum Behaviour {
     Answers,
+    /// Answers with these numbers.
+    Says(Vec<f32>),
     /// Answers once it is told to.
     Waits(Arc<Notify>),
     Fails(Failure),
@@ -31,6 +33,16 @@ impl Workers {
     /// Calls so far.
     pub(crate) fn asked(&self) -> usize {
         self.calls.lock().unwrap().len()
+    }
+
+    /// Calls so far of one of them.
+    pub(crate) fn asked_of(&self, id: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|(of, _)| of == id).count()
+    }
+
+    /// What a worker does from now on.
+    pub(crate) fn set(&self, id: &str, behaviour: Behaviour) {
+        self.behaviour.lock().unwrap().insert(id.to_owned(), behaviour);
     }
 
     /// Resolves when a hanging call is dropped.
@@ -64,6 +76,21 @@ impl Upstream for Fake {
                     let parameters = policy::Served::default().into_parameters();
                     let reply = Reply { model: id, version: "1".into(), parameters, ..Reply::default() };
                     Ok(InferReply { reply, raw: vec![], load: LoadReport { senders: 3.0, ..LoadReport::default() } })
+                }
+                Behaviour::Says(numbers) => {
+                    let variant = call.variant.name.to_string();
+                    let parameters = policy::Served { variant, ..policy::Served::default() }.into_parameters();
+                    let shape = Shape::from_slice(&[1, numbers.len() as i64]);
+                    let output = policy::OutputTensor { name: "y".into(), datatype: "FP32".into(), shape, ..Default::default() };
+                    let reply = Reply {
+                        model: id,
+                        version: call.variant.version.to_string(),
+                        parameters,
+                        outputs: vec![output],
+                        ..Reply::default()
+                    };
+                    let raw = numbers.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
+                    Ok(InferReply { reply, raw: vec![Chain::from(raw)], load: LoadReport::default() })
                 }
                 Behaviour::Waits(told) => {
                     told.notified().await;
@@ -144,7 +171,7 @@ pub(crate) fn version_that_takes_numbers() -> policy::VersionRecord {
 
 /// A request of `tenant`.
 pub(crate) fn of(tenant: &str) -> Context {
-    Context { caller: Caller { tenant: Arc::from(tenant) }, trace: None, asked: Headers::default(), deadline: None }
+    Context { caller: Caller { tenant: Arc::from(tenant) }, trace: None, asked: Headers::default(), deadline: None, part: None }
 }
 
 pub(crate) async fn ask(shard: &Shard, timeout: Option<Duration>) -> Result<InferReply, Failure> {

@@ -14,7 +14,7 @@ fn request() -> (Envelope, Feeder, Inflow) {
 }
 
 fn context() -> Context {
-    Context { caller: Caller { tenant: Arc::from("t") }, trace: None, asked: Headers::default(), deadline: None }
+    Context { caller: Caller { tenant: Arc::from("t") }, trace: None, asked: Headers::default(), deadline: None, part: None }
 }
 
 fn grpc_status(response: &Response<ReplyBody>) -> Option<&str> {

@@ -198,10 +198,9 @@ impl<'a> Asked<'a> {
             }
         }
         for (name, group) in groups {
-            let newest = group.targets.iter().map(|t| t.version.version).max();
-            if let (Some((rate, demand)), Some(newest)) = (rates.get(*name), newest) {
-                let targets: Vec<_> = group.targets.iter().filter(|t| t.version.version == newest).collect();
-                asked.add_model(view, &targets, *rate, demand.uneven, now_s);
+            let Some((rate, demand)) = rates.get(*name) else { continue };
+            for (targets, share) in group.shares(view) {
+                asked.add_model(view, &targets, rate * share, demand.uneven, now_s);
             }
         }
         let replicas = asked.problem.pairs.iter().filter(|pair| pair.placed).count();
@@ -209,7 +208,7 @@ impl<'a> Asked<'a> {
         asked
     }
 
-    /// The variants of one version.
+    /// The variants of one version, or those of one side of a rollout.
     fn add_model(&mut self, view: &View<'a>, targets: &[&Target<'a>], rate: f64, uneven: f64, now_s: Option<u64>) {
         let Some(first) = targets.first() else { return };
         let (record, version) = (first.model, first.version.version);

@@ -1,7 +1,8 @@
 //! How far a wanted model is, for whoever waits for it.
 
+use super::Observed;
+use super::target::{missing, wanted_versions};
 use super::view::View;
-use super::{Observed, wanted_versions};
 use crate::{ModelRecord, PlacementRecord, PlanRecord, ReplicaState, Rest, VersionRecord, VersionState};
 
 /// How far the cluster is with what was asked of a model.
@@ -25,8 +26,9 @@ pub fn progress(model: &ModelRecord, observed: &Observed, decided: Option<&PlanR
     if !model.wanted {
         return unloading(model, &view);
     }
-    let chosen = wanted_versions(model, view.versions_of(&model.name));
-    let missing = model.versions.iter().find(|wanted| !chosen.iter().any(|v| v.version == **wanted));
+    let rollout = view.rollout(model);
+    let chosen = wanted_versions(model, rollout, view.versions_of(&model.name));
+    let missing = missing(model, rollout, &view).into_iter().next();
     let unknown = match missing {
         Some(version) => Some(Progress::Unknown(format!("no worker offers version {version} of model `{}`", model.name))),
         None if !chosen.is_empty() => None,

@@ -2,8 +2,10 @@
 
 use super::view::View;
 use super::{Unplaced, choose};
+use crate::rollout::Candidate;
 use crate::{
-    ExecutionProvider, ModelRecord, PlacementRecord, Runs, VariantId, Version, VersionRecord, VersionState, WorkerId, WorkerRecord,
+    ExecutionProvider, ModelRecord, Phase, PlacementRecord, RolloutRecord, Runs, VariantId, Version, VersionRecord, VersionState, WorkerId,
+    WorkerRecord,
 };
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -17,6 +19,8 @@ pub(super) struct Target<'a> {
     pub(super) variant: VariantId,
     /// As many as there are workers for, at most.
     pub(super) replicas: usize,
+    /// A side of a rollout that has not ended, or what won: it is kept loaded, whatever the demand asks for.
+    pub(super) is_side: bool,
     /// Those are what the demand asks for, redundancy included, and `eligible` is where.
     pub(super) is_planned: bool,
     /// Workers that may get one, in the order of their ids.
@@ -38,17 +42,51 @@ pub(super) struct Group<'a> {
 }
 
 /// The versions a model record asks for, of those known, ascending: the ones it names, or else so many of the latest valid ones.
-pub fn wanted_versions<'a>(model: &ModelRecord, known: impl Iterator<Item = &'a VersionRecord>) -> Vec<&'a VersionRecord> {
+///
+/// While the record has a rollout, no version takes over by being newer. `rollout` says how far that is: until it has ended both sides are
+/// wanted, then the one that won.
+pub fn wanted_versions<'a>(
+    model: &ModelRecord,
+    rollout: Option<&RolloutRecord>,
+    known: impl Iterator<Item = &'a VersionRecord>,
+) -> Vec<&'a VersionRecord> {
     let mut known: Vec<_> = known.filter(|v| v.model == model.name).collect();
     known.sort_by_key(|v| v.version);
+    let Some(asked) = &model.rollout else { return plainly_wanted(model, known) };
+    let record = RolloutRecord::of(rollout, model);
+    let (phase, baseline) = (record.map_or(Phase::Waits, RolloutRecord::phase), record.and_then(|r| r.baseline));
+    let frozen = |v: &&VersionRecord| !model.versions.is_empty() || baseline.is_none_or(|baseline| v.version <= baseline);
+    let Candidate::Version(number) = asked.candidate else {
+        known.retain(|v| phase != Phase::Runs || frozen(v));
+        return plainly_wanted(model, known);
+    };
+    let candidate = known.iter().find(|v| v.version == number).copied();
+    known.retain(|v| v.version != number && frozen(v));
+    let mut wanted = plainly_wanted(model, known);
+    let Some(candidate) = candidate.filter(|_| phase != Phase::RolledBack) else { return wanted };
+    if phase == Phase::Promoted && model.versions.is_empty() {
+        wanted.drain(..wanted.len().saturating_add(1).saturating_sub(latest(model)).min(wanted.len()));
+    } else if phase == Phase::Promoted {
+        wanted.retain(|v| Some(v.version) != baseline);
+    }
+    wanted.push(candidate);
+    wanted.sort_by_key(|v| v.version);
+    wanted
+}
+
+/// The same without a rollout; `known` are the versions of the model, ascending.
+pub(super) fn plainly_wanted<'a>(model: &ModelRecord, mut known: Vec<&'a VersionRecord>) -> Vec<&'a VersionRecord> {
     if model.versions.is_empty() {
         known.retain(|v| v.state == VersionState::Valid);
-        let count = usize::try_from(model.latest.unwrap_or(1)).unwrap_or(usize::MAX);
-        known.split_off(known.len().saturating_sub(count))
+        known.split_off(known.len().saturating_sub(latest(model)))
     } else {
         known.retain(|v| model.versions.contains(&v.version));
         known
     }
+}
+
+fn latest(model: &ModelRecord) -> usize {
+    usize::try_from(model.latest.unwrap_or(1)).unwrap_or(usize::MAX)
 }
 
 /// The targets of a wanted model, without placements yet, and what stands in the way of more.
@@ -56,14 +94,15 @@ pub(super) fn targets<'a>(model: &'a ModelRecord, view: &View<'a>, unplaced: &mu
     let mut say = |version: Option<Version>, reason: String, waits: bool| {
         unplaced.push(Unplaced { model: model.name.clone(), version, variant: None, reason, waits });
     };
-    let chosen = wanted_versions(model, view.versions_of(&model.name));
-    for missing in model.versions.iter().filter(|wanted| !chosen.iter().any(|v| v.version == **wanted)) {
-        say(Some(*missing), format!("no worker offers version {missing}"), true);
+    let rollout = view.rollout(model);
+    let chosen = wanted_versions(model, rollout, view.versions_of(&model.name));
+    for missing in missing(model, rollout, view) {
+        say(Some(missing), format!("no worker offers version {missing}"), true);
     }
     if model.versions.is_empty() && view.versions_of(&model.name).next().is_none() {
         say(None, format!("no worker offers model `{}`: put it in a --models directory", model.name), true);
     }
-    if model.versions.is_empty() {
+    if model.versions.is_empty() && model.rollout.is_none() {
         let served = chosen.last().map(|v| v.version);
         let newer = view.versions_of(&model.name).rev().take_while(|v| Some(v.version) > served);
         for (version, reason) in newer.filter_map(invalid) {
@@ -96,6 +135,17 @@ pub(super) fn targets<'a>(model: &'a ModelRecord, view: &View<'a>, unplaced: &mu
         }
     }
     Group { targets, old: Vec::new(), is_waking: false }
+}
+
+/// Versions that are named and that no worker offers, the candidate of a rollout that has not been rolled back too.
+pub(super) fn missing(model: &ModelRecord, rollout: Option<&RolloutRecord>, view: &View<'_>) -> Vec<Version> {
+    let phase = RolloutRecord::of(rollout, model).map_or(Phase::Waits, RolloutRecord::phase);
+    let candidate = model.rollout.as_ref().filter(|_| phase != Phase::RolledBack).and_then(|r| match r.candidate {
+        Candidate::Version(version) => Some(version),
+        Candidate::Variant(_) => None,
+    });
+    let named = model.versions.iter().copied().chain(candidate.filter(|c| !model.versions.contains(c)));
+    named.filter(|version| !view.versions.contains_key(&(&model.name, *version))).collect()
 }
 
 fn unplaced_by<'s>(say: &'s mut impl FnMut(Option<Version>, String, bool)) -> impl FnMut(Version, String, bool) + 's {
@@ -154,7 +204,7 @@ impl<'a> Target<'a> {
         target
     }
 
-    /// A variant beside the reference: on workers with a device on which it pays.
+    /// A variant beside the reference: on workers with a device on which it pays, or anywhere while it is to take over.
     fn beside(model: &'a ModelRecord, version: &'a VersionRecord, runs: Runs<'a>, view: &View<'a>) -> Self {
         let mut target = Self::new(model, version, runs, view);
         let mut eligible = std::mem::take(&mut target.eligible);
@@ -171,6 +221,7 @@ impl<'a> Target<'a> {
             runs,
             variant,
             replicas: 0,
+            is_side: false,
             is_planned: false,
             eligible: Vec::new(),
             live: Vec::new(),
@@ -179,7 +230,17 @@ impl<'a> Target<'a> {
         };
         let able = |w: &&&WorkerRecord| excluded(model, w, target.engine()).is_none();
         target.eligible = view.workers.values().filter(able).copied().collect();
-        if !target.is_allowed() {
+        let rollout = RolloutRecord::of(view.rollout(model), model);
+        let phase = rollout.map_or(Phase::Waits, RolloutRecord::phase);
+        let candidate = model.rollout.as_ref().map(|rollout| &rollout.candidate);
+        target.is_side = match candidate {
+            None => false,
+            Some(Candidate::Version(_)) => target.is_reference(),
+            Some(Candidate::Variant(_)) if target.is_reference() => phase == Phase::Waits || phase == Phase::Runs,
+            Some(Candidate::Variant(variant)) => variant == target.runs.name && phase != Phase::RolledBack,
+        };
+        let gone = phase == Phase::RolledBack && matches!(candidate, Some(Candidate::Variant(variant)) if variant == target.runs.name);
+        if !target.is_allowed() || gone {
             target.eligible.clear();
             target.is_planned = true;
         }
@@ -214,9 +275,24 @@ impl<'a> Target<'a> {
     pub(super) fn devices<'w>(&self, worker: &'w WorkerRecord, view: &View<'_>) -> impl Iterator<Item = (&'w str, bool)> {
         let pays = |device: &str| {
             let class = worker.devices.iter().find(|d| d.name == device).map_or("", |d| d.class.as_str());
-            self.is_reference() || self.is_pinned(&worker.id) || view.pays(&self.runs, class)
+            self.is_reference() || self.is_pinned(&worker.id) || self.may_try(class) || view.pays(&self.runs, class)
         };
         choose::serving(worker, self.model).filter(move |(device, _)| pays(device)).collect::<Vec<_>>().into_iter()
+    }
+
+    /// May it be tried on a device class though nobody knows whether it pays there?
+    fn may_try(&self, class: &str) -> bool {
+        let needs = self.version.variants.iter().find(|v| v.name == *self.runs.name).map_or(&[][..], |v| &v.needs);
+        self.is_side && needs.iter().all(|need| class.contains(need.as_str()))
+    }
+
+    /// The workers on which the demand wants it, and as many more as redundancy wants of a side of a rollout.
+    pub(super) fn with_redundancy(&self, workers: &BTreeSet<WorkerId>, view: &View<'_>) -> BTreeSet<WorkerId> {
+        let mut all = workers.clone();
+        let mut others: Vec<_> = self.eligible.iter().filter(|w| self.is_side && !workers.contains(&w.id)).collect();
+        others.sort_by_key(|w| (!view.placements.contains_key(&(&w.id, &self.variant)), choose::tie(&self.variant, &w.id)));
+        all.extend(others.into_iter().take(self.asked().saturating_sub(workers.len())).map(|w| w.id.clone()));
+        all
     }
 
     /// Its accuracy, if that is known and meets its model's floor.
@@ -303,6 +379,32 @@ impl<'a> Target<'a> {
             live.extend(beyond.into_iter().find(|p| self.is_current(p, view)));
         }
         self.live = live;
+    }
+}
+
+impl<'a> Group<'a> {
+    /// Those that requests are planned for, with the share of requests of each: of the newest version, or the two sides of a rollout.
+    pub(super) fn shares(&self, view: &View<'_>) -> Vec<(Vec<&Target<'a>>, f64)> {
+        let of = |version: Option<Version>| self.targets.iter().filter(move |t| Some(t.version.version) == version).collect::<Vec<_>>();
+        let newest_but = |but: Option<Version>| self.targets.iter().map(|t| t.version.version).filter(|v| Some(*v) != but).max();
+        let Some(model) = self.targets.first().map(|t| t.model) else { return Vec::new() };
+        let Some(rollout) = &model.rollout else { return vec![(of(newest_but(None)), 1.0)] };
+        let record = RolloutRecord::of(view.rollout(model), model);
+        let (baseline, candidate): (Vec<_>, Vec<_>) = match &rollout.candidate {
+            Candidate::Version(number) => {
+                let baseline = of(record.and_then(|r| r.baseline));
+                let other = || of(newest_but(Some(*number)));
+                (if baseline.is_empty() { other() } else { baseline }, of(Some(*number)))
+            }
+            Candidate::Variant(name) => of(newest_but(None)).into_iter().partition(|t| t.runs.name != name),
+        };
+        let weight = match (baseline.is_empty(), candidate.is_empty()) {
+            (true, _) => 1.0,
+            (false, true) => 0.0,
+            (false, false) => record.map_or(0.0, |r| r.weight),
+        };
+        let sides = [(baseline, 1.0 - weight), (candidate, weight)];
+        sides.into_iter().filter(|(targets, share)| *share > 0.0 && !targets.is_empty()).collect()
     }
 }
 

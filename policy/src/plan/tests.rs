@@ -1,6 +1,7 @@
 mod demand;
 mod idle;
 mod properties;
+mod rollouts;
 mod sim;
 mod trouble;
 mod variants;

@@ -3,8 +3,8 @@
 use super::Observed;
 use crate::profile::{Forecast, Latency, no_longer_holds};
 use crate::{
-    Digest, ModelName, PlacementRecord, ProfileRecord, ReplicaRecord, ReplicaState, Runs, VariantId, Version, VersionRecord, WorkerId,
-    WorkerRecord,
+    Digest, ModelName, ModelRecord, PlacementRecord, ProfileRecord, ReplicaRecord, ReplicaState, RolloutRecord, Runs, VariantId, Version,
+    VersionRecord, WorkerId, WorkerRecord,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +16,7 @@ pub(super) struct View<'a> {
     pub(super) placements: BTreeMap<(&'a WorkerId, &'a VariantId), &'a PlacementRecord>,
     holders: BTreeSet<(&'a Digest, &'a WorkerId)>,
     profiles: BTreeMap<&'a Digest, Vec<&'a ProfileRecord>>,
+    rollouts: &'a BTreeMap<ModelName, RolloutRecord>,
 }
 
 impl<'a> View<'a> {
@@ -29,7 +30,12 @@ impl<'a> View<'a> {
         let holders = observed.holders.iter().map(|h| (&h.artifact, &h.worker)).collect();
         let mut profiles: BTreeMap<_, Vec<_>> = BTreeMap::new();
         observed.profiles.iter().for_each(|p| profiles.entry(&p.artifact).or_default().push(p));
-        Self { workers, versions, replicas, placements, holders, profiles }
+        Self { workers, versions, replicas, placements, holders, profiles, rollouts: &observed.rollouts }
+    }
+
+    /// Where the rollout of a model stands.
+    pub(super) fn rollout(&self, model: &ModelRecord) -> Option<&'a RolloutRecord> {
+        self.rollouts.get(&model.name)
     }
 
     /// The versions known of a model, oldest first.

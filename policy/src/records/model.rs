@@ -2,6 +2,7 @@
 
 use super::{SCHEMA, Unknown, schema};
 use crate::card::Metric;
+use crate::rollout::Rollout;
 use crate::{Digest, ExecutionProvider, ModelName, VariantName, Version, WorkerId};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -121,6 +122,12 @@ record! {
         /// By tenant, what its requests mean where they say nothing themselves.
         #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
         tenants: BTreeMap<String, TenantDefaults>,
+        /// What is to take over from what is served, guarded; none: a newer version takes over as soon as it is routable.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollout: Option<Rollout>,
+        /// Names that requests may say instead of a version's number.
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        aliases: BTreeMap<String, Version>,
         /// A load call brought files or a configuration: what it says stands until the next load call.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         by_call: bool,
@@ -156,6 +163,8 @@ impl ModelRecord {
             pins: Vec::new(),
             idle_s: None,
             tenants: BTreeMap::new(),
+            rollout: None,
+            aliases: BTreeMap::new(),
             by_call: false,
             derived: false,
             generation: 0,

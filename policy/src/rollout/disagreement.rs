@@ -16,7 +16,7 @@ pub struct Pairs {
 }
 
 impl Pairs {
-    /// Counts one pair. A side that failed where the other answered disagrees; where both failed nothing was compared.
+    /// Counts one pair. A candidate that failed where the baseline answered disagrees; where the baseline failed nothing was compared.
     pub fn observe(&mut self, disagreed: bool) {
         self.compared = self.compared.saturating_add(1);
         self.disagreed = self.disagreed.saturating_add(u64::from(disagreed));

@@ -18,6 +18,9 @@ pub struct Counts {
     pub look: u32,
     /// Compared in this look.
     pub pairs: Pairs,
+    /// Copies of this look that were not compared: the gateway was busy, or there was no answer to compare.
+    #[serde(default)]
+    pub skipped: u64,
     /// Answers in the last seconds, whatever the look.
     pub latency: Latency,
 }
@@ -29,6 +32,7 @@ impl Counts {
         for report in reports {
             if report.look == look {
                 sum.pairs.add(report.pairs);
+                sum.skipped = sum.skipped.saturating_add(report.skipped);
             }
             sum.latency.add(&report.latency);
         }

@@ -251,10 +251,19 @@ fn problems_name_their_fields_and_the_defaults_have_none() {
     check("margin", &|r| r.null_rate = Some(0.99));
     check("error_rate", &|r| r.error_rate = 0.5);
     check("step_s", &|r| r.step_s = 0);
+    check("cosine_min", &|r| r.cosine_min = f64::NAN);
     let shadowed = Rollout { weights: vec![0.0], shadow: 1.0, ..rollout() };
     assert_eq!(shadowed.problems(), [""; 0]);
     let mut text = serde_json::to_value(rollout()).unwrap();
     assert_eq!(serde_json::from_value::<Rollout>(text.clone()).unwrap(), rollout());
+    let near = Rollout { margin: rollout().margin + 1e-17, null_rate: Some(0.1), ..rollout() };
+    assert!(near.is(&Rollout { null_rate: Some(0.1), ..rollout() }) && !near.is(&rollout()));
+    let others: [fn(&mut Rollout); 4] = [|r| r.weights[0] = 0.5, |r| r.shadow = 0.2, |r| r.step_s = 61, |r| _ = r.weights.pop()];
+    for change in others {
+        let mut changed = rollout();
+        change(&mut changed);
+        assert!(!changed.is(&rollout()), "{changed:?}");
+    }
     text["shadows"] = 0.5.into();
     assert!(serde_json::from_value::<Rollout>(text).unwrap_err().to_string().contains("unknown field `shadows`"));
     assert_eq!((rollout().null(Some(0.98)) * 1e6).round(), 2e4);

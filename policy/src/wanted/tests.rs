@@ -22,7 +22,11 @@ fn a_record_with_every_field_is_read_and_written_as_it_was() {
         "slo": {"latency_ms": 40, "percentile": 99.0, "min_accuracy": 0.98, "accuracy_metric": "cosine", "accuracy_data": "a".repeat(64)},
         "expected_rate": 200.0, "max_rate": 1000.0, "weight": 2.5, "variants": ["fp32@ort", "int8@ort"], "zones": ["a", "b"],
         "cost_classes": ["spot"], "pins": [{"variant": "int8@ort", "worker": "w1"}, {"variant": "int8@ort", "worker": "w2"}],
-        "tenants": {"blue": {"latency_ms": 20, "min_accuracy": 0.99}, "red": {}}, "later": [1],
+        "tenants": {"blue": {"latency_ms": 20, "min_accuracy": 0.99}, "red": {}}, "later": [1], "aliases": {"stable": 3},
+        "rollout": {
+            "candidate": {"variant": "int8@ort"}, "weights": [0.25, 1.0], "shadow": 0.5, "margin": 0.02, "error_rate": 0.01, "cosine_min": 0.75,
+            "metric": "cosine", "null_rate": 0.01, "pairs_min": 10, "step_s": 5,
+        },
     });
     let record = read(&fields(whole.clone())).unwrap();
     assert_eq!(serde_json::to_value(&record).unwrap(), whole);
@@ -68,6 +72,31 @@ fn each_rule_names_field_value_and_what_is_expected() {
     check(json!({"replicas": 0}), &["replicas: 0; expected at least 1; `wanted = false` unloads a model"]);
     let tenant = json!({"tenants": {"blue": {"latency_ms": 0, "min_accuracy": 2}}});
     check(tenant, &[&format!("tenants.blue.latency_ms: 0; expected {latency}"), "tenants.blue.min_accuracy: 2; expected 0 to 1"]);
+}
+
+#[test]
+fn a_rollout_and_aliases_are_judged_with_their_paths() {
+    let check = |value: Value, expected: &[&str]| assert_eq!(told(value.clone()), expected, "{value}");
+    let candidate = json!({"version": 2});
+    check(json!({"rollout": {"candidate": candidate, "null_rate": 0.01}, "versions": [1]}), &[]);
+    check(json!({"rollout": {"candidate": {"variant": "int8@ort"}}, "aliases": {"stable": 3, "canary": 4}}), &[]);
+    check(
+        json!({"rollout": {"candidate": candidate, "null_rate": 0.01, "step_s": 0, "cosine_min": 0, "weights": [0.5, 2.0]}, "versions": [2]}),
+        &[
+            "rollout.weights: expected shares from 0 to 1, got [0.5, 2.0]",
+            "rollout.cosine_min: expected a cosine above 0, at most 1, got 0",
+            "rollout.step_s: expected at least 1 second",
+            "rollout.candidate.version: 2; expected another of `versions` beside it, the one that it takes over from",
+        ],
+    );
+    check(
+        json!({"rollout": {"candidate": {"variant": "int8@ort"}}, "variants": ["fp32@ort"]}),
+        &["rollout.candidate.variant: int8@ort; expected one of `variants`, which say what may be used"],
+    );
+    let found = told(json!({"aliases": {"7": 1, "stable": 0}, "rollout": {"candidate": {"version": 0}, "shadow": "x", "weight": 1}}));
+    let starts = ["aliases.stable: ", "rollout.candidate: ", "rollout.shadow: invalid type", "rollout.weight: unknown field"];
+    starts.iter().for_each(|start| assert!(found.iter().any(|f| f.starts_with(start)), "{start}: {found:#?}"));
+    assert!(told(json!({"aliases": {"7": 1}}))[0].starts_with("aliases.7: alias \"7\" is not allowed"));
 }
 
 #[test]

@@ -87,6 +87,11 @@ impl Records {
                 self.plans.insert(record.model.clone(), record);
             }
             Some(Key::Demand { .. }) => observed.demands.push(read(entry, |r: &policy::DemandRecord| keys.demand(&r.gateway))?),
+            Some(Key::Rollout { .. }) => {
+                let record = read(entry, |r: &policy::RolloutRecord| keys.rollout(r.model.as_str()))?;
+                observed.rollouts.insert(record.model.clone(), record);
+            }
+            Some(Key::Counts { .. }) => observed.counts.push(read(entry, |r: &policy::CountsRecord| keys.counts(&r.gateway))?),
             Some(Key::Leader) => self.leader = Some((decode(entry, policy::SCHEMA)?, entry.created)),
             Some(Key::Profile { .. }) => observed.profiles.push(decode(entry, policy::SCHEMA)?),
             Some(Key::Artifact { .. }) | None => {}
