@@ -79,6 +79,11 @@ def case_answers():
     same("minilm_l6", {"input_ids": ids, "attention_mask": np.ones_like(ids)})
 
 
+def case_woken():
+    """A model that is asleep answers as one that is not."""
+    same("add_sub", {"INPUT0": f32(2, 16), "INPUT1": f32(2, 16)})
+
+
 def case_ways_to_ask():
     feed = {"INPUT0": f32(1, 16), "INPUT1": f32(1, 16)}
     want = feed["INPUT0"] + feed["INPUT1"]

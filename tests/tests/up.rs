@@ -86,7 +86,7 @@ fn a_model_nobody_asks_for_goes_and_comes_back_for_the_next_request() {
     let (_, said, _) = kit.run(&["get", "models", "--server", &admin]);
     assert!(said.lines().any(|line| line.starts_with("add_sub") && line.contains("asleep")), "{said}");
     assert!(http_get(up.port("admin"), "/readyz").contains("200 OK"), "nothing is missing");
-    kit.python("conformance.py", &["answers", up.port("grpc"), repository.path().to_str().unwrap()]);
+    kit.python("conformance.py", &["woken", up.port("grpc"), repository.path().to_str().unwrap()]);
     sleeps();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let mut client = loadtest::connect(&grpc).await.unwrap();
