@@ -41,7 +41,11 @@ impl Injected {
         let ends = Arc::new(AtomicBool::new(false));
         let until = ends.clone();
         let thread = std::thread::spawn(move || {
-            let signal = |signal| processes.iter().for_each(|process| drop(kill_process(*process, signal)));
+            let signal = |signal| {
+                for process in &processes {
+                    let _ = kill_process(*process, signal); // one that has ended is not slow
+                }
+            };
             while !until.load(Ordering::Relaxed) {
                 signal(Signal::STOP);
                 std::thread::sleep(TURN);
