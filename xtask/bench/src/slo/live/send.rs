@@ -94,3 +94,23 @@ pub(super) async fn closed(live: &Live, asks: Vec<Ask>, callers: usize, length: 
     let script = Script { mix: Mix { asks }, pace: Pace::Closed { concurrency: callers }, warm_up: WARM_UP, duration: length, seed: 1 };
     send(live, script).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hdrhistogram::Histogram;
+    use loadtest::VariantRecord;
+
+    #[test]
+    fn answers_below_the_floor_and_those_that_do_not_tell_violate_it() {
+        let variants = [("fp32@ort", 1.0, 50), ("int8@ort", 0.9, 20)];
+        let record =
+            |(name, accuracy, answered): (&str, f64, u64)| (name.to_owned(), VariantRecord { answered, in_time: answered / 2, accuracy });
+        let variants = variants.map(record).into_iter().collect();
+        let latency_us = Histogram::new(2).unwrap();
+        let ask = AskRecord { offered: 100, answered: 75, in_time: 37, latency_us, variants };
+        let told = Told::of(&[("m".to_owned(), ask)], |_| 0.95);
+        assert_eq!((told.below_floor, told.in_time_percent()), (25, 37.0), "20 of int8 and 5 that do not tell");
+        assert!((told.accuracy_percent() - (25.0 + 9.0)).abs() < 1e-9, "{told:?}");
+    }
+}

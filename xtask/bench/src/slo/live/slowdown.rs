@@ -85,7 +85,8 @@ pub(super) async fn run(live: &Live, report: &mut Report) -> anyhow::Result<()> 
         TURN.as_millis()
     ));
     let mut worst = 0;
-    for (labels, batches) in noticed(&looks) {
+    for (labels, batches, told) in noticed(&looks) {
+        report.note(format!("{labels}: times slower than usual, by batches since: {told}"));
         report.row(format!("slowed worker, {labels}: batches until noticed"), &one(batches as f64), "batches");
         worst = worst.max(batches);
     }
@@ -144,15 +145,18 @@ async fn batches(live: &Live) -> anyhow::Result<(u64, u64)> {
 }
 
 /// Of each replica that ran, batches from the injection until it says that it is slow; all that it ran where it does not. One that ran
-/// less than there is time for and did not notice says nothing.
-fn noticed(looks: &Looks) -> Vec<(String, u64)> {
+/// less than there is time for and did not notice says nothing. With what each told on the way.
+fn noticed(looks: &Looks) -> Vec<(String, u64, String)> {
     let Some((first, rest)) = looks.split_first() else { return Vec::new() };
     let of = |(labels, begin): (&String, &coverage::Counted)| {
-        let mut ran = rest.iter().filter_map(|replicas| replicas.get(labels));
+        let ran = rest.iter().filter_map(|replicas| replicas.get(labels));
         let found = ran.clone().find(|counted| counted.slow > NOTICED && counted.executions > begin.executions);
-        let last = ran.next_back()?;
+        let last = ran.clone().next_back()?;
         let batches = found.unwrap_or(last).executions.saturating_sub(begin.executions);
-        (found.is_some() || batches > BATCHES_MAX).then(|| (labels.replace('"', ""), batches))
+        let mut told: Vec<(u64, f64)> = ran.map(|counted| (counted.executions.saturating_sub(begin.executions), counted.slow)).collect();
+        told.dedup_by_key(|(batches, _)| *batches);
+        let told: Vec<String> = told.iter().take_while(|(n, _)| *n <= batches).map(|(n, slow)| format!("{n}: {slow:.2}")).collect();
+        (found.is_some() || batches > BATCHES_MAX).then(|| (labels.replace('"', ""), batches, told.join(", ")))
     };
     first.iter().filter_map(of).collect()
 }
