@@ -108,7 +108,7 @@ enum Bench {
         /// On a cluster of this machine, with real models and their real variants
         #[arg(long)]
         live: bool,
-        /// Seconds of each level of the live ramp
+        /// Seconds of each level of the live ramp, for each policy
         #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
         level_s: u64,
         /// Write a picture here, too

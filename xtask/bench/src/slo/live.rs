@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 
 /// Loads, as a share of what references alone answer.
 const LEVELS: [f64; 8] = [0.3, 0.6, 0.9, 1.2, 1.5, 2.0, 2.5, 3.0];
-/// Time of each level that is sent and not counted, for each policy.
+/// Times that the policies take turns at each level: what this machine does meanwhile should hit all of them.
+const ROUNDS: u32 = 2;
+/// Time of each turn that is sent and not counted.
 const WARM_UP: Duration = Duration::from_secs(2);
 /// Batches that the predicted tail is judged by, at least.
 const EXECUTIONS_MIN: f64 = 5_000.0;
@@ -34,21 +36,24 @@ pub(crate) async fn run(args: &Args, length: Duration, report: &mut Report) -> a
     );
     let live = Live::start(args, report).await?;
     let policies = policies::all(&live, LEVELS.iter().sum::<f64>() / LEVELS.len() as f64, report).await?;
-    let mut cells: Vec<Vec<Cell>> = policies.iter().map(|_| Vec::new()).collect();
+    let mut cells: Vec<Vec<Cell>> = policies.iter().map(|_| LEVELS.iter().map(|_| Cell::default()).collect()).collect();
     let (mut ours, begin) = ((0, 0), coverage::total(&live).await?);
     for (level, load) in LEVELS.into_iter().enumerate() {
-        // The same requests for all; who comes first changes from level to level, as whatever else this machine does.
-        for turn in 0..policies.len() {
-            let index = (turn + level) % policies.len();
-            let (Some(policy), Some(cells)) = (policies.get(index), cells.get_mut(index)) else { continue };
-            let before = coverage::total(&live).await?;
-            let cell = policies::run(&live, policy, load * live.capacity, WARM_UP, length, 1 + level as u64).await?;
+        for turn in 0..ROUNDS as usize * policies.len() {
+            // The same requests for all in a round; who comes first changes from level to level.
+            let (round, index) = (turn / policies.len(), (turn + level) % policies.len());
+            let (Some(policy), Some(cell)) = (policies.get(index), cells.get_mut(index).and_then(|cells| cells.get_mut(level))) else {
+                continue;
+            };
+            let (before, seed) = (coverage::total(&live).await?, (1 + level + round * LEVELS.len()) as u64);
+            cell.add(policies::run(&live, policy, load * live.capacity, WARM_UP, length / ROUNDS, seed).await?);
             let after = coverage::total(&live).await?;
             if *policy == Policy::Sluice {
                 ours = (ours.0 + after.0 - before.0, ours.1 + after.1 - before.1);
             }
-            rows(load, policy, &cell, report);
-            cells.push(cell);
+        }
+        for (policy, cell) in policies.iter().zip(cells.iter().filter_map(|cells| cells.get(level))) {
+            rows(load, policy, cell, report);
         }
     }
     let end = coverage::total(&live).await?;
@@ -112,12 +117,15 @@ fn judge(by_policy: &[(&Policy, &[Cell])], report: &mut Report) {
 }
 
 /// Of each level what was in time and the effective accuracy, in per cent.
-fn figures(cells: &[Cell]) -> Vec<(f64, f64)> {
+fn figures(cells: &[Cell]) -> Points {
     cells.iter().map(|cell| (cell.told.in_time_percent(), cell.told.accuracy_percent())).collect()
 }
 
+/// Points of a line.
+type Points = Vec<(f64, f64)>;
+
 fn pictures(by_policy: &[(&Policy, &[Cell])]) -> Vec<Chart> {
-    let chart = |title: &str, unit, line: &dyn Fn(&[Cell]) -> Vec<(f64, f64)>| {
+    let chart = |title: &str, unit, line: &dyn Fn(&[Cell]) -> Points| {
         let lines = by_policy.iter().map(|(policy, cells)| (policy.to_string(), line(cells))).collect();
         Chart { title: format!("live: {title}"), unit, from: 0.0, to: 100.0, lines }
     };
@@ -132,7 +140,7 @@ fn pictures(by_policy: &[(&Policy, &[Cell])]) -> Vec<Chart> {
 }
 
 /// A figure of parts of all levels, by the middle of each part: in time and accuracy are given in per cent of the offered.
-fn over_time(cells: &[Cell], value: impl Fn((f64, f64)) -> f64) -> Vec<(f64, f64)> {
+fn over_time(cells: &[Cell], value: impl Fn((f64, f64)) -> f64) -> Points {
     let (mut from, mut points) = (0.0, Vec::new());
     for cell in cells {
         let size = cell.intervals.len().div_ceil(PARTS).max(1);

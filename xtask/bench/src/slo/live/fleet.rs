@@ -154,7 +154,7 @@ impl Live {
         loop {
             let said = self.sluice(&["get", "replicas", "-o", "json"]).await?;
             let replicas: Vec<Value> = serde_json::from_str(&said)?;
-            let ready = replicas.iter().filter(|replica| replica["state"] == "ready").count();
+            let ready = replicas.iter().filter(|replica| replica.get("state").is_some_and(|state| state == "ready")).count();
             let timed = serde_json::from_str::<Vec<Value>>(&self.sluice(&["get", "profiles", "-o", "json"]).await?)?.len();
             if ready >= wanted && timed >= variants && self.is_idle().await? {
                 return Ok(());
@@ -275,8 +275,9 @@ async fn make(args: &Args, cache: &Path, kept: &Kept, dir: &Path) -> anyhow::Res
     command.args(["--floor", &format!("accuracy={}", kept.floor)]).env("SLUICE_ONNXRUNTIME", &args.onnxruntime).kill_on_drop(true);
     let output = command.output().await?;
     let made: Value = serde_json::from_slice(&output.stdout).with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-    let kept_ones = made["variants"].as_array().into_iter().flatten().filter(|variant| variant["outcome"] == "kept");
-    let names = std::iter::once(REFERENCE).chain(kept_ones.filter_map(|variant| variant["name"].as_str()));
+    let all = made.get("variants").and_then(Value::as_array).into_iter().flatten();
+    let kept_ones = all.filter(|variant| variant.get("outcome").is_some_and(|outcome| outcome == "kept"));
+    let names = std::iter::once(REFERENCE).chain(kept_ones.filter_map(|variant| variant.get("name")?.as_str()));
     let variant = |name: &str| {
         let workers = WORKERS.iter().filter(|worker| runs(worker, name)).count();
         Variant { name: name.to_owned(), accuracy: 0.0, workers, rate: 0.0 }

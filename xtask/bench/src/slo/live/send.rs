@@ -61,6 +61,7 @@ impl Told {
 }
 
 /// Requests of a level and a policy, and what came of them.
+#[derive(Default)]
 pub(super) struct Cell {
     pub(super) told: Told,
     pub(super) seconds: f64,
@@ -71,6 +72,21 @@ pub(super) struct Cell {
 }
 
 impl Cell {
+    /// More of the same.
+    pub(super) fn add(&mut self, other: Self) {
+        let (sum, told) = (&mut self.told, other.told);
+        sum.offered += told.offered;
+        sum.answered += told.answered;
+        sum.in_time += told.in_time;
+        sum.accuracy += told.accuracy;
+        sum.below_floor += told.below_floor;
+        told.variants.into_iter().for_each(|(name, count)| *sum.variants.entry(name).or_default() += count);
+        self.seconds += other.seconds;
+        self.intervals.extend(other.intervals);
+        self.interval = other.interval;
+        self.lag_ms = self.lag_ms.max(other.lag_ms);
+    }
+
     pub(super) fn of(report: &Report, floor: impl Fn(usize) -> f64) -> Self {
         Self {
             told: Told::of(&report.asks, floor),
