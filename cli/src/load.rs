@@ -96,6 +96,7 @@ pub(crate) fn script(args: &args::Script, model: &str, problems: &mut Vec<String
         rows: args.rows,
         deadline_ms: args.deadline_ms,
         priority: args.priority,
+        variant: String::new(),
         share: 1.0,
     };
     let (mix, pace) = match &args.trace {

@@ -1,4 +1,5 @@
-//! Connections to one target that answer prepared requests. What is read of an answer: its status, and the text of an error.
+//! Connections to one target that answer prepared requests. What is read of an answer: its status, and the text of an error; over gRPC
+//! and where it is asked for, who gave it.
 //!
 //! A request that never left because its connection had closed is sent once more on a new one, as gRPC libraries do.
 
@@ -10,7 +11,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use policy::Failure;
+use policy::{Failure, Param, Served};
+use proto::chain::Chain;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::Semaphore;
@@ -19,6 +21,8 @@ use tokio::sync::Semaphore;
 const WINDOW_BYTES: (u32, u32) = (4 << 20, 64 << 20);
 /// Bytes of an error's body that are read; the rest is passed over.
 const ERROR_BYTES_MAX: usize = 8 << 10;
+/// In front of a message: a flag byte, a length.
+const FRAME_BYTES: usize = 5;
 /// Text of an error that is kept, in characters.
 const ERROR_CHARS_MAX: usize = 300;
 
@@ -32,6 +36,17 @@ type Rest = http1::SendRequest<Full<Bytes>>;
 pub(crate) struct Client {
     authority: Authority,
     lanes: Lanes,
+    /// Is it read who answered?
+    reads: bool,
+}
+
+/// What an answer says of where it comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Told {
+    /// Name of the variant.
+    pub(crate) variant: String,
+    /// Relative to the reference; 0 where it is not told.
+    pub(crate) accuracy: f64,
 }
 
 enum Lanes {
@@ -42,7 +57,7 @@ enum Lanes {
 }
 
 impl Client {
-    pub(crate) fn new(authority: Authority, protocol: Protocol, connections: usize) -> Self {
+    pub(crate) fn new(authority: Authority, protocol: Protocol, connections: usize, reads: bool) -> Self {
         let lanes = match protocol {
             Protocol::Grpc => {
                 let lanes = (0..connections).map(|_| tokio::sync::Mutex::new(None)).collect();
@@ -50,7 +65,7 @@ impl Client {
             }
             Protocol::Rest => Lanes::Rest { idle: Mutex::new(Vec::new()), permits: Semaphore::new(connections), waited: AtomicU64::new(0) },
         };
-        Self { authority, lanes }
+        Self { authority, lanes, reads }
     }
 
     /// Makes the connections ahead of the first request. One that fails is tried again by the request that needs it.
@@ -78,11 +93,11 @@ impl Client {
         }
     }
 
-    /// Sends `request` and reads its answer.
+    /// Sends `request` and reads its answer; who gave it, where that is read and told.
     ///
     /// # Errors
     /// What went wrong as a code and a text, such as `Unavailable: no replica` or `connection: refused`.
-    pub(crate) async fn ask(&self, request: Prepared) -> Result<(), String> {
+    pub(crate) async fn ask(&self, request: Prepared) -> Result<Option<Told>, String> {
         match &self.lanes {
             Lanes::Grpc { lanes, next } => {
                 let turn = next.fetch_add(1, Ordering::Relaxed).checked_rem(lanes.len()).unwrap_or_default();
@@ -94,7 +109,7 @@ impl Client {
                     },
                     answer => answer,
                 };
-                read_grpc(answer.map_err(lost)?).await
+                read_grpc(answer.map_err(lost)?, self.reads).await
             }
             Lanes::Rest { idle, permits, waited } => {
                 let _permit = match permits.try_acquire() {
@@ -110,7 +125,7 @@ impl Client {
                 if sender.ready().await.is_ok() {
                     idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
                 }
-                outcome
+                outcome.map(|()| None)
             }
         }
     }
@@ -166,24 +181,39 @@ fn lost(error: TrySendError<Prepared>) -> String {
     format!("connection: {}", root(&error.into_error()))
 }
 
-async fn read_grpc(answer: Response<Incoming>) -> Result<(), String> {
+async fn read_grpc(answer: Response<Incoming>, reads: bool) -> Result<Option<Told>, String> {
     let (head, mut body) = answer.into_parts();
     if head.headers.contains_key("grpc-status") {
-        return grpc_status(&head.headers);
+        return grpc_status(&head.headers).map(|()| None);
     }
     if !head.status.is_success() {
         return Err(format!("HTTP {}: no gRPC answer", head.status.as_u16()));
     }
-    let (mut bytes, mut trailers) = (0usize, None);
+    let (mut bytes, mut trailers, mut message) = (0usize, None, Chain::default());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| format!("connection: lost inside an answer: {}", root(&e)))?;
         match frame.into_data() {
-            Ok(data) => bytes = bytes.saturating_add(data.len()),
+            Ok(data) => {
+                bytes = bytes.saturating_add(data.len());
+                if reads {
+                    message.push(data);
+                }
+            }
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
     grpc_status(&trailers.unwrap_or_default())?;
-    if bytes == 0 { Err("Internal: status 0 without a message".to_owned()) } else { Ok(()) }
+    if bytes == 0 { Err("Internal: status 0 without a message".to_owned()) } else { Ok(told(message)) }
+}
+
+/// Who gave the answer in this frame; none where it does not tell.
+fn told(mut frame: Chain) -> Option<Told> {
+    frame.split_front(FRAME_BYTES)?;
+    let (reply, _) = proto::envelope::read_reply(frame).ok()?;
+    let parameter = |name: &str| reply.parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value);
+    let Some(Param::String(variant)) = parameter(Served::VARIANT) else { return None };
+    let accuracy = if let Some(Param::Double(accuracy)) = parameter(Served::ACCURACY) { *accuracy } else { 0.0 };
+    Some(Told { variant: variant.clone(), accuracy })
 }
 
 fn grpc_status(headers: &HeaderMap) -> Result<(), String> {

@@ -37,6 +37,7 @@ pub use hdr_log::hdr_log;
 pub use live::{Load, run};
 pub use measure::{Measured, Measurement, Subject, measure};
 pub use mix::{Ask, Mix};
+pub use record::{AskRecord, Interval, VariantRecord};
 pub use report::Report;
 pub use request::request_of;
 pub use schedule::{Arrivals, Pace};

@@ -30,6 +30,8 @@ pub struct Load {
     pub in_flight_max: usize,
     /// Size of open dimensions other than the rows.
     pub size: i64,
+    /// Read of each gRPC answer which variant gave it and how accurate that is.
+    pub reads_answers: bool,
 }
 
 /// Most callers, and most requests without an answer: a few gigabytes.
@@ -42,7 +44,15 @@ impl Load {
             Protocol::Grpc => 4,
             Protocol::Rest => 64,
         };
-        Self { target, script: Script::new(ask, pace, duration), connections, threads: 1, in_flight_max: 20_000, size: 16 }
+        Self {
+            target,
+            script: Script::new(ask, pace, duration),
+            connections,
+            threads: 1,
+            in_flight_max: 20_000,
+            size: 16,
+            reads_answers: false,
+        }
     }
 
     /// What cannot be, all of it.
@@ -99,7 +109,7 @@ pub async fn run(load: &Load) -> Result<Report, LoadError> {
     let senders = (0..load.threads).map(|index| Sender {
         load: load.clone(),
         prepared: prepared.clone(),
-        client: Client::new(authority.clone(), load.target.protocol, share(connections, load.threads, index)),
+        client: Client::new(authority.clone(), load.target.protocol, share(connections, load.threads, index), load.reads_answers),
         recorder: Recorder::new(window, load.script.mix.asks.len()),
         index,
         ready: ready.clone(),

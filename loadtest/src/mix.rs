@@ -24,6 +24,9 @@ pub struct Ask {
     /// Sent as request parameter `priority`.
     #[serde(default)]
     pub priority: Option<u32>,
+    /// The only variant that may answer, sent as header `sluice-variant` when not empty.
+    #[serde(default)]
+    pub variant: String,
     /// Weight of this kind beside the others.
     #[serde(default = "one")]
     pub share: f64,
@@ -40,7 +43,15 @@ const fn one() -> f64 {
 impl Ask {
     /// One row for `model`, without a deadline.
     pub fn of(model: &str) -> Self {
-        Self { model: model.to_owned(), tenant: String::new(), rows: one_row(), deadline_ms: None, priority: None, share: one() }
+        Self {
+            model: model.to_owned(),
+            tenant: String::new(),
+            rows: one_row(),
+            deadline_ms: None,
+            priority: None,
+            variant: String::new(),
+            share: one(),
+        }
     }
 
     /// The deadline as a length of time.
@@ -54,7 +65,8 @@ impl Ask {
         let tenant = if self.tenant.is_empty() { String::new() } else { format!(" (tenant {})", self.tenant) };
         let deadline = self.deadline_ms.map(|ms| format!(" within {ms} ms")).unwrap_or_default();
         let priority = self.priority.map(|p| format!(" priority {p}")).unwrap_or_default();
-        format!("{}{rows}{tenant}{deadline}{priority}", self.model)
+        let variant = if self.variant.is_empty() { String::new() } else { format!(" by {}", self.variant) };
+        format!("{}{rows}{tenant}{deadline}{priority}{variant}", self.model)
     }
 
     fn check(&self, problems: &mut Vec<String>) {
@@ -72,6 +84,9 @@ impl Ask {
         }
         if http::HeaderValue::from_str(&self.tenant).is_err() {
             problems.push(format!("model {name}: tenant {:?} cannot be a header", self.tenant));
+        }
+        if http::HeaderValue::from_str(&self.variant).is_err() {
+            problems.push(format!("model {name}: variant {:?} cannot be a header", self.variant));
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What one sender saw, to be added to what the others saw.
 
+use crate::client::Told;
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -36,6 +37,10 @@ pub struct Interval {
     pub offered: u64,
     /// Good answers that came in it.
     pub answered: u64,
+    /// Requests that were due in it and answered well and within their deadline, where they have one.
+    pub in_time: u64,
+    /// Accuracies of those in sum, where answers are read.
+    pub accuracy: f64,
     /// Microseconds, of requests that were due in it and answered well.
     pub latency_us: Histogram<u64>,
 }
@@ -51,6 +56,19 @@ pub struct AskRecord {
     pub in_time: u64,
     /// Microseconds, of the good answers.
     pub latency_us: Histogram<u64>,
+    /// By the variant that answered, where answers are read and tell it.
+    pub variants: BTreeMap<String, VariantRecord>,
+}
+
+/// Answers of one variant.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VariantRecord {
+    /// Answered well.
+    pub answered: u64,
+    /// Of these, within the deadline, where there is one.
+    pub in_time: u64,
+    /// Relative to the reference, the least that was told; 0 where that was not.
+    pub accuracy: f64,
 }
 
 /// Which time is measured.
@@ -83,6 +101,8 @@ pub(crate) struct Done {
     pub(crate) done: Duration,
     pub(crate) deadline: Option<Duration>,
     pub(crate) outcome: Result<(), String>,
+    /// Of a good answer that was read.
+    pub(crate) told: Option<Told>,
 }
 
 #[derive(Debug, Clone)]
@@ -95,11 +115,28 @@ pub(crate) struct Recorder {
     pub(crate) error_us: Latencies,
 }
 
+impl AskRecord {
+    fn add(&mut self, variant: &str, record: VariantRecord) {
+        match self.variants.get_mut(variant) {
+            Some(known) => known.add(record),
+            None => drop(self.variants.insert(variant.to_owned(), record)),
+        }
+    }
+}
+
+impl VariantRecord {
+    fn add(&mut self, other: Self) {
+        self.answered = self.answered.saturating_add(other.answered);
+        self.in_time = self.in_time.saturating_add(other.in_time);
+        self.accuracy = self.accuracy.min(other.accuracy);
+    }
+}
+
 impl Recorder {
     pub(crate) fn new(window: Window, asks: usize) -> Self {
-        let interval = Interval { offered: 0, answered: 0, latency_us: latencies(DIGITS.0) };
+        let interval = Interval { offered: 0, answered: 0, in_time: 0, accuracy: 0.0, latency_us: latencies(DIGITS.0) };
         let count = window.length.as_micros().div_ceil(window.interval.as_micros().max(1));
-        let ask = AskRecord { offered: 0, answered: 0, in_time: 0, latency_us: latencies(DIGITS.1) };
+        let ask = AskRecord { offered: 0, answered: 0, in_time: 0, latency_us: latencies(DIGITS.1), variants: BTreeMap::new() };
         Self {
             window,
             intervals: vec![interval; usize::try_from(count).unwrap_or(0)],
@@ -126,7 +163,13 @@ impl Recorder {
         }
         let latency = done.done.saturating_sub(done.due);
         ask.answered = ask.answered.saturating_add(1);
-        ask.in_time = ask.in_time.saturating_add(u64::from(done.deadline.is_none_or(|deadline| latency < deadline)));
+        let in_time = u64::from(done.deadline.is_none_or(|deadline| latency < deadline));
+        ask.in_time = ask.in_time.saturating_add(in_time);
+        interval.in_time = interval.in_time.saturating_add(in_time);
+        if let Some(told) = &done.told {
+            interval.accuracy += in_time as f64 * told.accuracy;
+            ask.add(&told.variant, VariantRecord { answered: 1, in_time, accuracy: told.accuracy });
+        }
         add_us(&mut ask.latency_us, us(latency));
         add_us(&mut interval.latency_us, us(latency));
     }
@@ -142,6 +185,8 @@ impl Recorder {
         for (ours, theirs) in self.intervals.iter_mut().zip(&other.intervals) {
             ours.offered = ours.offered.saturating_add(theirs.offered);
             ours.answered = ours.answered.saturating_add(theirs.answered);
+            ours.in_time = ours.in_time.saturating_add(theirs.in_time);
+            ours.accuracy += theirs.accuracy;
             let _ = ours.latency_us.add(&theirs.latency_us); // auto-resizing: takes any
         }
         for (ours, theirs) in self.asks.iter_mut().zip(&other.asks) {
@@ -149,6 +194,7 @@ impl Recorder {
             ours.answered = ours.answered.saturating_add(theirs.answered);
             ours.in_time = ours.in_time.saturating_add(theirs.in_time);
             let _ = ours.latency_us.add(&theirs.latency_us);
+            theirs.variants.iter().for_each(|(variant, record)| ours.add(variant, *record));
         }
         other.errors.iter().for_each(|(error, count)| self.add_error(error, *count));
         let _ = self.send_lag_us.add(&other.send_lag_us);
@@ -179,7 +225,7 @@ mod tests {
     }
 
     fn done(due: u64, sent: u64, done: u64, outcome: Result<(), String>) -> Done {
-        Done { ask: 0, due: ms(due), sent: ms(sent), done: ms(done), deadline: Some(ms(45)), outcome }
+        Done { ask: 0, due: ms(due), sent: ms(sent), done: ms(done), deadline: Some(ms(45)), outcome, told: None }
     }
 
     #[test]
@@ -200,6 +246,21 @@ mod tests {
         let mut twice = recorder.clone();
         twice.merge(&recorder);
         assert_eq!((twice.asks[0].offered, twice.total().len(), twice.errors["Unavailable: x"]), (6, 4, 2));
+    }
+
+    #[test]
+    fn answers_are_counted_by_who_gave_them() {
+        let mut recorder = Recorder::new(Window::new(ms(0), ms(1_000)), 1);
+        let told = |variant: &str, accuracy| Some(Told { variant: variant.to_owned(), accuracy });
+        recorder.add(&Done { told: told("fp32@ort", 1.0), ..done(10, 10, 20, Ok(())) });
+        recorder.add(&Done { told: told("int8@ort", 0.9), ..done(10, 10, 20, Ok(())) });
+        recorder.add(&Done { told: told("int8@ort", 0.9), ..done(10, 10, 200, Ok(())) }); // late
+        let mut twice = recorder.clone();
+        twice.merge(&recorder);
+        let variants = &twice.asks[0].variants;
+        assert_eq!(variants["fp32@ort"], VariantRecord { answered: 2, in_time: 2, accuracy: 1.0 });
+        assert_eq!(variants["int8@ort"], VariantRecord { answered: 4, in_time: 2, accuracy: 0.9 });
+        assert_eq!((twice.intervals[0].in_time, twice.intervals[0].accuracy), (4, 3.8));
     }
 
     #[test]

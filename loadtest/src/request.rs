@@ -21,6 +21,9 @@ use tonic::transport::Channel;
 /// Largest request in bytes, as protobuf has it.
 const BYTES_MAX: usize = i32::MAX as usize;
 
+/// Pins a request to a variant.
+const VARIANT: HeaderName = HeaderName::from_static("sluice-variant");
+
 /// A request for one row of zeros; open dimensions are `size`.
 ///
 /// # Errors
@@ -43,6 +46,9 @@ pub(crate) fn prepare(target: &Target, inputs: Vec<Input>, ask: &Ask, size: i64)
     let headers = request.headers_mut();
     if let (false, Ok(tenant)) = (ask.tenant.is_empty(), HeaderValue::from_str(&ask.tenant)) {
         headers.insert(metadata::TENANT, tenant);
+    }
+    if let (false, Ok(variant)) = (ask.variant.is_empty(), HeaderValue::from_str(&ask.variant)) {
+        headers.insert(VARIANT, variant);
     }
     if let Some(Ok(timeout)) = ask.deadline().map(|length| HeaderValue::from_str(&metadata::format_timeout(length))) {
         headers.insert(metadata::TIMEOUT, timeout);

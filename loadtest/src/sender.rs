@@ -106,7 +106,7 @@ async fn open(shared: &Arc<Shared>, load: &Load, prepared: &[Prepared], index: u
             Err(_) => {
                 let now = shared.start.elapsed();
                 let outcome = Err(format!("not sent: {} requests wait for their answers already", load.in_flight_max));
-                shared.add(&Done { ask: due.ask, due: due.at, sent: now, done: now, deadline, outcome });
+                shared.add(&Done { ask: due.ask, due: due.at, sent: now, done: now, deadline, outcome, told: None });
             }
         }
     }
@@ -159,12 +159,13 @@ async fn one(shared: &Shared, due: Due, deadline: Option<Duration>, request: Pre
     let longest = deadline.unwrap_or_default().max(ANSWER_MAX);
     // Boxed: the runtime moves a task several times, and each of these is kilobytes.
     let exchange = Box::pin(shared.client.ask(request));
-    let outcome = match tokio::time::timeout(longest, exchange).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(format!("no answer within {} s", longest.as_secs())),
+    let (outcome, told) = match tokio::time::timeout(longest, exchange).await {
+        Ok(Ok(told)) => (Ok(()), told),
+        Ok(Err(error)) => (Err(error), None),
+        Err(_) => (Err(format!("no answer within {} s", longest.as_secs())), None),
     };
     let good = outcome.is_ok();
-    shared.add(&Done { ask: due.ask, due: due.at, sent, done: shared.start.elapsed(), deadline, outcome });
+    shared.add(&Done { ask: due.ask, due: due.at, sent, done: shared.start.elapsed(), deadline, outcome, told });
     good
 }
 

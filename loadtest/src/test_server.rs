@@ -11,8 +11,9 @@ use policy::Failure;
 use prost::Message as _;
 use proto::chain::Chain;
 use proto::frame::{Encoding, MessageBody, ReplyBody, refuse, reply};
+use proto::inference::infer_parameter::ParameterChoice;
 use proto::inference::model_metadata_response::TensorMetadata;
-use proto::inference::{ModelInferResponse, ModelMetadataResponse};
+use proto::inference::{InferParameter, ModelInferResponse, ModelMetadataResponse};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -32,8 +33,10 @@ pub(crate) struct Behaviour {
     pub(crate) begun: AtomicUsize,
     pub(crate) in_flight: AtomicUsize,
     pub(crate) in_flight_max: AtomicUsize,
-    /// Headers of inferences that tests look at: tenant and timeout.
+    /// Headers of inferences that tests look at: tenant and variant, and timeout.
     pub(crate) seen: Mutex<Vec<(String, String)>>,
+    /// What each answer says of who gave it.
+    pub(crate) told: Option<(&'static str, f64)>,
     pub(crate) stalled_until: Mutex<Option<Instant>>,
 }
 
@@ -73,7 +76,7 @@ impl Behaviour {
             return self.metadata(protocol, path, &body).await;
         }
         let header = |name: &str| proto::metadata::text(&head.headers, name).unwrap_or_default().to_owned();
-        self.seen.lock().unwrap().push((header("sluice-tenant"), header("grpc-timeout")));
+        self.seen.lock().unwrap().push((header("sluice-tenant") + &header("sluice-variant"), header("grpc-timeout")));
         let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
         let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         self.in_flight_max.fetch_max(now, Ordering::SeqCst);
@@ -87,7 +90,7 @@ impl Behaviour {
         let failure = Failure::QueueFull { queued: 3, retry_ms: 5 };
         match (protocol, refused) {
             (Protocol::Grpc, true) => refuse(&failure, ""),
-            (Protocol::Grpc, false) => message(&ModelInferResponse::default()).await,
+            (Protocol::Grpc, false) => message(&self.reply()).await,
             (Protocol::Rest, true) => plain(503, &format!("{{\"error\": \"{failure}\"}}")),
             (Protocol::Rest, false) => {
                 let mut answer = plain(200, "{}");
@@ -97,6 +100,16 @@ impl Behaviour {
                 answer
             }
         }
+    }
+
+    fn reply(&self) -> ModelInferResponse {
+        let parameter = |choice| InferParameter { parameter_choice: Some(choice) };
+        let told = self.told.iter().flat_map(|(variant, accuracy)| {
+            let variant = ParameterChoice::StringParam((*variant).to_owned());
+            [("sluice_variant", variant), ("sluice_accuracy", ParameterChoice::DoubleParam(*accuracy))]
+        });
+        let parameters = told.map(|(name, choice)| (name.to_owned(), parameter(choice))).collect();
+        ModelInferResponse { parameters, ..Default::default() }
     }
 
     async fn metadata(&self, protocol: Protocol, path: &str, body: &Bytes) -> Response<ReplyBody> {

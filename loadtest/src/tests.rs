@@ -160,9 +160,24 @@ async fn a_server_that_is_gone_in_the_middle_is_counted_and_named() {
         drop((stream, listener));
     });
     for protocol in BOTH {
-        let client = crate::client::Client::new(authority.clone(), protocol, 1);
+        let client = crate::client::Client::new(authority.clone(), protocol, 1, false);
         let request = http::Request::post("http://h/").body(http_body_util::Full::default()).unwrap();
         let error = client.ask(request).await.unwrap_err();
         assert!(error.starts_with("connection: "), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_is_read_for_who_gave_it_where_that_is_asked_for() {
+    for reads_answers in [true, false] {
+        let behaviour = Arc::new(Behaviour { told: Some(("int8@ort", 0.97)), ..Default::default() });
+        let target = serve(Protocol::Grpc, behaviour.clone()).await;
+        let mut load = constant(target, 100.0, ms(200));
+        load.script.mix = Ask { variant: "int8@ort".to_owned(), ..Ask::of("m") }.into();
+        let report = run(&Load { reads_answers, ..load }).await.unwrap();
+        let (_, ask) = &report.asks[0];
+        let expected = crate::VariantRecord { answered: 20, in_time: 20, accuracy: 0.97 };
+        assert_eq!(ask.variants.get("int8@ort"), reads_answers.then_some(&expected), "{report}");
+        assert_eq!(behaviour.seen.lock().unwrap()[0].0, "int8@ort");
     }
 }

@@ -103,6 +103,7 @@ impl Line<'_> {
             rows: self.number(3, text(3), "a whole number of rows above 0")?.unwrap_or(default.rows),
             deadline_ms: deadline_ms.or(default.deadline_ms),
             priority: self.number(5, text(5), "a whole number")?.or(default.priority),
+            variant: default.variant.clone(),
             share: 1.0,
         };
         if ask.model.is_empty() {

@@ -14,7 +14,7 @@ mod timing;
 pub use drift::{Drift, HOLDS, Measured, is_worth_measuring, no_longer_holds};
 pub use forecast::{Forecast, waits};
 pub use online::Profile;
-pub use sizes::{Forecasts, Profiles};
+pub use sizes::{Coverage, Forecasts, Profiles};
 pub use timing::{BatchTime, GAIN_MIN, SpeedVerdict, TIMED_ROWS, Timing};
 
 /// How long a forecast is believed without a run that confirms it, in microseconds. What is refused teaches nothing, so a forecast that

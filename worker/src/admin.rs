@@ -1,6 +1,8 @@
-//! The worker's admin port: liveness, readiness, and its artifacts for other workers.
+//! The worker's admin port: liveness, readiness, metrics, and its artifacts for other workers.
 
 use crate::artifact::Artifacts;
+use crate::handle::WorkerHandle;
+use crate::metrics;
 use axum::body::Body;
 use axum::extract::Path;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -14,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::io::ReaderStream;
 
 /// Serves the admin port.
-pub(crate) async fn serve(listener: TcpListener, artifacts: Arc<Artifacts>) {
+pub(crate) async fn serve(listener: TcpListener, artifacts: Arc<Artifacts>, handle: WorkerHandle) {
     let files = move |Path(digest): Path<String>, headers: HeaderMap| {
         let artifacts = artifacts.clone();
         async move { file(&artifacts, digest, &headers).await }
@@ -22,6 +24,12 @@ pub(crate) async fn serve(listener: TcpListener, artifacts: Arc<Artifacts>) {
     let router = axum::Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(|| async { "ready\n" }))
+        .route(
+            "/metrics",
+            get(move || async move {
+                ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], metrics::render(&handle))
+            }),
+        )
         .route("/artifacts/{digest}", get(files));
     if let Err(error) = axum::serve(listener, router).await {
         tracing::warn!(%error, "the admin port stopped");

@@ -26,6 +26,7 @@ mod lane;
 mod load;
 mod manage;
 mod memory;
+mod metrics;
 mod offer;
 pub mod onnx;
 mod phase;

@@ -13,7 +13,7 @@ use crate::memory::Reservation;
 use crate::runner::Runner;
 use policy::batch::{Asked, Batcher, Batching, Limits, Pending, Ticket};
 use policy::check::check_request;
-use policy::profile::{Drift, Latency, Measured, Profiles};
+use policy::profile::{Coverage, Drift, Forecasts as _, Latency, Measured, Profiles};
 use policy::route::Arrivals;
 use policy::statistics::Statistics;
 use policy::{Backlog, Envelope, Failure, Moment, Padding, Signature, VariantId, WorkerId};
@@ -167,6 +167,17 @@ impl Replica {
     pub(crate) fn measured(&self) -> Option<Measured> {
         let now = self.shared.now();
         self.shared.lock().drift.measured(now)
+    }
+
+    /// How well the predicted tail of its batches held since it was loaded, and how slow it is now beside its line.
+    pub(crate) fn predicted(&self) -> (Coverage, f64) {
+        let queue = self.shared.lock();
+        (queue.profiles.coverage(), queue.profiles.whole().slow)
+    }
+
+    /// What it runs.
+    pub(crate) fn variant(&self) -> &VariantId {
+        &self.shared.parts.variant
     }
 
     /// A request of `sender` came over the network; what came of late from all over what came from it.

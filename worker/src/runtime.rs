@@ -118,7 +118,7 @@ impl Worker {
         }
         let server = match ports {
             Some(WorkerPorts { data, admin, runtimes }) => {
-                tasks.push(tokio::spawn(admin::serve(admin, artifacts)));
+                tasks.push(tokio::spawn(admin::serve(admin, artifacts, handle.clone())));
                 let (handle, message_bytes_max) = (handle.clone(), config.message_bytes_max);
                 Some(
                     Server::start(vec![data], runtimes, Limits::INNER, move || DataPort { worker: handle.local(), message_bytes_max })

@@ -25,7 +25,7 @@ pub(crate) fn demo(cache: &Cache, args: &[String]) -> Result<ExitCode> {
 
 pub(crate) fn bench(cache: &Cache, args: &[String]) -> Result<ExitCode> {
     let mut items = vec![Item::Onnxruntime, Item::Etcd, Item::Protoc, Item::Models];
-    if args.iter().any(|arg| arg == "variants") {
+    if args.iter().any(|arg| arg == "variants" || arg == "--live") {
         items.extend([Item::Openvino, Item::Data]);
     }
     if args.iter().any(|arg| arg == "plan") {

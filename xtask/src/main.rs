@@ -57,7 +57,7 @@ enum Task {
     /// Measure alternatives in one interleaved run, and say which targets are met
     Bench {
         /// Passed to the bench: `serving`, `gateway`, `load`, `ideal`, `swing`, `sim-truth`, `overload`, `router`, `batcher`, `variants`, `plan`,
-        /// `slo --sim` or `all`; --rounds N, --json FILE
+        /// `slo --sim`, `slo --live` or `all`; --rounds N, --json FILE
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

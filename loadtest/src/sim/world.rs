@@ -245,7 +245,15 @@ impl<'s> World<'s> {
         self.open = self.open.saturating_sub(1);
         let moment = |moment: Moment| Duration::from_micros(moment.as_us());
         let deadline = job.deadline.map(|deadline| Duration::from_micros(deadline.us_since(job.due)));
-        self.recorder.add(&Done { ask: job.ask, due: moment(job.due), sent: moment(job.due), done: moment(now), deadline, outcome });
+        self.recorder.add(&Done {
+            ask: job.ask,
+            due: moment(job.due),
+            sent: moment(job.due),
+            done: moment(now),
+            deadline,
+            outcome,
+            told: None,
+        });
     }
 }
 

@@ -34,16 +34,34 @@ impl Forecasts for Forecast {
 pub struct Profiles {
     whole: Profile,
     classes: BTreeMap<u32, Profile>,
+    coverage: Coverage,
+}
+
+/// How well the predicted tail held: 99 of 100 batches should be within it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Coverage {
+    /// Batches that ran.
+    pub executions: u64,
+    /// Of those, longer than what 99 of 100 were predicted to take just before.
+    pub over_p99: u64,
 }
 
 impl Profiles {
     /// Starts from what was measured at load.
     pub fn new(prior: Latency) -> Self {
-        Self { whole: Profile::new(prior), classes: BTreeMap::new() }
+        Self { whole: Profile::new(prior), classes: BTreeMap::new(), coverage: Coverage::default() }
+    }
+
+    /// How well the predicted tail held since the start.
+    pub fn coverage(&self) -> Coverage {
+        self.coverage
     }
 
     /// Learns that a batch of `rows`, each of `row_bytes`, took `us` microseconds.
     pub fn observe(&mut self, rows: u32, row_bytes: u64, us: f64) {
+        let is_over = us > self.of(row_bytes).tail_us(rows);
+        self.coverage.executions = self.coverage.executions.saturating_add(1);
+        self.coverage.over_p99 = self.coverage.over_p99.saturating_add(u64::from(is_over));
         let prior = self.whole.forecast().latency;
         self.classes.entry(class(row_bytes)).or_insert_with(|| Profile::new(prior)).observe(rows, us);
         self.whole.observe(rows, us);
@@ -98,6 +116,15 @@ mod tests {
         near(4_000, 2, 10_010.0);
         let whole = profiles.whole().batch_us(2);
         assert!((1_000.0..9_000.0).contains(&whole), "{whole}");
+    }
+
+    #[test]
+    fn a_batch_over_its_predicted_tail_is_counted_by_what_was_predicted_before_it_ran() {
+        let mut profiles = Profiles::new(line(100.0));
+        (0..10).for_each(|_| profiles.observe(1, 40, 110.0));
+        assert_eq!(profiles.coverage(), Coverage { executions: 10, over_p99: 0 });
+        profiles.observe(1, 40, 1.1 * profiles.of(40).tail_us(1));
+        assert_eq!(profiles.coverage(), Coverage { executions: 11, over_p99: 1 });
     }
 
     proptest! {

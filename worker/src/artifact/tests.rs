@@ -17,7 +17,7 @@ async fn holder(folder: &Path, files: &[(&str, &[u8])]) -> (String, ArtifactReco
     artifacts.offer(&artifact, &content);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    tokio::spawn(crate::admin::serve(listener, artifacts));
+    tokio::spawn(crate::admin::serve(listener, artifacts, crate::handle::WorkerHandle::default()));
     (address, artifact)
 }
 

@@ -31,11 +31,12 @@ mod truth;
 mod variants;
 
 use allocations::Counting;
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use report::Report;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting::new();
@@ -101,9 +102,15 @@ enum Bench {
     },
     /// Placement and choice by latency objectives against other policies, in virtual time; not part of `all`
     Slo {
-        /// In virtual time; a live cluster comes later
-        #[arg(long, required = true)]
+        /// In virtual time
+        #[arg(long, required_unless_present = "live")]
         sim: bool,
+        /// On a cluster of this machine, with real models and their real variants
+        #[arg(long)]
+        live: bool,
+        /// Seconds of each level of the live ramp, for each policy
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+        level_s: u64,
         /// Write a picture here, too
         #[arg(long, value_name = "FILE")]
         svg: Option<PathBuf>,
@@ -206,7 +213,18 @@ async fn run(args: &Args) -> anyhow::Result<bool> {
             bursts::run(args, &mut report).await?;
             batcher::run(*full, &mut report)?;
         }
-        Bench::Slo { sim: _, svg } => slo::run(svg.as_deref(), &mut report)?,
+        Bench::Slo { sim, live, level_s, svg } => {
+            let mut pictures = Vec::new();
+            if *live {
+                pictures.extend(slo::measured(args, Duration::from_secs(*level_s), &mut report).await?);
+            }
+            if *sim {
+                pictures.extend(slo::simulated(&mut report)?);
+            }
+            if let Some(path) = svg {
+                std::fs::write(path, loadtest::charts(&pictures)).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+        }
         Bench::Overload => overload::run(args, &mut report).await?,
         Bench::Variants => variants::run(args, &mut report)?,
         Bench::Plan => plan::run(args, &mut report)?,

@@ -21,6 +21,8 @@ pub(crate) struct Server {
     pub(crate) http: String,
     /// `host:port` of gRPC.
     pub(crate) grpc: String,
+    /// `host:port` of its admin port, where it has told one.
+    pub(crate) admin: String,
     /// From start to ready.
     pub(crate) start: Duration,
 }
@@ -52,24 +54,24 @@ impl Server {
             .with_context(|| program.display().to_string())?;
         let mut lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
         let read = async {
-            let (mut http, mut grpc) = (String::new(), String::new());
+            let (mut http, mut grpc, mut admin) = (String::new(), String::new(), String::new());
             while let Some(line) = lines.next_line().await? {
                 if let Some(ports) = line.strip_prefix("listening: ") {
                     let port = |name: &str| {
                         let named = ports.split(", ").find_map(|p| p.strip_prefix(name)).unwrap_or_default();
                         named.trim().to_owned()
                     };
-                    (http, grpc) = (port("http "), port("grpc "));
+                    (http, grpc, admin) = (port("http "), port("grpc "), port("admin "));
                 }
                 if line.starts_with(last) {
-                    return Ok((http, grpc));
+                    return Ok((http, grpc, admin));
                 }
             }
             anyhow::bail!("{} ended before it was ready", program.display())
         };
-        let (http, grpc) = tokio::time::timeout(READY_MAX, read).await.context("not ready in time")??;
+        let (http, grpc, admin) = tokio::time::timeout(READY_MAX, read).await.context("not ready in time")??;
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { child, http, grpc, start: started.elapsed() })
+        Ok(Self { child, http, grpc, admin, start: started.elapsed() })
     }
 
     /// A whole cluster in one process.
@@ -105,13 +107,14 @@ impl Server {
 
     /// What its HTTP port answers.
     pub(crate) async fn http(&self, method: http::Method, path: &str, body: &'static str) -> anyhow::Result<http::StatusCode> {
-        let socket = tokio::net::TcpStream::connect(&self.http).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(socket)).await?;
-        let connection = tokio::spawn(connection);
-        let request = http::Request::builder().method(method).uri(path).header("host", "bench");
-        let answer = sender.send_request(request.body(http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes())))?).await?;
-        connection.abort();
-        Ok(answer.status())
+        Ok(ask(&self.http, method, path, body).await?.0)
+    }
+
+    /// What its admin port says of its counters, as Prometheus has it.
+    pub(crate) async fn metrics(&self) -> anyhow::Result<String> {
+        let (status, text) = ask(&self.admin, http::Method::GET, "/metrics", "").await?;
+        anyhow::ensure!(status.is_success(), "/metrics: {status}");
+        Ok(text)
     }
 
     /// Ends it.
@@ -129,14 +132,21 @@ impl Server {
         Ok(std::fs::read_to_string(format!("/proc/{pid}/{file}"))?)
     }
 
+    /// Its runners.
+    pub(crate) fn children(&self) -> anyhow::Result<Vec<i32>> {
+        let mut all = Vec::new();
+        for task in std::fs::read_dir(format!("/proc/{}/task", self.id()?))?.flatten() {
+            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            all.extend(children.split_whitespace().filter_map(|child| child.parse::<i32>().ok()));
+        }
+        Ok(all)
+    }
+
     /// Processor time that it and its runners have used.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let mut ticks = ticks(&self.process("stat")?)?;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.id()?))?.flatten() {
-            let children = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            for child in children.split_whitespace() {
-                ticks = ticks.saturating_add(self::ticks(&std::fs::read_to_string(format!("/proc/{child}/stat"))?)?);
-            }
+        for child in self.children()? {
+            ticks = ticks.saturating_add(self::ticks(&std::fs::read_to_string(format!("/proc/{child}/stat"))?)?);
         }
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
@@ -148,6 +158,19 @@ impl Server {
         let kib: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kib << 10)
     }
+}
+
+/// What the server at `authority` answers.
+async fn ask(authority: &str, method: http::Method, path: &str, body: &'static str) -> anyhow::Result<(http::StatusCode, String)> {
+    let socket = tokio::net::TcpStream::connect(authority).await?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(socket)).await?;
+    let connection = tokio::spawn(connection);
+    let request = http::Request::builder().method(method).uri(path).header("host", "bench");
+    let answer = sender.send_request(request.body(http_body_util::Full::new(bytes::Bytes::from_static(body.as_bytes())))?).await?;
+    let (head, body) = answer.into_parts();
+    let text = http_body_util::BodyExt::collect(body).await?.to_bytes();
+    connection.abort();
+    Ok((head.status, String::from_utf8_lossy(&text).into_owned()))
 }
 
 /// Clock ticks in a process's `stat`: utime and stime, the 14th and 15th field; the name took two.

@@ -2,12 +2,13 @@
 //! three times that, and a crowd. All of it in virtual time.
 
 mod fleets;
+mod live;
+
+pub(crate) use live::run as measured;
 
 use crate::report::{Bound, Report, Samples};
-use anyhow::Context as _;
 use loadtest::sim::placed::{Outcome, PlacedFleet, Policy, Stretch, best_single, script, simulate};
-use loadtest::{Chart, LoadError, Script, charts};
-use std::path::Path;
+use loadtest::{Chart, LoadError, Script};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,8 +35,8 @@ struct Ramp {
     script: Script,
 }
 
-/// Runs it.
-pub(crate) fn run(svg: Option<&Path>, report: &mut Report) -> anyhow::Result<()> {
+/// The ramps and crowds in virtual time.
+pub(crate) fn simulated(report: &mut Report) -> anyhow::Result<Vec<Chart>> {
     let started = Instant::now();
     report.note(crate::simulated::SIMULATED);
     report.note(
@@ -70,11 +71,8 @@ pub(crate) fn run(svg: Option<&Path>, report: &mut Report) -> anyhow::Result<()>
     for (fleet, (devices, ..)) in fleets.iter().zip(FLEETS) {
         pictures.push(crowd(fleet, devices, report)?);
     }
-    if let Some(path) = svg {
-        std::fs::write(path, charts(&pictures)).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    report.target("bench slo took", started.elapsed().as_secs_f64() / 60.0, Bound::AtMost(20.0), "minutes");
-    Ok(())
+    report.target("bench slo --sim took", started.elapsed().as_secs_f64() / 60.0, Bound::AtMost(20.0), "minutes");
+    Ok(pictures)
 }
 
 fn one(value: f64) -> Samples {
@@ -162,9 +160,16 @@ fn judge(name: &str, outcomes: &[(&Policy, &Outcome)], level_s: f64, report: &mu
         let loads = outcome.loads as f64 / ((seconds + WARM_UP_S) / EPOCH_S);
         report.row(format!("{name}, overall: {policy}"), &one(loads), "loads in 10 s");
     }
-    let by_policy: Vec<(String, Vec<(f64, f64)>)> =
-        outcomes.iter().map(|(policy, outcome)| (policy.to_string(), levels(outcome, level_s))).collect();
-    let [(_, ours), (_, a), (_, b), ..] = by_policy.as_slice() else { return };
+    let by_policy: Vec<ByLevel> = outcomes.iter().map(|(policy, outcome)| (policy.to_string(), levels(outcome, level_s))).collect();
+    compare(name, &by_policy, report);
+}
+
+/// A policy, and of each level what was in time and the effective accuracy, in per cent.
+type ByLevel = (String, Vec<(f64, f64)>);
+
+/// Targets of ours, which comes first, beside A, B and the others.
+fn compare(name: &str, by_policy: &[ByLevel], report: &mut Report) {
+    let [(_, ours), (_, a), (_, b), ..] = by_policy else { return };
     let where_a = ours.iter().zip(a).filter(|(_, a)| a.0 >= 90.0).map(|(ours, _)| ours.0);
     report.target(
         format!("{name}: sluice where best-single gives 90 %, worst level"),

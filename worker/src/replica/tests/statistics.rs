@@ -33,6 +33,12 @@ async fn each_request_is_charged_the_batch_it_rode_in_and_each_batch_counts_once
     let parts = [all.queue, all.compute_input, all.compute_infer, all.compute_output].map(|total| total.ns);
     assert!(all.success.ns.abs_diff(parts.iter().sum()) < 16, "the parts are the whole: {all:?}");
     assert!(all.last_inference_ms > 1_700_000_000_000, "a wall clock");
+    let handle = crate::handle::WorkerHandle::default();
+    handle.insert(variant(), replica);
+    let text = crate::metrics::render(&handle);
+    let labels = r#"{model="m",version="1",variant="fp32@ort"}"#;
+    assert!(text.contains(&format!("sluice_worker_executions_total{labels} 2\n")), "{text}");
+    assert!(text.contains(&format!("sluice_worker_slow_ratio{labels} ")) && text.contains("executions_over_p99_total"), "{text}");
 }
 
 #[tokio::test]
