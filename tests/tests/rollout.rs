@@ -57,7 +57,7 @@ fn roll_out(kit: &Kit, how: &str, remaining: &str) -> (Value, String) {
 #[test]
 fn a_version_that_disagrees_is_rolled_back_with_the_evidence() {
     let Some(kit) = Kit::find() else { return };
-    let (record, table) = roll_out(&kit, "swapped", "add_sub:1:fp32@ort");
+    let (record, table) = roll_out(&kit, "shifted", "add_sub:1:fp32@ort");
     let why = record["progress"]["end"]["rolled_back"].as_str().unwrap_or_else(|| panic!("{record:#}"));
     assert!(why.contains("compared pairs disagree (100.00 %), where 0.50 % are expected and 2.50 % are a fault"), "{why}");
     let evidence = record["progress"]["evidence"].as_array().unwrap().last().unwrap();
