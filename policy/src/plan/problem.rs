@@ -6,8 +6,8 @@ use super::target::{Group, Target};
 use super::view::View;
 use super::{Observed, Unplaced, Wanted};
 use crate::demand::{Demand, planned};
-use crate::place::{self, Device, Model, Pair, Problem, Solution};
-use crate::profile::{Forecast, waits};
+use crate::place::{self, Device, Model, Pair, Problem, Solution, estimate};
+use crate::profile::waits;
 use crate::wanted::{RATE_MAX, WEIGHTS};
 use crate::{DeviceRecord, ModelName, VariantId, Version, WorkerId, WorkerRecord};
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,6 @@ const MEMORY_SHARE: f64 = 0.85;
 const NET_US: f64 = 500.0;
 /// Variance over squared mean of a run's time, where nothing else is known.
 const RUN_VARIANCE: f64 = 0.1;
-/// Bounds of the share of a device's time up to which a model is in time there.
-const UTILISATION: (f64, f64) = (0.3, 0.9);
 /// Seconds for which a new replica stays whatever is planned.
 const YOUNG_S: u64 = 60;
 /// Loads of one plan: this share of all replicas, and at least two.
@@ -219,9 +217,17 @@ impl<'a> Asked<'a> {
             let Some(accuracy) = target.accuracy_of_floor() else { continue };
             for (index, host) in self.devices.iter().enumerate().filter(|(_, host)| target.may_be_on(host.worker, host.device, view)) {
                 let forecast = view.forecast(&target.runs, &host.device.class).held_to(allowance);
-                let rows_max = target.version.signature.max_batch_size.max(1);
-                let useful = target_us.map_or(rows_max, |slo| forecast.rows_useful(rows_max, slo, NET_US));
-                let rows = useful.min(forecast.rows_max(rows_max)).max(1);
+                let asked = estimate::Asked {
+                    rows_max: target.version.signature.max_batch_size.max(1),
+                    target_us,
+                    allowance,
+                    net_us: NET_US,
+                    instances: host.servers,
+                    servers: host.servers / 2.0,
+                    uneven,
+                    noise: RUN_VARIANCE,
+                };
+                let can = estimate::estimate(&forecast, &asked);
                 let placement = view.placements.get(&(&host.worker.id, &target.variant)).filter(|p| p.device == host.device.name);
                 let loading = placement.is_some_and(|p| !view.is_done(p));
                 let young = placement.and_then(|p| p.since_s).zip(now_s).is_some_and(|(since, now)| now.abs_diff(since) < YOUNG_S);
@@ -232,8 +238,8 @@ impl<'a> Asked<'a> {
                     device: index,
                     variant,
                     accuracy,
-                    service_s: forecast.batch_us(rows) / f64::from(rows) / host.servers / 1e6,
-                    utilisation_max: utilisation(target_us, &forecast, waits(allowance) * (uneven + RUN_VARIANCE), host.servers),
+                    service_s: can.service_s,
+                    utilisation_max: can.utilisation_max,
                     bytes,
                     load_s,
                     placed: placement.is_some(),
@@ -364,18 +370,4 @@ fn taken(view: &View<'_>, rates: &Rates, worker: &WorkerId, device: &str) -> u64
     let held =
         view.replicas.values().filter(|r| r.worker == *worker && r.device == device && idle(&r.variant)).map(|r| ledger::held(view, r));
     held.fold(0, u64::saturating_add)
-}
-
-/// Share of a device's time up to which rows are in time there, but for those that may be late: those that come wait for each other the
-/// longer the fuller it is (Kingman's formula, with the tail of an exponential wait). Of the parallel servers half count, since routing
-/// sees two of them. `waits` is how many mean waits are allowed for, times the unevenness of arrivals and runs.
-fn utilisation(target_us: Option<f64>, forecast: &Forecast, waits: f64, servers: f64) -> f64 {
-    let Some(target_us) = target_us else { return UTILISATION.1 };
-    let run_us = forecast.batch_us(1);
-    let to_wait_us = target_us - NET_US - forecast.tail_us(1);
-    if to_wait_us <= 0.0 {
-        return UTILISATION.0;
-    }
-    let share = 1.0 - waits * run_us / (2.0 * (servers / 2.0).max(1.0) * to_wait_us);
-    share.clamp(UTILISATION.0, UTILISATION.1)
 }

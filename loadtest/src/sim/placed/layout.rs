@@ -18,6 +18,8 @@ const BYTES_SHARE: f64 = 0.85;
 const REPLICAS_MIN: usize = 2;
 /// Replicas of a device beyond what the plan needs: each is a column more in the next program.
 const SPARES_MAX: usize = 4;
+/// Share of answers that may be late.
+const ALLOWANCE: f64 = 0.01;
 /// Rows a second below which nothing flows.
 const FLOW_MIN: f64 = 1e-3;
 
@@ -186,8 +188,17 @@ impl Layout {
     pub fn estimate(&self, way: &Way, uneven: f64, servers: f64) -> Option<Estimate> {
         let (model, place) = (self.models.get(way.model)?, self.places.get(way.device)?);
         let Served { rows_max, slo_us, .. } = *model;
-        let asked = Asked { rows_max, slo_us, net_us: self.net_us, instances: place.instances, servers, uneven, noise: self.noise };
-        estimate(way.latency.into(), &asked)
+        let asked = Asked {
+            rows_max,
+            target_us: Some(slo_us),
+            allowance: ALLOWANCE,
+            net_us: self.net_us,
+            instances: f64::from(place.instances),
+            servers,
+            uneven,
+            noise: self.noise,
+        };
+        Some(estimate(&way.latency.into(), &asked)).filter(|estimate| estimate.rows > 0)
     }
 
     /// Engine threads that a request of each model may go to, as its router sees them: two draws look at half of them.
